@@ -1,0 +1,42 @@
+"""SenCache: skip the calls of a video diffusion transformer whose output hardly changes."""
+
+from .config import CacheConfig
+from .families import FAMILIES, Family
+from .policies import POLICIES, Guards, Interval, Off, Policy, SenCache
+from .profile import Profile, ProfileError, ProfileHeader
+from .recorder import Recorder
+from .reuse import REUSE_RULES, Hold, Linear, Quadratic, ReuseRule
+from .schedule import Schedule, flow_sigmas
+from .session import Runner, Session
+from .stats import RunReport, StepRecord
+from .types import Branch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FAMILIES",
+    "POLICIES",
+    "REUSE_RULES",
+    "Branch",
+    "CacheConfig",
+    "Family",
+    "Guards",
+    "Hold",
+    "Interval",
+    "Linear",
+    "Off",
+    "Policy",
+    "Profile",
+    "ProfileError",
+    "ProfileHeader",
+    "Quadratic",
+    "Recorder",
+    "ReuseRule",
+    "RunReport",
+    "Runner",
+    "Schedule",
+    "SenCache",
+    "Session",
+    "StepRecord",
+    "flow_sigmas",
+]

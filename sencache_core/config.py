@@ -1,0 +1,126 @@
+"""One frozen object that says how to cache, and starts runs with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from .families import GENERIC, Family
+from .policies import Guarded, Guards, Off, Policy, Prior, RunInfo, SenCache, Threshold, fit_guards
+from .profile import Profile, ProfileHeader
+from .reuse import Linear, ReuseRule
+from .schedule import Schedule
+from .session import Session
+from .stats import RunReport
+
+TAPS = ("output", "stack")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """How to cache. Holds no state; the same object may serve many models and runs at once.
+
+    Attributes:
+        policy: decides when to skip.
+        rule: makes the missing outputs.
+        guards: where reuse is allowed.
+        budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
+            own tolerance or options rule.
+        profile: measured sensitivities; ``None`` uses the family's closed-form prior.
+        tap: ``"output"`` caches the model's output (latent-sized), ``"stack"`` the residual of the
+            block stack, as the paper's code does (many times the memory).
+        min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
+            steps; peers' threads agree on about 10.
+    """
+
+    policy: Policy = field(default_factory=SenCache)
+    rule: ReuseRule = field(default_factory=Linear)
+    guards: Guards = field(default_factory=Guards)
+    budget: float | None = 0.5
+    profile: Profile | None = None
+    tap: str = "output"
+    min_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise ValueError(f"budget is a share of the evaluations in (0, 1], not {self.budget}")
+        if self.tap not in TAPS:
+            raise ValueError(f"tap must be one of {', '.join(TAPS)}, not {self.tap!r}")
+
+    def start(
+        self, family: Family | None, schedule: Schedule, header: ProfileHeader | None = None
+    ) -> Session:
+        """A session for one run.
+
+        Args:
+            family: the model's row, ``None`` if unknown.
+            schedule: the sampler's noise levels.
+            header: what the host knows of the run, to be compared with the profile's.
+
+        Raises:
+            ProfileError: the profile belongs to another family or tap.
+        """
+        row = family or GENERIC
+        report = RunReport(
+            family=row.name,
+            policy=self.policy.name,
+            rule=self.rule.name,
+            tap=self.tap,
+            num_steps=schedule.num_steps,
+            budget=self.budget,
+        )
+        if family is None:
+            report.say(
+                "This model is of no known family: its output is cached with sigma as time and "
+                "generic sensitivities."
+            )
+        slopes = self.profile or Prior(row)
+        if self.profile is not None and header is not None:
+            for note in self.profile.mismatches(header):
+                report.say(f"Note: {note}; its figures may not fit.")
+        run = RunInfo(row, schedule, slopes)
+        policy, guards = self._policy(run, report)
+        return Session(Guarded(policy, guards), self.rule, run, report)
+
+    def _policy(self, run: RunInfo, report: RunReport) -> tuple[Policy, Guards]:
+        """The policy to run with: off where caching cannot pay, else set for the budget."""
+        steps = run.schedule.num_steps
+        if steps < self.min_steps and not isinstance(self.policy, Off):
+            report.say(
+                f"Caching is off: this run has {steps} steps, and runs of fewer than "
+                f"{self.min_steps} (distilled models, speed LoRAs) have none to spare. Lower "
+                "min_steps to cache all the same."
+            )
+            return Off(), self.guards
+        if run.schedule.stochastic:
+            report.say(
+                f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "
+                "outputs harder to forecast; expect less quality at the same budget."
+            )
+        if self.budget is None or isinstance(self.policy, Off):
+            return self.policy, self.guards
+        rounds = len(run.schedule.rounds)
+        evaluations = max(1, round(self.budget * rounds))
+        if evaluations >= rounds:
+            return Off(), self.guards
+        guards = self.guards
+        try:
+            guards = fit_guards(self.guards, evaluations, run)
+        except ValueError as error:
+            report.say(f"Caching is off: {error}.")
+            return Off(), self.guards
+        if guards.longest_run > self.guards.longest_run:
+            report.say(
+                f"{evaluations} of {rounds} evaluations need up to {guards.longest_run} reuses in "
+                f"a row; the limit of {self.guards.longest_run} was raised for this run."
+            )
+        return self.policy.for_budget(evaluations, run, guards), guards
+
+    def with_tolerance(self, tolerance: float) -> CacheConfig:
+        """This configuration, ruled by a tolerance instead of a budget.
+
+        Raises:
+            ValueError: the policy has no tolerance, or it is negative.
+        """
+        if not isinstance(self.policy, Threshold):
+            raise ValueError(f"policy {self.policy.name!r} has no tolerance; use a budget")
+        return replace(self, policy=self.policy.with_tolerance(tolerance), budget=None)

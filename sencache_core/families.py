@@ -1,0 +1,135 @@
+"""What the core knows of a model: one row a family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Smallest time coordinate at which closed-form sensitivities are read. They grow without bound
+#: towards 0; 0.03 reproduces the paper's evaluation counts best (our fit of its tables).
+T_MIN = 0.03
+
+#: RMS of the velocity of Wan 2.1 1.3B, from the smallest published alpha_t (1.9452 over 2,096,640
+#: entries at sigma near 1, sensitivity_wan21.npz): 1.9452 * 1000 / sqrt(2096640).
+FLOW_VELOCITY_RMS = 1.343
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts of one model family that no policy should have to know.
+
+    Attributes:
+        name: key in :data:`FAMILIES`.
+        title: name for people.
+        prediction: ``"flow"`` (output is the velocity, x = (1 - sigma) x0 + sigma noise) or ``"v"``
+            (v-prediction, x = cos(phi) x0 + sin(phi) noise, sigma = tan(phi)).
+        comfy_classes: ComfyUI ``model_base`` class names; subclasses inherit the row.
+        diffusers_classes: class names of diffusers transformers.
+        blocks: attribute that holds the block stack in ComfyUI's module.
+        heads: attributes of the modules that read the stack's output, the first one per stream.
+        diffusers_blocks: attribute that holds the block stack in diffusers' module.
+        scale_free: measure latents relative to their own RMS. Samplers feed the v family latents
+            of very different scale (ComfyUI's KSampler up to sigma itself), while flow latents
+            always have unit scale.
+    """
+
+    name: str
+    title: str
+    prediction: str
+    comfy_classes: tuple[str, ...] = ()
+    diffusers_classes: tuple[str, ...] = ()
+    blocks: str | None = None
+    heads: tuple[str, ...] = ()
+    diffusers_blocks: str | None = None
+    scale_free: bool = False
+
+    def time(self, sigma: float) -> float:
+        """Coordinate in 0..1 in which outputs are smooth: sigma, or the angle 2 phi / pi."""
+        if self.prediction == "flow":
+            return float(sigma)
+        return math.atan(sigma) * 2 / math.pi
+
+    def sigma(self, t: float) -> float:
+        """Inverse of :meth:`time`. Zero terminal SNR (t = 1) gives a huge but finite sigma."""
+        return float(t) if self.prediction == "flow" else math.tan(t * math.pi / 2)
+
+    def prior(self, t: float) -> tuple[float, float, float]:
+        """Closed-form ``(alpha_x, alpha_t, speed)`` at ``t`` for a model that knows x0 exactly.
+
+        Flow, v = (x - x0) / sigma: alpha_x = 1 / sigma and alpha_t = RMS(v) / sigma.
+        v-prediction, v = cot(phi) x - x0 / sin(phi): alpha_x = cot(phi), alpha_t per radian
+        1 / sin(phi) for unit-variance data. ``speed`` is RMS(dx) per unit of t.
+        """
+        t = min(max(t, T_MIN), 1.0)
+        if self.prediction == "flow":
+            return 1 / t, FLOW_VELOCITY_RMS / t, FLOW_VELOCITY_RMS
+        phi = t * math.pi / 2
+        return abs(1 / math.tan(phi)), (math.pi / 2) / math.sin(phi), math.pi / 2
+
+
+_ROWS = (
+    Family(
+        name="wan",
+        title="Wan 2.1 / 2.2",
+        prediction="flow",
+        comfy_classes=("WAN21",),
+        diffusers_classes=(
+            "WanTransformer3DModel",
+            "WanVACETransformer3DModel",
+            "WanAnimateTransformer3DModel",
+        ),
+        blocks="blocks",
+        heads=("head", "head_global"),
+        diffusers_blocks="blocks",
+    ),
+    Family(
+        name="ltx",
+        title="LTX-Video",
+        prediction="flow",
+        comfy_classes=("LTXV",),
+        diffusers_classes=("LTXVideoTransformer3DModel",),
+        blocks="transformer_blocks",
+        heads=("norm_out",),
+        diffusers_blocks="transformer_blocks",
+    ),
+    Family(
+        name="ltx2",
+        title="LTX-2 audio+video",
+        prediction="flow",
+        comfy_classes=("LTXAV",),
+        diffusers_classes=("LTX2VideoTransformer3DModel",),
+        blocks="transformer_blocks",
+        heads=("norm_out", "audio_norm_out"),
+        diffusers_blocks="transformer_blocks",
+    ),
+    Family(
+        name="cogvideox",
+        title="CogVideoX",
+        prediction="v",
+        comfy_classes=("CogVideoX",),
+        diffusers_classes=("CogVideoXTransformer3DModel",),
+        blocks="blocks",
+        heads=("norm_final",),
+        diffusers_blocks="transformer_blocks",
+        scale_free=True,
+    ),
+)
+
+#: Every known family by name. A new one is one more row.
+FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
+
+#: Any other model: output tap only, sigma as time.
+GENERIC = Family(name="generic", title="unknown model", prediction="flow")
+
+
+def family_of(model: object, table: Callable[[Family], tuple[str, ...]]) -> Family | None:
+    """Row whose class names (chosen by ``table``) hold the class of ``model`` or of an ancestor.
+
+    The nearest ancestor wins, so that a subclass may have a row of its own.
+    """
+    for cls in type(model).__mro__:
+        for row in FAMILIES.values():
+            if cls.__name__ in table(row):
+                return row
+    return None

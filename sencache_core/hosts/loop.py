@@ -1,0 +1,80 @@
+"""A plain sampler over any callable: the reference host, for tests and for planning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..schedule import Schedule
+from ..session import Runner
+from ..types import Branch
+
+#: ``model(x, sigma, condition) -> output``: all ``[B, ...]``; the output is a velocity or a v.
+Model = Callable[[Tensor, float, Any], Tensor]
+
+
+def sample(
+    model: Model,
+    x: Tensor,
+    schedule: Schedule,
+    conditions: Mapping[str, Any],
+    guidance: float = 1.0,
+    runner: Runner | None = None,
+    prediction: str = "flow",
+) -> Tensor:
+    """Sample with Euler (flow) or DDIM (v), one model call per condition and step.
+
+    Args:
+        model: the denoiser.
+        x: starting noise ``[B, ...]``; not written to.
+        schedule: noise levels.
+        conditions: by role; ``"cond"`` alone, or ``"cond"`` and ``"uncond"``.
+        guidance: classifier-free guidance scale, used when ``"uncond"`` is given.
+        runner: caches or measures; ``None`` runs the model plainly.
+        prediction: ``"flow"`` or ``"v"``, see ``Family.prediction``.
+
+    Returns:
+        The last latent ``[B, ...]``.
+    """
+    step = _euler if prediction == "flow" else _ddim
+    completed = False
+    try:
+        for sigma, following in zip(schedule.sigmas[:-1], schedule.sigmas[1:], strict=True):
+            if runner is not None:
+                runner.begin((x,), sigma)
+            outputs = {
+                role: _call(model, x, sigma, Branch(role), condition, runner)
+                for role, condition in conditions.items()
+            }
+            output = outputs["cond"]
+            if "uncond" in outputs:
+                output = outputs["uncond"] + guidance * (output - outputs["uncond"])
+            x = step(x, output, sigma, following)
+        completed = True
+    finally:
+        if runner is not None:
+            runner.finish(completed)
+    return x
+
+
+def _call(model, x, sigma, branch, condition, runner) -> Tensor:
+    if runner is None:
+        return model(x, sigma, condition)
+    output = runner.predict((branch,), x.shape)
+    if output is None:
+        output = model(x, sigma, condition)
+        runner.observe((branch,), output, lambda other: model(x, other, condition))
+    return output
+
+
+def _euler(x: Tensor, velocity: Tensor, sigma: float, following: float) -> Tensor:
+    return x + (following - sigma) * velocity
+
+
+def _ddim(x: Tensor, v: Tensor, sigma: float, following: float) -> Tensor:
+    """Rotate by the angle between the two noise levels (Salimans and Ho 2022, appendix D)."""
+    angle = math.atan(following) - math.atan(sigma)
+    return math.cos(angle) * x + math.sin(angle) * v

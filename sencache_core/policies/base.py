@@ -1,0 +1,167 @@
+"""The contract of a policy: decide whether one evaluation round may be reused."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from ..families import Family
+from ..schedule import Schedule
+from ..types import Decision, Reason, Step
+
+
+class Slopes(Protocol):
+    """Sensitivities by time: a measured ``Profile`` or a family's :class:`Prior`."""
+
+    def at(self, t: float) -> tuple[float, float]:
+        """``(alpha_x, alpha_t)``: RMS of the output's change per RMS of x and per unit t."""
+
+    def speed(self, t: float) -> float:
+        """RMS displacement of the latent per unit t along a trajectory."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Closed-form slopes of a family, for runs without a profile."""
+
+    family: Family
+
+    def at(self, t: float) -> tuple[float, float]:
+        return self.family.prior(t)[:2]
+
+    def speed(self, t: float) -> float:
+        return self.family.prior(t)[2]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known when a run starts.
+
+    Attributes:
+        family: the model's row.
+        schedule: the sampler's noise levels.
+        slopes: measured or closed-form sensitivities.
+    """
+
+    family: Family
+    schedule: Schedule
+    slopes: Slopes
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Time coordinates of the expected evaluation rounds, in order."""
+        return tuple(self.family.time(sigma) for sigma in self.schedule.rounds)
+
+
+class Policy(ABC):
+    """Decides. Frozen; what changes during a run is the state value that goes in and comes out.
+
+    Attributes:
+        name: key in ``POLICIES``.
+        title: what nodes show.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+    def start(self, run: RunInfo) -> Any:
+        """State at the beginning of a run; ``None`` if the policy keeps none."""
+        return None
+
+    @abstractmethod
+    def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
+        """Reuse or compute this round?
+
+        Args:
+            step: the round at hand.
+            last: the round of the last true evaluation.
+            state: as returned by the call before.
+
+        Returns:
+            The decision and the new state. Guards (first and last steps, longest run...) have
+            been asked before, see ``Guarded``.
+        """
+
+    def observe(self, step: Step, y: Tensor | None, state: Any) -> Any:
+        """Learn from a true evaluation at ``step``, whether this policy or a guard asked for it.
+
+        Args:
+            step: the round.
+            y: payload of the leading branch, not to be written to; ``None`` if none was seen.
+            state: as returned by the call before.
+
+        Returns:
+            The new state.
+        """
+        return state
+
+    def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
+        """This policy, set so that a run spends ``evaluations`` true evaluations in all.
+
+        Raises:
+            ValueError: the policy has no setting that could do so.
+        """
+        raise ValueError(f"policy {self.name!r} cannot follow a budget; set its own options")
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Where reuse is allowed, for every policy alike. Shares are of *steps*, not of noise.
+
+    Attributes:
+        warmup: rounds computed at the start of a run.
+        cooldown: steps computed at its end.
+        longest_run: reuses allowed in a row.
+        start, end: share of the steps before and after which every round is computed.
+    """
+
+    warmup: int = 1
+    cooldown: int = 1
+    longest_run: int = 3
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise ValueError(f"need 0 <= start <= end <= 1, not {self.start} and {self.end}")
+        if self.warmup < 1 or self.cooldown < 0 or self.longest_run < 0:
+            raise ValueError("need warmup >= 1, cooldown >= 0 and longest_run >= 0")
+
+    def forces(self, ordinal: int, index: int, num_steps: int, run: int) -> Reason | None:
+        """Why this round must be computed, or ``None``.
+
+        Args:
+            ordinal: rounds before this one.
+            index: its schedule step.
+            num_steps: of the run.
+            run: rounds reused since the last true evaluation.
+        """
+        if ordinal < self.warmup:
+            return Reason.WARMUP if ordinal else Reason.FIRST
+        if index >= num_steps - self.cooldown:
+            return Reason.COOLDOWN
+        if not self.start <= index / num_steps < self.end:
+            return Reason.WINDOW
+        if run >= self.longest_run:
+            return Reason.LONGEST_RUN
+        return None
+
+    def fewest(self, steps: tuple[int, ...], num_steps: int, ordinal: int = 0, run: int = 0) -> int:
+        """Evaluations that these guards force from round ``ordinal`` on, nothing else asking.
+
+        Args:
+            steps: schedule step of every expected round.
+            num_steps: of the run.
+            ordinal: first round counted.
+            run: rounds reused just before it.
+        """
+        count = 0
+        for number in range(ordinal, len(steps)):
+            if self.forces(number, steps[number], num_steps, run):
+                count, run = count + 1, 0
+            else:
+                run += 1
+        return count

@@ -1,0 +1,35 @@
+"""The wrapper that asks the guards before any policy: all generic limits live here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..types import Decision, Reason, Step
+from .base import Guards, Policy, RunInfo
+
+
+@dataclass(frozen=True)
+class Guarded(Policy):
+    """``inner``, held within ``guards``. Also computes whenever the noise level rises."""
+
+    name: ClassVar[str] = "guarded"
+    title: ClassVar[str] = "Guarded"
+    inner: Policy
+    guards: Guards
+
+    def start(self, run: RunInfo) -> Any:
+        return self.inner.start(run)
+
+    def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
+        reason = self.guards.forces(step.ordinal, step.index, step.num_steps, step.run)
+        if step.t > last.t + 1e-6:
+            reason = Reason.TIME_ROSE
+        if reason is not None:
+            return Decision(False, reason), state
+        return self.inner.decide(step, last, state)
+
+    def observe(self, step: Step, y: Tensor | None, state: Any) -> Any:
+        return self.inner.observe(step, y, state)

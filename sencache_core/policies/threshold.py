@@ -1,0 +1,167 @@
+"""Policies that compare a score with a limit, and the solver that turns a budget into the limit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..types import Decision, Reason, Step
+from .base import Guards, Policy, RunInfo
+
+#: Share of the measured-to-expected ratio that one new measurement contributes (ours): a sample's
+#: speed along its trajectory changes slowly, single displacements are noisy.
+RATIO_MEMORY = 0.3
+
+
+class Threshold(Policy):
+    """A policy with a score: reuse while ``score < limit``.
+
+    The comparison is strict, as in the authors' code (the paper writes <=), so that a limit of 0
+    never reuses anything.
+    """
+
+    @abstractmethod
+    def score(self, step: Step, last: Step, run: RunInfo) -> float:
+        """Figure of merit of reusing ``last``'s outputs at ``step``. One device sync at most."""
+
+    @abstractmethod
+    def expected(self, last_t: float, t: float, run: RunInfo) -> float:
+        """The score to be expected between two times before anything was measured."""
+
+    @abstractmethod
+    def limit(self, share: float) -> float:
+        """Limit after ``share`` of the steps."""
+
+    @abstractmethod
+    def with_tolerance(self, tolerance: float) -> Threshold:
+        """This policy with its main limit set to ``tolerance``, other limits in proportion."""
+
+    def start(self, run: RunInfo) -> RunInfo:
+        return run
+
+    def decide(self, step: Step, last: Step, state: RunInfo) -> tuple[Decision, RunInfo]:
+        score, limit = self.score(step, last, state), self.limit(step.share)
+        reuse = score < limit
+        return Decision(reuse, Reason.WITHIN if reuse else Reason.OVER, score, limit), state
+
+    def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
+        return Budgeted(self, guards, evaluations)
+
+
+@dataclass
+class BudgetState:
+    """Run state of :class:`Budgeted`.
+
+    Attributes:
+        run: what is known of the run.
+        times, steps: time coordinate and schedule step of every expected round.
+        left: evaluations still to spend.
+        factor: what the inner policy's limits are multiplied with at present.
+        ratio: measured over expected score, averaged over the run so far.
+        evaluated: expected round of the last true evaluation.
+        expected: scores of the dry run by (evaluated round, later round); they never change.
+    """
+
+    run: RunInfo
+    times: tuple[float, ...]
+    steps: tuple[int, ...]
+    left: int
+    factor: float = 0.0
+    ratio: float = 1.0
+    evaluated: int = 0
+    expected: dict[tuple[int, int], float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budgeted(Policy):
+    """Spends exactly ``evaluations``, where ``inner`` scores highest.
+
+    At every true evaluation the limits of ``inner`` are scaled anew, by bisection over a dry run of
+    the rounds to come, such that the expected number of evaluations equals what is left. What the
+    run measures corrects what the dry run expects. Two checks keep the count exact whatever the
+    scores: never evaluate if the guards would then need more than is left, and never reuse if
+    fewer rounds would remain than evaluations.
+    """
+
+    name: ClassVar[str] = "budgeted"
+    title: ClassVar[str] = "Budgeted"
+    inner: Threshold
+    guards: Guards
+    evaluations: int
+
+    def start(self, run: RunInfo) -> BudgetState:
+        return BudgetState(run, run.times, run.schedule.steps(), self.evaluations)
+
+    def decide(self, step: Step, last: Step, state: BudgetState) -> tuple[Decision, BudgetState]:
+        score = self.inner.score(step, last, state.run)
+        expected = self.inner.expected(last.t, step.t, state.run)
+        if expected > 0:
+            state.ratio += RATIO_MEMORY * (score / expected - state.ratio)
+        limit = self.inner.limit(step.share) * state.factor
+        after = step.ordinal + 1
+        if score < limit:
+            enough_rounds = len(state.steps) - after >= state.left
+            reason = Reason.WITHIN if enough_rounds else Reason.BUDGET_LEFT
+            return Decision(enough_rounds, reason, score, limit), state
+        needed = 1 + self.guards.fewest(state.steps, step.num_steps, after)
+        spent = state.left < needed and after <= len(state.steps)
+        return Decision(spent, Reason.BUDGET_SPENT if spent else Reason.OVER, score, limit), state
+
+    def observe(self, step: Step, y: Tensor | None, state: BudgetState) -> BudgetState:
+        state.left -= 1
+        state.evaluated = step.ordinal
+        state.factor = self._solve(state)
+        return state
+
+    def _solve(self, state: BudgetState) -> float:
+        """Factor at which a dry run of the rest spends what is left, to the nearest below."""
+        low, high = 0.0, 1.0
+        while self._dry_run(state, high) > state.left and high < 1e12:
+            low, high = high, high * 4
+        for _ in range(24):
+            middle = (low + high) / 2
+            if self._dry_run(state, middle) > state.left:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _dry_run(self, state: BudgetState, factor: float) -> int:
+        times, num_steps = state.times, state.run.schedule.num_steps
+        last, count, reused = state.evaluated, 0, 0
+        for number in range(state.evaluated + 1, len(times)):
+            index = state.steps[number]
+            compute = self.guards.forces(number, index, num_steps, reused) is not None
+            if not compute:
+                key = (last, number)
+                if key not in state.expected:
+                    expected = self.inner.expected(times[last], times[number], state.run)
+                    state.expected[key] = expected
+                limit = self.inner.limit(index / num_steps) * factor
+                compute = state.expected[key] * state.ratio >= limit
+            if compute:
+                last, count, reused = number, count + 1, 0
+            else:
+                reused += 1
+        return count
+
+
+def fit_guards(guards: Guards, evaluations: int, run: RunInfo) -> Guards:
+    """``guards`` with the longest run widened as far as ``evaluations`` demand, and no further.
+
+    Raises:
+        ValueError: the forced first and last steps alone exceed the budget.
+    """
+    steps, num_steps = run.schedule.steps(), run.schedule.num_steps
+    for longest in range(guards.longest_run, len(steps) + 1):
+        wider = replace(guards, longest_run=longest)
+        if wider.fewest(steps, num_steps) <= evaluations:
+            return wider
+    raise ValueError(
+        f"a budget of {evaluations} evaluations cannot be met: warm-up, last steps and start/end "
+        f"force {replace(guards, longest_run=len(steps)).fewest(steps, num_steps)}; lower them or "
+        "raise the budget"
+    )

@@ -1,0 +1,277 @@
+"""Measured sensitivities of one model, in one safetensors file with a JSON header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .families import FAMILIES, Family
+
+FORMAT_VERSION = 1
+_HEADER_KEY = "sencache_profile"
+
+#: Curves over time, each ``[T]``: sensitivities (RMS per RMS, RMS per unit t), speed of the latent
+#: (RMS of dx per unit t), size of the output (RMS) and its ratio to the step before.
+CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
+#: Curves over time and lag, each ``[T, L]``: relative RMS error of a forecast over ``lag`` steps
+#: from true outputs ``lag`` apart. ``error_hold`` is the total change of the output.
+LAGGED = ("error_hold", "error_linear", "error_quadratic")
+
+
+class ProfileError(ValueError):
+    """A profile cannot be read or does not belong to the model. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class ProfileHeader:
+    """Where a profile comes from.
+
+    Attributes:
+        family: key in ``FAMILIES``.
+        fingerprint: of the checkpoint (see ``fingerprint.py``), empty if unknown.
+        sampler, scheduler: names as the host has them, empty if unknown.
+        sigmas: noise levels of the calibration run.
+        guidance: guidance scale of the calibration run, 0 if unknown.
+        shape: latent ``[B, C, ...]`` it was measured on; of each modality in turn if several.
+        dtype: of the latent.
+        samples: trajectories averaged.
+        tap: ``"output"`` or ``"stack"``: what was measured.
+        source: free text: who made it, from what.
+    """
+
+    family: str
+    fingerprint: str = ""
+    sampler: str = ""
+    scheduler: str = ""
+    sigmas: tuple[float, ...] = ()
+    guidance: float = 0.0
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    samples: int = 1
+    tap: str = "output"
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Curves indexed by the family's time coordinate, with their spread over samples.
+
+    Attributes:
+        header: where it comes from.
+        t: ``[T]`` float64, strictly rising.
+        mean: arrays ``[T]`` or ``[T, L]`` by curve name; always ``alpha_x`` and ``alpha_t``.
+        spread: standard deviations over samples, of the same shapes; may be empty.
+    """
+
+    header: ProfileHeader
+    t: np.ndarray
+    mean: Mapping[str, np.ndarray]
+    spread: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.header.family not in FAMILIES:
+            raise ProfileError(
+                f"the profile is for family {self.header.family!r}, which this version does not "
+                f"know (it knows {', '.join(FAMILIES)})"
+            )
+        if self.t.ndim != 1 or len(self.t) < 1 or np.any(np.diff(self.t) <= 0):
+            raise ProfileError("the profile's times must be one strictly rising list")
+        for name in ("alpha_x", "alpha_t"):
+            if name not in self.mean:
+                raise ProfileError(f"the profile lacks the curve {name!r}")
+        for name, curve in (*self.mean.items(), *self.spread.items()):
+            if len(curve) != len(self.t) or not np.all(np.isfinite(curve)):
+                raise ProfileError(f"the curve {name!r} is not {len(self.t)} finite values long")
+
+    def at(self, t: float) -> tuple[float, float]:
+        """``(alpha_x, alpha_t)`` at ``t``, interpolated linearly, held outside the measured range.
+
+        Paper, section on finite differences: RMS of the output's change per RMS of the latent's
+        and per unit of the time coordinate.
+        """
+        return self.curve("alpha_x", t), self.curve("alpha_t", t)
+
+    def speed(self, t: float) -> float:
+        """RMS displacement of the latent per unit ``t``; the family's prior if not measured."""
+        if "speed" in self.mean:
+            return self.curve("speed", t)
+        return FAMILIES[self.header.family].prior(t)[2]
+
+    def curve(self, name: str, t: float) -> float:
+        """Mean value of the one-dimensional curve ``name`` at ``t``."""
+        return float(np.interp(t, self.t, self.mean[name]))
+
+    def mismatches(self, other: ProfileHeader) -> list[str]:
+        """Plain sentences on what differs between the calibration and the run ``other``.
+
+        Raises:
+            ProfileError: another family, or another tap: its figures would mean nothing there.
+        """
+        own = self.header
+        if own.family != other.family:
+            raise ProfileError(
+                f"this profile was measured on {own.family}, but the model is {other.family}; "
+                "choose a profile of the same family, or none to use the built-in prior"
+            )
+        if own.tap != other.tap:
+            raise ProfileError(
+                f"this profile was measured at the {own.tap} tap, but the run caches the "
+                f"{other.tap}; calibrate with the same tap"
+            )
+        notes = []
+        if own.fingerprint and other.fingerprint and own.fingerprint != other.fingerprint:
+            notes.append("the profile was measured on another checkpoint of this family")
+        if own.sampler and other.sampler and own.sampler != other.sampler:
+            notes.append(f"the profile was measured with {own.sampler}, this is {other.sampler}")
+        if own.sigmas and other.sigmas and not _covers(own.sigmas, other.sigmas):
+            notes.append("the run visits noise levels that the calibration did not")
+        if own.guidance and other.guidance and abs(own.guidance - other.guidance) > 0.5:
+            notes.append(
+                f"the profile was measured at guidance {own.guidance:g}, this is {other.guidance:g}"
+            )
+        return notes
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file. The header goes into its metadata as JSON."""
+        arrays = {"t": self.t}
+        arrays |= {f"mean.{k}": v for k, v in self.mean.items()}
+        arrays |= {f"spread.{k}": v for k, v in self.spread.items()}
+        header = {"format": FORMAT_VERSION, **asdict(self.header)}
+        save_file(
+            {k: np.ascontiguousarray(v, dtype=np.float64) for k, v in arrays.items()},
+            str(path),
+            metadata={_HEADER_KEY: json.dumps(header)},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Profile:
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            ProfileError: no such file, not a profile, or of a newer format.
+        """
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                text = (file.metadata() or {}).get(_HEADER_KEY)
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ProfileError(f"cannot read the profile {path}: {error}") from error
+        if text is None:
+            raise ProfileError(f"{path} is a safetensors file, but not a SenCache profile")
+        try:
+            raw = json.loads(text)
+            version = raw.pop("format")
+            if version > FORMAT_VERSION:
+                raise ProfileError(f"{path} has format {version}; update SenCache to read it")
+            raw["sigmas"], raw["shape"] = tuple(raw["sigmas"]), tuple(raw["shape"])
+            header = ProfileHeader(**raw)
+            t = arrays.pop("t")
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ProfileError(f"{path} has a damaged profile header: {error}") from error
+        return cls(
+            header,
+            t,
+            {k.removeprefix("mean."): v for k, v in arrays.items() if k.startswith("mean.")},
+            {k.removeprefix("spread."): v for k, v in arrays.items() if k.startswith("spread.")},
+        )
+
+
+def _covers(measured: Sequence[float], asked: Sequence[float]) -> bool:
+    return min(asked) >= min(measured) - 1e-3 and max(asked) <= max(measured) * 1.001 + 1e-3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one calibration trajectory gave: times as visited and one value (row) per time.
+
+    Attributes:
+        t: ``[T]``, in the order of the run.
+        curves: ``[T]`` or ``[T, L]`` by name; ``nan`` where a lag had no history yet.
+    """
+
+    t: tuple[float, ...]
+    curves: Mapping[str, np.ndarray]
+
+
+def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
+    """Average recordings of the same schedule. Lags without history take the next time's value.
+
+    Raises:
+        ProfileError: no recordings, or of different schedules.
+    """
+    if not recordings:
+        raise ProfileError("nothing was recorded: the run ended before its second evaluation")
+    first = recordings[0]
+    if any(not np.allclose(r.t, first.t, atol=1e-6) for r in recordings):
+        raise ProfileError("the recordings follow different schedules; calibrate with one")
+    order = np.argsort(first.t)
+    mean, spread = {}, {}
+    for name in first.curves:
+        rows = np.stack([_filled(r.curves[name]) for r in recordings])[:, order]
+        mean[name], spread[name] = rows.mean(axis=0), rows.std(axis=0)
+    return Profile(header, np.asarray(first.t, dtype=np.float64)[order], mean, spread)
+
+
+def _filled(curve: np.ndarray) -> np.ndarray:
+    """Early steps have no history for the longer lags; copy the first value that exists."""
+    out = np.array(curve, dtype=np.float64)
+    columns = out.reshape(len(out), -1)
+    for column in columns.T:
+        known = np.flatnonzero(np.isfinite(column))
+        if known.size:
+            gaps = np.flatnonzero(~np.isfinite(column))
+            column[gaps] = np.interp(gaps, known, column[known])
+        else:
+            column[:] = 0.0
+    return out
+
+
+def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> Profile:
+    """Read a table as the paper's authors publish it.
+
+    Their files hold L2 norms over one calibration shape against timesteps 0..1000, so
+    ``alpha_x`` carries over while ``alpha_t`` is divided by ``sqrt(numel)`` and by the length of a
+    timestep in the family's coordinate.
+
+    Args:
+        path: ``.npz`` with keys ``timesteps``, ``J_x_norm``, ``J_t_norm`` (each ``[T]``).
+        family: row the table belongs to.
+        timestep_to_t: maps a timestep to the family's coordinate.
+        numel: entries of the calibration latent, see ``AUTHORS_NUMEL``.
+
+    Raises:
+        ProfileError: missing file, missing keys, or arrays of unequal length.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            timesteps, j_x, j_t = (
+                np.asarray(file[k], dtype=np.float64).reshape(-1)
+                for k in ("timesteps", "J_x_norm", "J_t_norm")
+            )
+    except KeyError as error:
+        raise ProfileError(
+            f"{path} has no {error}; expected the keys timesteps, J_x_norm and J_t_norm"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"cannot read {path}: {error}") from error
+    if not len(timesteps) == len(j_x) == len(j_t):
+        raise ProfileError(f"{path} holds arrays of unequal length")
+    t = np.array([timestep_to_t(value) for value in timesteps])
+    per_timestep = np.array([(timestep_to_t(v + 0.5) - timestep_to_t(v - 0.5)) for v in timesteps])
+    keep = np.unique(t, return_index=True)[1]
+    mean = {"alpha_x": j_x[keep], "alpha_t": (j_t / np.sqrt(numel) / np.abs(per_timestep))[keep]}
+    header = ProfileHeader(
+        family=family.name, sigmas=tuple(family.sigma(v) for v in t[keep]), samples=0, source=str(path)
+    )
+    return Profile(header, t[keep], mean)
+
+
+#: Latent entries of the authors' calibration runs: the squares of the factors in their code
+#: (1447.978, 1099.818 and 1015.969; sencache.py of each model in vita-epfl/SenCache).
+AUTHORS_NUMEL = {"wan": 16 * 21 * 60 * 104, "cogvideox": 14 * 16 * 60 * 90, "ltx": 128 * 21 * 16 * 24}

@@ -1,0 +1,91 @@
+"""The sampler's own clock: where a noise level lies on its list, and which rounds are to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+#: Samplers whose second evaluation of a step sits at the *next* sigma of the list, the last step
+#: (to 0) having none. Names are k-diffusion's, without the ``sample_`` prefix.
+SECOND_AT_NEXT = frozenset(
+    {"heun", "exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2_ancestral", "dpmpp_2s_ancestral_cfg_pp"}
+)
+#: Samplers whose second evaluation sits between two sigmas of the list.
+SECOND_BETWEEN = frozenset({"dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "seeds_2"})
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of one run.
+
+    Attributes:
+        sigmas: the sampler's list, ``num_steps + 1`` falling values, the last one where it ends.
+        sampler: name of the sampler, empty if unknown.
+    """
+
+    sigmas: tuple[float, ...]
+    sampler: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.sigmas) < 2:
+            raise ValueError("a schedule needs at least two sigmas: where it starts and ends")
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the sampler's name says that it adds noise between steps."""
+        return any(word in self.sampler for word in ("ancestral", "sde", "ddpm", "lcm"))
+
+    def locate(self, sigma: float, tolerance: float = 1e-4) -> int:
+        """Index of the step that ``sigma`` belongs to: its grid point, else the last one above.
+
+        Args:
+            sigma: noise level of an evaluation.
+            tolerance: relative distance within which a value counts as the grid point itself.
+        """
+        last = self.num_steps - 1
+        for index, value in enumerate(self.sigmas[:-1]):
+            if abs(value - sigma) <= tolerance * max(abs(value), 1e-8):
+                return index
+        above = sum(value > sigma for value in self.sigmas[:-1]) - 1
+        return min(max(above, 0), last)
+
+    @cached_property
+    def rounds(self) -> tuple[float, ...]:
+        """Sigmas of the evaluations to be expected, in order.
+
+        One per step, or two for the samplers of :data:`SECOND_AT_NEXT` and
+        :data:`SECOND_BETWEEN` (whose mid-step value is taken as the geometric mean, exact for
+        ``dpm_2`` and near enough for counting).
+        """
+        steps = list(zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
+        if self.sampler in SECOND_AT_NEXT:
+            return tuple(s for a, b in steps for s in ((a, b) if b > 0 else (a,)))
+        if self.sampler in SECOND_BETWEEN:
+            return tuple(s for a, b in steps for s in ((a, (a * b) ** 0.5) if b > 0 else (a,)))
+        return tuple(self.sigmas[:-1])
+
+    def steps(self) -> tuple[int, ...]:
+        """Step index of each of :attr:`rounds`."""
+        return tuple(self.locate(sigma) for sigma in self.rounds)
+
+
+def flow_sigmas(num_steps: int, shift: float = 1.0) -> tuple[float, ...]:
+    """Rectified-flow schedule ``s u / (1 + (s - 1) u)`` for ``u`` falling evenly from 1 to 0.
+
+    Source: time shift of Esser et al. 2024 (arXiv 2403.03206, eq. 23), as Wan and LTX use it.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, not {num_steps}")
+    grid = [1 - k / num_steps for k in range(num_steps + 1)]
+    return tuple(shift * u / (1 + (shift - 1) * u) for u in grid)
+
+
+def as_floats(values: Sequence[float]) -> tuple[float, ...]:
+    """Plain floats of a list or tensor, read once per run (one device-to-host copy)."""
+    tolist = getattr(values, "tolist", None)
+    return tuple(float(v) for v in (tolist() if tolist else values))

@@ -1,0 +1,186 @@
+"""The step has one owner: a runner. ``Session`` caches; ``recorder.Recorder`` measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .policies import Policy, RunInfo
+from .reuse import ReuseRule
+from .stats import RunReport, StepRecord, decision_name
+from .types import Anchor, Branch, Decision, Reason, Step, rms, sketch
+
+#: The host's promise: the payload of this very call, computed at another noise level.
+EvaluateAt = Callable[[float], Tensor]
+
+
+class Runner(Protocol):
+    """What every host drives: one ``begin`` a round, then one ``predict`` a model call.
+
+    A host that gets ``None`` from ``predict`` runs the model and hands the payload to ``observe``.
+    ``finish`` is called once, in ``finally``.
+    """
+
+    report: RunReport
+
+    def begin(self, x: Sequence[Tensor], sigma: float) -> Decision:
+        """Open an evaluation round.
+
+        Args:
+            x: noisy latent, one tensor ``[B, ...]`` per modality; read, never kept or written.
+            sigma: noise level.
+        """
+
+    def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
+        """Payload ``[n B, ...]`` of a call over ``n`` branches, or ``None``: run the model.
+
+        Args:
+            branches: key of each equal chunk of dim 0.
+            shape: what the payload must look like.
+        """
+
+    def observe(self, branches: Sequence[Branch], y: Tensor, evaluate_at: EvaluateAt) -> None:
+        """Take note of a true payload ``[n B, ...]``. It is read; what is kept is copied."""
+
+    def finish(self, completed: bool) -> RunReport:
+        """Close the run, drop every tensor, return the report."""
+
+
+class Session:
+    """One sampling run with a cache. Made at the run's start, dropped at its end.
+
+    Args:
+        policy: decides; ask it through ``Guarded``.
+        rule: makes the missing outputs.
+        run: family, schedule and slopes.
+        report: filled as the run goes.
+    """
+
+    def __init__(self, policy: Policy, rule: ReuseRule, run: RunInfo, report: RunReport) -> None:
+        self.policy, self.rule, self.run, self.report = policy, rule, run, report
+        self._state: Any = policy.start(run)
+        self._history: dict[Branch, list[Anchor]] = {}
+        self._last: Step | None = None
+        self._step: Step | None = None
+        self._record: StepRecord | None = None
+        self._decision = Decision(False, Reason.FIRST)
+        self._reused_in_a_row = 0
+        self._leader: Branch | None = None
+        self._leader_y: Tensor | None = None
+        self._errors: list[tuple[StepRecord, Tensor]] = []
+        self._started = 0.0
+
+    def begin(self, x: Sequence[Tensor], sigma: float) -> Decision:
+        self._close_round()
+        family, schedule = self.run.family, self.run.schedule
+        sketches = tuple(sketch(part) for part in x)
+        if family.scale_free:
+            sketches = tuple(s / rms(s).clamp_min(1e-12) for s in sketches)
+        step = Step(
+            x=sketches,
+            sigma=sigma,
+            t=family.time(sigma),
+            index=schedule.locate(sigma),
+            num_steps=schedule.num_steps,
+            ordinal=len(self.report.steps),
+            run=self._reused_in_a_row,
+        )
+        decision = self._decide(step)
+        self._step, self._decision = step, decision
+        self._record = StepRecord(
+            ordinal=step.ordinal,
+            step=step.index,
+            sigma=sigma,
+            t=step.t,
+            decision=decision_name(decision.reuse, decision.reason),
+            reason=decision.reason.value,
+            score=decision.score,
+            limit=decision.limit,
+        )
+        self.report.steps.append(self._record)
+        self._started = time.perf_counter()
+        return decision
+
+    def _decide(self, step: Step) -> Decision:
+        last = self._last
+        if last is None:
+            return Decision(False, Reason.FIRST)
+        if [s.shape for s in step.x] != [s.shape for s in last.x]:
+            self._history.clear()
+            return Decision(False, Reason.CHANGED)
+        decision, self._state = self.policy.decide(step, last, self._state)
+        if decision.reason is Reason.TIME_ROSE:
+            self._history.clear()
+        return decision
+
+    def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
+        if not self._decision.reuse:
+            return None
+        chunk = [shape[0] // len(branches), *shape[1:]]
+        histories = [self._history.get(branch) for branch in branches]
+        # A branch that appears in mid-run (a prompt schedule, a guidance with its own range, a new
+        # control) has nothing to forecast from: its whole call is computed, the round goes on.
+        if any(not h or list(h[-1].y.shape) != chunk for h in histories):
+            return None
+        self.report.calls_saved += 1
+        parts = [self.rule.predict(self._step.t, h) for h in histories]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def observe(self, branches: Sequence[Branch], y: Tensor, evaluate_at: EvaluateAt) -> None:
+        self.report.calls += 1
+        self._record.calls += 1
+        for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
+            history = self._history.get(branch)
+            if history and history[-1].y.shape != part.shape:
+                history = None
+            if history is None:
+                history = self._history[branch] = []
+            if self._leads(branch):
+                self._leader_y = part
+                if history and history[-1].t != self._step.t:
+                    truth = part.float()
+                    forecast = self.rule.predict(self._step.t, history).float()
+                    error = rms(forecast - truth) / rms(truth).clamp_min(1e-12)
+                    self._errors.append((self._record, error))
+            while history and abs(history[-1].t - self._step.t) < 1e-9:
+                history.pop()
+            history.append(Anchor(self._step.t, part.clone()))
+            del history[: -self.rule.history]
+
+    def _leads(self, branch: Branch) -> bool:
+        if self._leader is None or (self._leader.role != "cond" and branch.role == "cond"):
+            self._leader = branch
+        return branch == self._leader
+
+    def _close_round(self) -> None:
+        """Book the round that has ended: its time, and what a true evaluation teaches."""
+        if self._step is None:
+            return
+        self._record.seconds = time.perf_counter() - self._started
+        if self._decision.reuse:
+            self._reused_in_a_row += 1
+        else:
+            self._state = self.policy.observe(self._step, self._leader_y, self._state)
+            self._last, self._reused_in_a_row = self._step, 0
+        self._leader_y = self._step = None
+        held = sum(a.y.nbytes for h in self._history.values() for a in h)
+        held += sum(s.nbytes for s in self._last.x) if self._last else 0
+        self.report.history_bytes = max(self.report.history_bytes, held)
+
+    def finish(self, completed: bool) -> RunReport:
+        self._close_round()
+        if self._errors:
+            values = torch.stack([error for _, error in self._errors]).tolist()
+            for (record, _), value in zip(self._errors, values, strict=True):
+                record.error = value
+        self._errors.clear()
+        self._history.clear()
+        self._last = self._state = None
+        self.report.completed = completed
+        if completed and (why := self.report.why_nothing_was_reused()):
+            self.report.say(why)
+        return self.report

@@ -1,0 +1,164 @@
+"""The run report: one JSON contract for nodes, command line, plots and tests."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from .types import FORCED, Reason
+
+REPORT_VERSION = 1
+
+
+@dataclass
+class StepRecord:
+    """One evaluation round.
+
+    Attributes:
+        ordinal: number of the round, from 0.
+        step: schedule step it belongs to, from 0.
+        sigma: noise level.
+        t: the family's time coordinate.
+        decision: ``"computed"``, ``"forced"`` (computed because a guard said so) or ``"reused"``.
+        reason: why, in words (a ``Reason`` value).
+        score, limit: what the policy compared, ``None`` where it compared nothing.
+        error: RMS of (forecast - truth) / RMS of truth on the leading branch, where both exist.
+        calls: model calls run in this round.
+        seconds: wall-clock time from this round's start to the next one's.
+    """
+
+    ordinal: int
+    step: int
+    sigma: float
+    t: float
+    decision: str
+    reason: str
+    score: float | None = None
+    limit: float | None = None
+    error: float | None = None
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class RunReport:
+    """What happened in one sampling run.
+
+    Attributes:
+        family, policy, rule, tap: names.
+        num_steps: schedule steps.
+        budget: share of evaluations asked for, ``None`` if a tolerance ruled.
+        steps: one record a round.
+        calls: model calls really run (a batched cond+uncond pair is one call).
+        calls_saved: model calls that a forecast replaced.
+        history_bytes: largest memory held by true outputs and latents.
+        messages: plain sentences for the user, each once.
+        completed: ``False`` if the run was interrupted or failed.
+    """
+
+    family: str
+    policy: str
+    rule: str
+    tap: str
+    num_steps: int
+    budget: float | None = None
+    steps: list[StepRecord] = field(default_factory=list)
+    calls: int = 0
+    calls_saved: int = 0
+    history_bytes: int = 0
+    messages: list[str] = field(default_factory=list)
+    completed: bool = False
+
+    @property
+    def evaluations(self) -> int:
+        """Rounds in which the model ran (NFE, counting a guidance pair once)."""
+        return sum(record.decision != "reused" for record in self.steps)
+
+    @property
+    def reused(self) -> int:
+        return len(self.steps) - self.evaluations
+
+    @property
+    def seconds(self) -> float:
+        return sum(record.seconds for record in self.steps)
+
+    def say(self, message: str) -> None:
+        """Add a sentence for the user, once."""
+        if message not in self.messages:
+            self.messages.append(message)
+
+    def why_nothing_was_reused(self) -> str | None:
+        """One sentence that says why no round was reused and what would change it."""
+        if not self.steps or self.reused:
+            return None
+        scored = [r for r in self.steps if r.score is not None and r.limit is not None]
+        if scored:
+            best = min(scored, key=lambda r: r.score / r.limit if r.limit > 0 else math.inf)
+            return (
+                f"Nothing was reused: all {len(scored)} scored evaluations lie above their limit. "
+                f"The closest was {best.score:.3g} against {best.limit:.3g} (step {best.step}); "
+                f"a tolerance above {best.score:.3g} there, or a smaller budget, would reuse it."
+            )
+        reasons = Counter(r.reason for r in self.steps)
+        if reasons.keys() == {Reason.OFF.value}:
+            return "Nothing was reused: caching was off for this run."
+        listed = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+        return (
+            f"Nothing was reused: a guard forced every evaluation: {listed}. Widen start/end, "
+            "shorten the warm-up or allow longer runs."
+        )
+
+    def summary(self) -> str:
+        """One line: evaluations and time apart, since the one is not the other."""
+        total = len(self.steps)
+        return (
+            f"{self.evaluations} of {total} evaluations run, {self.reused} reused, "
+            f"{self.seconds:.1f} s in the sampler; saved time about {self.saved_seconds():.1f} s"
+        )
+
+    def saved_seconds(self) -> float:
+        """Estimate: reused rounds times the difference of the medians of both kinds' times."""
+        run = sorted(r.seconds for r in self.steps if r.decision != "reused")
+        skipped = sorted(r.seconds for r in self.steps if r.decision == "reused")
+        if not run or not skipped:
+            return 0.0
+        gain = run[len(run) // 2] - skipped[len(skipped) // 2]
+        return max(gain, 0.0) * len(skipped)
+
+    def to_dict(self) -> dict:
+        """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""
+        out = {
+            "version": REPORT_VERSION,
+            **{k: v for k, v in asdict(self).items() if k != "steps"},
+            "evaluations": self.evaluations,
+            "reused": self.reused,
+            "forced": sum(r.decision == "forced" for r in self.steps),
+            "seconds": self.seconds,
+            "saved_seconds": self.saved_seconds(),
+            "summary": self.summary(),
+            "why": self.why_nothing_was_reused(),
+            "steps": [asdict(record) for record in self.steps],
+        }
+        return _finite(out)
+
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def decision_name(reuse: bool, reason: Reason) -> str:
+    """``"reused"``, ``"forced"`` or ``"computed"``."""
+    if reuse:
+        return "reused"
+    return "forced" if reason in FORCED else "computed"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
