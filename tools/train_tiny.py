@@ -1,0 +1,294 @@
+"""Train one of the tiny video models from scratch on procedural clips.
+
+    python tools/train_tiny.py --family wan --minutes 30 --work-dir .train --resume --export
+
+The work directory holds the latent pool, the checkpoint (model, average, optimizer, step, random
+state), the loss log and the sample sheets. ``--export`` writes the averaged weights (fp16, under
+ComfyUI's names) into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sencache_core.tiny import (  # noqa: E402
+    SPECS,
+    Codec,
+    build,
+    codec_path,
+    data,
+    encode_prompt,
+    forward,
+    held_out_prompts,
+    sample,
+    sampling,
+    to_comfyui_keys,
+    to_diffusers_keys,
+    weights_path,
+)
+from sencache_core.tiny.codec import to_patches  # noqa: E402
+
+
+def fit_codec(family: str, clips: int = 200) -> Codec:
+    """Fit and save the codec on random training clips."""
+    spec, rng, rows = SPECS[family], random.Random(11), []
+    torch.manual_seed(11)
+    for index in tqdm(range(clips), desc=f"{family} codec"):
+        video = data.make_clip(data.random_spec(rng), family, 10_000_000 + index)
+        patches = to_patches(video, spec.temporal, spec.spatial).flatten(0, 2)
+        rows.append(patches[torch.randperm(len(patches))[: 40_000 // spec.spatial**2]])
+    codec = Codec.fit(torch.cat(rows), spec.latent[0], spec.temporal, spec.spatial)
+    codec_path(family).parent.mkdir(exist_ok=True)
+    codec.save(codec_path(family))
+    return Codec.load(family)
+
+
+def latent_pool(family: str, work_dir: Path, clips: int) -> tuple[torch.Tensor, list[str]]:
+    """fp16 latents ``[clips, C, F, H, W]`` and their prompts, cached in the work directory."""
+    path = work_dir / f"pool_{family}_{clips}.pt"
+    if path.exists():
+        saved = torch.load(path)
+        return saved["latents"], saved["prompts"]
+    codec, rng = Codec.load(family), random.Random(12)
+    latents = torch.empty(clips, *SPECS[family].latent, dtype=torch.float16)
+    prompts = []
+    for index in tqdm(range(clips), desc=f"{family} clips", mininterval=5):
+        spec = data.random_spec(rng)
+        latents[index] = codec.encode(data.make_clip(spec, family, index)).half()
+        prompts.append(spec.prompt)
+    torch.save({"latents": latents, "prompts": prompts}, path)
+    return latents, prompts
+
+
+def init_weights(family: str, module: torch.nn.Module) -> None:
+    """Start blocks near the identity and the output at zero; widen the text projection."""
+    for name, parameter in module.named_parameters():
+        if name.startswith("proj_out."):
+            torch.nn.init.zeros_(parameter)
+        elif "text_embedder.linear_1.weight" in name or "caption_projection.linear_1.w" in name:
+            torch.nn.init.normal_(parameter, std=0.06)
+        elif "text_proj.weight" in name:
+            torch.nn.init.normal_(parameter, std=0.06)
+        elif name.endswith(("time_proj.weight", "time_embed.linear.weight")):
+            parameter.data.mul_(0.1)
+        elif name.endswith(("norm1.linear.weight", "norm2.linear.weight", "norm_out.linear.weight")):
+            parameter.data.mul_(0.1)
+        elif "blocks." in name and name.endswith("scale_shift_table"):
+            parameter.data.zero_()
+            parameter.data.view(6, -1)[[2, 5]] = 0.5
+        elif name.endswith(("norm1.linear.bias", "norm2.linear.bias")):
+            parameter.data.zero_()
+            parameter.data.view(6, -1)[[2, 5]] = 0.5
+
+
+def make_optimizers(module: torch.nn.Module, rate: float, muon: bool) -> list:
+    """AdamW for everything; with ``muon`` the block matrices go to Muon instead."""
+    matrices, gains, text = [], [], []
+    for name, parameter in module.named_parameters():
+        if parameter.shape[-1] == 4096:
+            text.append(parameter)
+        elif "blocks." in name and parameter.ndim == 2 and min(parameter.shape) > 8:
+            matrices.append(parameter)
+        else:
+            gains.append(parameter)
+    groups = [{"params": gains, "weight_decay": 0.0}, {"params": text, "lr": rate * 0.3}]
+    optimizers = []
+    if muon:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    else:
+        groups.append({"params": matrices})
+    optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), weight_decay=0.02))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base"] = group["lr"]
+    return optimizers
+
+
+def loss_of(family, module, clean, context, generator, train_shift):
+    """One batch of the family's objective; noise levels are stratified over the batch."""
+    batch = len(clean)
+    u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    noise = torch.randn(clean.shape, generator=generator)
+    if SPECS[family].prediction == "flow":
+        t = train_shift * u / (1 + (train_shift - 1) * u)
+        s = t.view(-1, 1, 1, 1, 1)
+        noisy, target = (1 - s) * clean + s * noise, noise - clean
+    else:
+        # The square root favours the noisy timesteps, which decide about shape and motion.
+        t = (u.sqrt() * 1000).long().clamp_max(999)
+        alpha = sampling.cog_alphas()[t].view(-1, 1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = forward(family, module, noisy, t, context)
+    return F.mse_loss(out.float(), target)
+
+
+def export(family: str, state_dict: dict, path: Path | None = None) -> Path:
+    """Write fp16 weights under ComfyUI's names."""
+    path = path or weights_path(family)
+    path.parent.mkdir(exist_ok=True)
+    renamed = to_comfyui_keys(family, state_dict)
+    save_file({k: v.detach().half().contiguous() for k, v in renamed.items()}, path)
+    return path
+
+
+def contact_sheet(family: str, state_dict: dict, path: Path, rows: int, steps: int | None) -> None:
+    """PNG: one held-out prompt per row, every other frame; weights are rounded to fp16 first."""
+    from PIL import Image, ImageDraw
+
+    module = build(family).eval()
+    module.load_state_dict({k: v.half().float() for k, v in state_dict.items()})
+    prompts = held_out_prompts()[:rows]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        latents = sample(family, module, prompts, seed=100, steps=steps)
+    videos = Codec.load(family).decode(latents)[:, ::2]
+    _, columns, _, side, _ = videos.shape
+    sheet = Image.new("RGB", (columns * side, rows * (side + 12)))
+    draw = ImageDraw.Draw(sheet)
+    for row, (prompt, video) in enumerate(zip(prompts, videos)):
+        draw.text((2, row * (side + 12)), prompt, fill="white")
+        for column, frame in enumerate(video):
+            array = (frame.permute(1, 2, 0) * 255).round().byte().numpy()
+            sheet.paste(Image.fromarray(array), (column * side, row * (side + 12) + 12))
+    sheet.save(path)
+
+
+def train(args: argparse.Namespace, work_dir: Path) -> dict:
+    """Run the training loop; returns the averaged weights (diffusers names, float32)."""
+    family = args.family
+    latents, prompts = latent_pool(family, work_dir, args.clips)
+    words = {prompt: encode_prompt(prompt) for prompt in set(prompts)}
+    torch.manual_seed(args.seed)
+    module = build(family).train()
+    init_weights(family, module)
+    optimizers = make_optimizers(module, args.rate, args.muon)
+    average = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    generator = torch.Generator().manual_seed(args.seed)
+    step, seconds, checkpoint = 0, 0.0, work_dir / f"{args.name or family}.pt"
+    if args.resume and checkpoint.exists():
+        saved = torch.load(checkpoint)
+        module.load_state_dict(saved["model"])
+        average, step, seconds = saved["average"], saved["step"], saved["seconds"]
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
+        generator.set_state(saved["rng"])
+    log = open(work_dir / f"{args.name or family}.log", "a", encoding="utf-8")
+
+    def save() -> None:
+        torch.save(
+            {
+                "model": module.state_dict(),
+                "average": average,
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "step": step,
+                "seconds": seconds,
+                "rng": generator.get_state(),
+            },
+            checkpoint.with_suffix(".tmp"),
+        )
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+    budget = args.minutes * 60 if args.minutes else math.inf
+    bar = tqdm(total=args.steps, initial=step, desc=family, mininterval=10)
+    recent, saved_at = [], time.time()
+    while seconds < budget and (not args.steps or step < args.steps):
+        started = time.time()
+        progress = min(1.0, max(seconds / budget, step / args.steps if args.steps else 0.0))
+        factor = min(1.0, (step + 1) / args.warmup) * min(1.0, (1.02 - progress) / args.decay)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
+        index = torch.randint(len(latents), (args.batch,), generator=generator)
+        context = torch.stack([words[prompts[i]] for i in index.tolist()])
+        context[torch.rand(args.batch, generator=generator) < args.dropout] = 0
+        loss = loss_of(
+            family, module, latents[index].float(), context, generator, args.train_shift
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step += 1
+        rate = min(args.ema, step / (step + 10))
+        with torch.no_grad():
+            for name, value in module.state_dict().items():
+                average[name].lerp_(value, 1 - rate)
+        recent.append(loss.item())
+        seconds += time.time() - started
+        bar.update()
+        if step % args.print_every == 0:
+            line = f"step {step} minutes {seconds / 60:.2f} loss {sum(recent) / len(recent):.4f}"
+            print(line, file=log, flush=True)
+            bar.set_postfix_str(line)
+            recent = []
+        if time.time() - saved_at > 120:
+            save()
+            saved_at = time.time()
+    save()
+    return average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--family", choices=list(SPECS), required=True)
+    parser.add_argument("--minutes", type=float, default=0.0, help="training time (0: no limit)")
+    parser.add_argument("--steps", type=int, default=0, help="training steps (0: no limit)")
+    parser.add_argument("--work-dir", type=Path, default=Path(".train"))
+    parser.add_argument("--name", default="", help="name of the checkpoint and the log")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--export", action="store_true", help="write the weights into the package")
+    parser.add_argument("--sheet", type=int, default=0, help="rows of a sample sheet to write")
+    parser.add_argument("--sheet-steps", type=int, default=None)
+    parser.add_argument("--fit-codec", action="store_true", help="refit the codec first")
+    parser.add_argument("--clips", type=int, default=10000, help="size of the latent pool")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--warmup", type=int, default=50)
+    parser.add_argument("--decay", type=float, default=0.5, help="final share with falling rate")
+    parser.add_argument("--dropout", type=float, default=0.12, help="share of empty prompts")
+    parser.add_argument("--train-shift", type=float, default=3.0)
+    parser.add_argument("--print-every", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    if args.fit_codec or not codec_path(args.family).exists():
+        fit_codec(args.family)
+    checkpoint = args.work_dir / f"{args.name or args.family}.pt"
+    if args.minutes or args.steps:
+        weights = train(args, args.work_dir)
+    elif checkpoint.exists():
+        weights = torch.load(checkpoint)["average"]
+    else:
+        weights = to_diffusers_keys(args.family, load_file(weights_path(args.family)))
+    if args.export:
+        print("wrote", export(args.family, weights))
+    if args.sheet:
+        path = args.work_dir / f"{args.name or args.family}_sheet.png"
+        contact_sheet(args.family, weights, path, args.sheet, args.sheet_steps)
+        print("wrote", path)
+
+
+if __name__ == "__main__":
+    main()
