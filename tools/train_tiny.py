@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sencache_core.tiny import (  # noqa: E402
+from sencache_core.tiny import (
     SPECS,
     Codec,
     build,
@@ -38,7 +38,7 @@ from sencache_core.tiny import (  # noqa: E402
     to_diffusers_keys,
     weights_path,
 )
-from sencache_core.tiny.codec import to_patches  # noqa: E402
+from sencache_core.tiny.codec import to_patches
 
 
 def fit_codec(family: str, clips: int = 200) -> Codec:
@@ -74,21 +74,19 @@ def latent_pool(family: str, work_dir: Path, clips: int) -> tuple[torch.Tensor, 
 
 def init_weights(family: str, module: torch.nn.Module) -> None:
     """Start blocks near the identity and the output at zero; widen the text projection."""
+    text = ("text_proj.weight", "text_embedder.linear_1.weight")
+    text += ("caption_projection.linear_1.weight",)
+    scales = ("time_proj.weight", "time_embed.linear.weight", "norm1.linear.weight")
+    scales += ("norm2.linear.weight", "norm_out.linear.weight")
+    gates = ("norm1.linear.bias", "norm2.linear.bias", "scale_shift_table")
     for name, parameter in module.named_parameters():
         if name.startswith("proj_out."):
             torch.nn.init.zeros_(parameter)
-        elif "text_embedder.linear_1.weight" in name or "caption_projection.linear_1.w" in name:
+        elif name.endswith(text):
             torch.nn.init.normal_(parameter, std=0.06)
-        elif "text_proj.weight" in name:
-            torch.nn.init.normal_(parameter, std=0.06)
-        elif name.endswith(("time_proj.weight", "time_embed.linear.weight")):
+        elif name.endswith(scales):
             parameter.data.mul_(0.1)
-        elif name.endswith(("norm1.linear.weight", "norm2.linear.weight", "norm_out.linear.weight")):
-            parameter.data.mul_(0.1)
-        elif "blocks." in name and name.endswith("scale_shift_table"):
-            parameter.data.zero_()
-            parameter.data.view(6, -1)[[2, 5]] = 0.5
-        elif name.endswith(("norm1.linear.bias", "norm2.linear.bias")):
+        elif "blocks." in name and name.endswith(gates):
             parameter.data.zero_()
             parameter.data.view(6, -1)[[2, 5]] = 0.5
 
@@ -189,7 +187,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         for optimizer, state in zip(optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
         generator.set_state(saved["rng"])
-    log = open(work_dir / f"{args.name or family}.log", "a", encoding="utf-8")
+    log = work_dir / f"{args.name or family}.log"
 
     def save() -> None:
         torch.save(
@@ -236,7 +234,8 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         bar.update()
         if step % args.print_every == 0:
             line = f"step {step} minutes {seconds / 60:.2f} loss {sum(recent) / len(recent):.4f}"
-            print(line, file=log, flush=True)
+            with log.open("a", encoding="utf-8") as file:
+                print(line, file=file)
             bar.set_postfix_str(line)
             recent = []
         if time.time() - saved_at > 120:

@@ -40,7 +40,7 @@ def to_patches(video: torch.Tensor, temporal: int, spatial: int) -> torch.Tensor
             f"the clip must have 1 + n * {temporal} frames and sides divisible by {spatial}"
         )
     cells = video.reshape(
-        frames // temporal, temporal, channels, height // spatial, spatial, width // spatial, spatial
+        frames // temporal, temporal, channels, height // spatial, spatial, -1, spatial
     )
     return cells.permute(0, 3, 5, 1, 2, 4, 6).flatten(3)
 
@@ -110,7 +110,7 @@ class Codec:
         return latent.permute(3, 0, 1, 2).contiguous()
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """``[C, f, h, w]`` or ``[B, C, f, h, w]`` -> ``[(B,) F, 3, H, W]`` in 0..1, float32 (CPU)."""
+        """``[(B,) C, f, h, w]`` -> ``[(B,) F, 3, H, W]`` in 0..1, float32 on the CPU."""
         if latent.ndim == 5:
             return torch.stack([self.decode(one) for one in latent])
         coefficients = latent.detach().float().cpu().permute(1, 2, 3, 0) * self.scale

@@ -82,7 +82,7 @@ def forward(
     family: str,
     module: nn.Module,
     x: torch.Tensor,
-    t: float | int | torch.Tensor,
+    t: float | torch.Tensor,
     context: torch.Tensor,
 ) -> torch.Tensor:
     """One raw network call with the same conventions for all families.

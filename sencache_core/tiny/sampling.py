@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -15,7 +16,7 @@ from .text import encode_prompt
 
 
 def flow_sigmas(steps: int, shift: float) -> torch.Tensor:
-    """``steps + 1`` sigmas from 1 to 0, shifted towards high noise: s = shift u / (1 + (shift-1) u)."""
+    """``steps + 1`` sigmas from 1 to 0, s = shift u / (1 + (shift - 1) u) with u equally spaced."""
     u = torch.linspace(1, 0, steps + 1)
     return shift * u / (1 + (shift - 1) * u)
 
@@ -88,7 +89,7 @@ def sample(
 
     if spec.prediction == "flow":
         sigmas = flow_sigmas(steps, spec.shift if shift is None else shift).tolist()
-        for now, after in zip(sigmas, sigmas[1:]):
+        for now, after in itertools.pairwise(sigmas):
             x = x + (after - now) * guided(x, now)
         return x
     alphas, indices = cog_alphas(), cog_timesteps(steps)

@@ -24,7 +24,10 @@ WORD_STD = 0.1
 """Standard deviation of a word vector's entries (the order of magnitude of T5 features)."""
 
 STOP_WORDS = frozenset(
-    "a an and at background by going in is it its moving of on over shape the to with".split()
+    [
+        *("a", "an", "and", "at", "background", "by", "going", "in", "is", "it", "its", "moving"),
+        *("of", "on", "over", "shape", "the", "to", "with"),
+    ]
 )
 
 

@@ -1,0 +1,208 @@
+"""Tiny demo models: files, key maps, prompt encoder, codec, held-out prompts, diffusers calls."""
+
+import hashlib
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sencache_core import tiny
+from sencache_core.tiny import data, sampling
+
+FAMILIES = sorted(tiny.SPECS)
+
+PINNED_DIGEST = "0eeab3c6848a18e643feeeef8cb06d876ffca993633b1648dbb750ad6107d700"
+
+# Measured on these very clips, minus about 0.5 dB.
+PSNR_FLOOR = {"wan": 23.0, "ltx": 23.0, "cogvideox": 23.0}
+
+
+@pytest.fixture(scope="module")
+def modules():
+    pytest.importorskip("diffusers", reason="the tiny models need diffusers")
+    return {family: tiny.load_diffusers(family) for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_files_are_small(family):
+    assert tiny.weights_path(family).stat().st_size < 12_000_000
+    assert tiny.codec_path(family).stat().st_size < 2_000_000
+
+
+def test_bundle_is_small():
+    paths = [path(f) for f in FAMILIES for path in (tiny.weights_path, tiny.codec_path)]
+    assert sum(path.stat().st_size for path in paths) < 38_000_000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_key_maps_are_inverse(family):
+    stored = load_file(tiny.weights_path(family))
+    renamed = tiny.to_diffusers_keys(family, stored)
+    assert len(renamed) == len(stored)
+    back = tiny.to_comfyui_keys(family, renamed)
+    assert list(back) == list(stored)
+    assert all(back[name] is stored[name] for name in stored)
+    assert all(value.dtype == torch.float16 for value in stored.values())
+    assert all(torch.isfinite(value).all() for value in stored.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unknown_key_is_an_error(family):
+    with pytest.raises(KeyError, match="unexpected weight name"):
+        tiny.to_diffusers_keys(family, {"no.such.weight": 1})
+
+
+def test_prompt_encoder_is_pinned():
+    code = tiny.encode_prompt("A red circle, moving LEFT on a dark striped background")
+    assert code.shape == (8, 4096) and code.dtype == torch.float32
+    digest = hashlib.sha256(code.numpy().tobytes()).hexdigest()
+    assert digest == PINNED_DIGEST
+    assert torch.equal(code, tiny.encode_prompt("red circle left dark striped"))
+    assert code[5:].abs().max() == 0
+    assert code[0].std().item() == pytest.approx(0.1, rel=0.05)
+    gram = code[:5] @ code[:5].T / code[0].square().sum()
+    assert (gram - torch.eye(5)).abs().max() < 0.1
+
+
+def test_prompt_encoder_edge_cases():
+    assert tiny.encode_prompt("").abs().max() == 0
+    assert tiny.encode_prompt("the background of a").abs().max() == 0
+    assert tiny.encode_prompt("zebra").abs().max() > 0
+    assert torch.equal(tiny.encode_prompt("red " * 20), tiny.encode_prompt("red " * 8))
+    assert tiny.encode_prompt("red circle", dim=64).shape == (8, 64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_codec_round_trip(family):
+    codec, spec, rng = tiny.Codec.load(family), tiny.SPECS[family], random.Random(77)
+    for index in range(6):
+        clip = tiny.make_clip(data.random_spec(rng), family, seed=9_000_000 + index)
+        latent = codec.encode(clip)
+        assert latent.shape == spec.latent
+        decoded = codec.decode(latent)
+        assert decoded.shape == clip.shape == (spec.frames, 3, spec.pixels, spec.pixels)
+        assert 0 <= decoded.min() and decoded.max() <= 1
+        psnr = -10 * torch.log10((decoded - clip).square().mean()).item()
+        assert psnr > PSNR_FLOOR[family]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_codec_scale_and_batches(family):
+    codec, rng = tiny.Codec.load(family), random.Random(78)
+    clips = torch.stack([tiny.make_clip(data.random_spec(rng), family, i) for i in range(12)])
+    latents = codec.encode(clips)
+    assert latents.std().item() == pytest.approx(1.0, abs=0.2)
+    assert torch.equal(latents[3], codec.encode(clips[3]))
+    assert torch.equal(codec.decode(latents)[3], codec.decode(latents[3]))
+
+
+def test_codec_rejects_odd_sizes():
+    with pytest.raises(ValueError, match="1 \\+ n \\* 4 frames"):
+        tiny.Codec.load("wan").encode(torch.zeros(12, 3, 128, 128))
+
+
+def test_clips_are_deterministic_and_in_range():
+    prompt = "a blue ring growing on a light checkered background"
+    first, again = (tiny.make_clip(prompt, "wan", seed=3) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, tiny.make_clip(prompt, "wan", seed=4))
+    assert first.shape == (13, 3, 128, 128) and first.dtype == torch.float32
+    assert 0 <= first.min() and first.max() <= 1
+    assert tiny.make_clip(prompt, size=(5, 64)).shape == (5, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "motion, axis, sign", [("left", 1, -1), ("right", 1, 1), ("up", 0, -1), ("down", 0, 1)]
+)
+def test_motion_moves_the_right_way(motion, axis, sign):
+    clip = tiny.make_clip(f"a red square moving {motion} on a dark plain background", "wan", seed=5)
+    redness = (clip[:, 0] - clip[:, 1]).clamp_min(0)
+    grid = torch.linspace(-1, 1, 128)
+    weight = redness.sum(2 - axis)
+    centre = (weight * grid).sum(1) / weight.sum(1)
+    assert (centre[-1] - centre[0]).item() * sign > 0.5
+
+
+def test_every_attribute_word_is_encoded():
+    words = [*data.COLOURS, *data.SHAPES, *data.MOTIONS, *data.TONES, *data.PATTERNS]
+    assert len(set(words)) == len(words)
+    assert all(tiny.encode_prompt(word)[0].abs().max() > 0 for word in words)
+    for prompt in tiny.held_out_prompts():
+        assert len(tiny.text.content_words(prompt)) == 5
+        assert data.parse_prompt(prompt).prompt == prompt
+
+
+def test_held_out_prompts_never_train():
+    held_out = {data.parse_prompt(p).triple for p in tiny.held_out_prompts()}
+    assert len(tiny.held_out_prompts()) == len(held_out) == 24
+    rng = random.Random(0)
+    drawn = {data.random_spec(rng).triple for _ in range(20_000)}
+    assert not drawn & held_out
+    assert len(drawn) == 6 * 6 * 10 - 24
+    assert not {data.parse_prompt(p).triple for p in tiny.calibration_prompts()} & held_out
+    assert tiny.calibration_prompts(5) == tiny.calibration_prompts(24)[:5]
+
+
+def test_cog_schedule_matches_diffusers():
+    diffusers = pytest.importorskip("diffusers", reason="the tiny models need diffusers")
+    scheduler = diffusers.CogVideoXDDIMScheduler(**tiny.COG_SCHEDULER)
+    assert torch.allclose(scheduler.alphas_cumprod.float(), sampling.cog_alphas(), atol=1e-6)
+    for steps in (20, 50):
+        scheduler.set_timesteps(steps)
+        assert scheduler.timesteps.tolist() == sampling.cog_timesteps(steps)
+
+
+def test_flow_sigmas():
+    sigmas = sampling.flow_sigmas(10, 5.0)
+    assert sigmas[0] == 1 and sigmas[-1] == 0 and len(sigmas) == 11
+    assert sigmas[5].item() == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forward(family, modules):
+    spec, module = tiny.SPECS[family], modules[family]
+    count = sum(p.numel() for p in module.parameters())
+    assert 2e6 < count < 6.1e6
+    blocks = module.blocks if family == "wan" else module.transformer_blocks
+    assert len(blocks) == spec.layers >= 4
+    assert not module.training
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *spec.latent, generator=generator)
+    context = tiny.encode_prompt(tiny.held_out_prompts()[0])
+    t = 0.9 if spec.prediction == "flow" else 900
+    with torch.no_grad():
+        out = tiny.forward(family, module, x, t, context)
+        single = tiny.forward(family, module, x[1:], torch.tensor([t]), context[None])
+        other = tiny.forward(family, module, x[1:], t, torch.zeros_like(context))
+    assert out.shape == x.shape
+    assert torch.allclose(out[1:], single, atol=1e-4)
+    assert (single - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_predicts_its_target(family, modules):
+    """The network beats the best constant guess on fresh clips, at a low and a high noise level."""
+    spec, module = tiny.SPECS[family], modules[family]
+    prompt = tiny.held_out_prompts()[0]
+    clean = tiny.Codec.load(family).encode(tiny.make_clip(prompt, family, seed=123))[None]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    for level in (0.5, 0.9):
+        if spec.prediction == "flow":
+            t, x, target = level, (1 - level) * clean + level * noise, noise - clean
+        else:
+            t = int(level * 999)
+            a = sampling.cog_alphas()[t]
+            x = a.sqrt() * clean + (1 - a).sqrt() * noise
+            target = a.sqrt() * noise - (1 - a).sqrt() * clean
+        with torch.no_grad():
+            out = tiny.forward(family, module, x, t, tiny.encode_prompt(prompt))
+        assert (out - target).square().mean() < 0.5 * target.square().mean()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampling_is_deterministic(family, modules):
+    prompts = tiny.held_out_prompts()[:1]
+    first, again = (tiny.sample(family, modules[family], prompts, steps=3) for _ in range(2))
+    assert torch.equal(first, again)
+    assert tiny.decode_video(family, first).shape[:3] == (1, tiny.SPECS[family].frames, 3)
