@@ -91,6 +91,9 @@ class CacheConfig:
                 "min_steps to cache all the same."
             )
             return Off(), self.guards
+        if not run.schedule.falling:
+            report.say("Caching is off: the sampler's noise levels do not fall throughout.")
+            return Off(), self.guards
         if run.schedule.stochastic:
             report.say(
                 f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,14 +13,21 @@ from torch import Tensor
 
 from .policies import RunInfo
 from .profile import Recording
-from .reuse import Hold, Linear, Quadratic
-from .session import EvaluateAt
+from .reuse import Hold, Linear, Quadratic, ReuseRule
+from .session import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
-from .types import Anchor, Branch, Decision, Reason, displacement, rms, sketch
+from .types import Anchor, Branch, Decision, Reason, rms
 
 #: Longest distance in rounds at which forecast errors are measured.
 MAX_LAG = 4
 _RULES = {"error_hold": Hold(), "error_linear": Linear(), "error_quadratic": Quadratic()}
+
+
+class _Round(NamedTuple):
+    x: tuple[Tensor, ...]
+    sigma: float
+    t: float
+    moved: float
 
 
 class Recorder:
@@ -35,20 +43,19 @@ class Recorder:
         self.run, self.report = run, report
         self._leader: Branch | None = None
         # Three anchors MAX_LAG apart are the most that any rule at any lag reads.
-        self._past: deque[Anchor] = deque(maxlen=2 * MAX_LAG + MAX_LAG)
-        self._previous: tuple[tuple[Tensor, ...], float, float] | None = None
-        self._now: tuple[tuple[Tensor, ...], float, float] | None = None
+        self._past: deque[Anchor] = deque(maxlen=3 * MAX_LAG)
+        self._previous: _Round | None = None
+        self._now: _Round | None = None
         self._rows: list[tuple[float, dict[str, Tensor | list]]] = []
         self._started = 0.0
 
-    def begin(self, x: Sequence[Tensor], sigma: float) -> Decision:
+    def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
-        family = self.run.family
-        sketches = tuple(sketch(part) for part in x)
-        if family.scale_free:
-            sketches = tuple(s / rms(s).clamp_min(1e-12) for s in sketches)
-        t = family.time(sigma)
-        self._now = (sketches, sigma, t)
+        sketches = sketch_latent(x, self.run.family)
+        before = self._previous.x if self._previous else None
+        sigma, moved = read_round(sigma, sketches, before)
+        t = self.run.family.time(sigma)
+        self._now = _Round(sketches, sigma, t, moved)
         record = StepRecord(
             ordinal=len(self.report.steps),
             step=self.run.schedule.locate(sigma),
@@ -64,46 +71,52 @@ class Recorder:
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> None:
         return None
 
-    def observe(self, branches: Sequence[Branch], y: Tensor, evaluate_at: EvaluateAt) -> None:
+    def observe(
+        self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
+    ) -> None:
         self.report.calls += 1
         self.report.steps[-1].calls += 1
+        if y is None:
+            return
         if self._leader is None:
             self._leader = next((b for b in branches if b.role == "cond"), None)
         if self._leader not in branches:
             return
-        x1, _, t1 = self._now
+        now, previous = self._now, self._previous
         position = list(branches).index(self._leader)
         chunks = len(branches)
         truth = y.chunk(chunks)[position].clone()
-        if self._previous is not None:
-            x0, sigma0, t0 = self._previous
-            dx = displacement(x1, x0)
-            dt = abs(t1 - t0)
-            if dt > 1e-9 and dx > 0 and self._past[-1].y.shape == truth.shape:
-                between = evaluate_at(sigma0).chunk(chunks)[position].float()
+        past = self._past[-1] if self._past else None
+        if previous and past is not None and past.y.shape == truth.shape:
+            dt = abs(now.t - previous.t)
+            if dt > 1e-9 and now.moved > 0:
+                between = evaluate_at(previous.sigma).chunk(chunks)[position].float()
                 self.report.calls += 1
-                before, now = self._past[-1].y.float(), truth.float()
-                size = rms(now).clamp_min(1e-12)
-                curves: dict[str, Tensor | list] = {
-                    "alpha_x": rms(between - before) / dx,
-                    "alpha_t": rms(now - between) / dt,
-                    "speed": torch.as_tensor(dx / dt, device=size.device),
-                    "output_rms": size,
-                    "ratio": size / rms(before).clamp_min(1e-12),
-                }
-                for name, rule in _RULES.items():
-                    curves[name] = [self._error(rule, lag, now, t1, size) for lag in _lags()]
-                self._rows.append((t0, curves))
-        if self._past and abs(self._past[-1].t - t1) < 1e-9:
+                self._rows.append((previous.t, self._curves(truth, between, dt)))
+        if past is not None and abs(past.t - now.t) < 1e-9:
             self._past.pop()
-        self._past.append(Anchor(t1, truth))
+        self._past.append(Anchor(now.t, truth))
 
-    def _error(self, rule, lag: int, truth: Tensor, t: float, size: Tensor) -> Tensor:
+    def _curves(self, truth: Tensor, between: Tensor, dt: float) -> dict[str, Tensor | list]:
+        before, now, moved = self._past[-1].y.float(), truth.float(), self._now.moved
+        size = rms(now).clamp_min(1e-12)
+        curves: dict[str, Tensor | list] = {
+            "alpha_x": rms(between - before) / moved,
+            "alpha_t": rms(now - between) / dt,
+            "speed": torch.full_like(size, moved / dt),
+            "output_rms": size,
+            "ratio": size / rms(before).clamp_min(1e-12),
+        }
+        for name, rule in _RULES.items():
+            curves[name] = [self._error(rule, lag, now, size) for lag in _lags()]
+        return curves
+
+    def _error(self, rule: ReuseRule, lag: int, truth: Tensor, size: Tensor) -> Tensor:
         """Relative error of a forecast over ``lag`` rounds from outputs ``lag`` rounds apart."""
         picked = list(self._past)[::-1][lag - 1 :: lag][: rule.history][::-1]
         if len(picked) < rule.history:
             return torch.full_like(size, float("nan"))
-        return rms(rule.predict(t, picked).float() - truth) / size
+        return rms(rule.predict(self._now.t, picked).float() - truth) / size
 
     def _close_round(self) -> None:
         if self._now is not None:

@@ -36,6 +36,11 @@ class Schedule:
         return len(self.sigmas) - 1
 
     @property
+    def falling(self) -> bool:
+        """Whether noise only falls: false for unsampling and restart-style lists."""
+        return all(a >= b for a, b in zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
+
+    @property
     def stochastic(self) -> bool:
         """Whether the sampler's name says that it adds noise between steps."""
         return any(word in self.sampler for word in ("ancestral", "sde", "ddpm", "lcm"))

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .families import Family
 from .policies import Policy, RunInfo
 from .reuse import ReuseRule
 from .stats import RunReport, StepRecord, decision_name
-from .types import Anchor, Branch, Decision, Reason, Step, rms, sketch
+from .types import Anchor, Branch, Decision, Reason, Step, displacement, rms, sketch
 
 #: The host's promise: the payload of this very call, computed at another noise level.
 EvaluateAt = Callable[[float], Tensor]
@@ -27,12 +28,13 @@ class Runner(Protocol):
 
     report: RunReport
 
-    def begin(self, x: Sequence[Tensor], sigma: float) -> Decision:
+    def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         """Open an evaluation round.
 
         Args:
             x: noisy latent, one tensor ``[B, ...]`` per modality; read, never kept or written.
-            sigma: noise level.
+            sigma: noise level; a tensor's first entry is read, together with all else that the
+                decision needs, in one device-to-host copy.
         """
 
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
@@ -43,11 +45,41 @@ class Runner(Protocol):
             shape: what the payload must look like.
         """
 
-    def observe(self, branches: Sequence[Branch], y: Tensor, evaluate_at: EvaluateAt) -> None:
-        """Take note of a true payload ``[n B, ...]``. It is read; what is kept is copied."""
+    def observe(
+        self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
+    ) -> None:
+        """Take note of a true payload ``[n B, ...]``. It is read; what is kept is copied.
+
+        ``None`` says that the model ran but no payload could be had: the call is only counted.
+        """
 
     def finish(self, completed: bool) -> RunReport:
         """Close the run, drop every tensor, return the report."""
+
+
+def sketch_latent(x: Sequence[Tensor], family: Family) -> tuple[Tensor, ...]:
+    """Sketch of each modality, relative to its own RMS where the family asks for it."""
+    sketches = tuple(sketch(part) for part in x)
+    if family.scale_free:
+        return tuple(s / rms(s).clamp_min(1e-12) for s in sketches)
+    return sketches
+
+
+def read_round(
+    sigma: float | Tensor, now: tuple[Tensor, ...], before: tuple[Tensor, ...] | None
+) -> tuple[float, float]:
+    """Noise level and RMS displacement as floats, ``nan`` if there is nothing comparable before.
+
+    One device-to-host copy, or none if ``sigma`` is a float and nothing came before.
+    """
+    comparable = before is not None and [a.shape for a in now] == [b.shape for b in before]
+    moved = displacement(now, before) if comparable else None
+    if not isinstance(sigma, Tensor):
+        return float(sigma), float("nan") if moved is None else float(moved)
+    sigma = sigma.reshape(-1)[0].to(torch.float64)
+    if moved is None:
+        return float(sigma), float("nan")
+    return tuple(torch.stack((sigma, moved.to(sigma))).tolist())
 
 
 class Session:
@@ -74,14 +106,14 @@ class Session:
         self._errors: list[tuple[StepRecord, Tensor]] = []
         self._started = 0.0
 
-    def begin(self, x: Sequence[Tensor], sigma: float) -> Decision:
+    def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
         family, schedule = self.run.family, self.run.schedule
-        sketches = tuple(sketch(part) for part in x)
-        if family.scale_free:
-            sketches = tuple(s / rms(s).clamp_min(1e-12) for s in sketches)
+        sketches = sketch_latent(x, family)
+        sigma, moved = read_round(sigma, sketches, self._last.x if self._last else None)
         step = Step(
             x=sketches,
+            moved=moved,
             sigma=sigma,
             t=family.time(sigma),
             index=schedule.locate(sigma),
@@ -130,9 +162,13 @@ class Session:
         parts = [self.rule.predict(self._step.t, h) for h in histories]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def observe(self, branches: Sequence[Branch], y: Tensor, evaluate_at: EvaluateAt) -> None:
+    def observe(
+        self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
+    ) -> None:
         self.report.calls += 1
         self._record.calls += 1
+        if y is None:
+            return
         for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
             history = self._history.get(branch)
             if history and history[-1].y.shape != part.shape:

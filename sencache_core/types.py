@@ -85,6 +85,8 @@ class Step:
 
     Attributes:
         x: noisy latent sketched per modality (see :func:`sketch`), each ``[B, n]`` float32.
+        moved: RMS displacement of ``x`` since the last true evaluation, the largest over modalities
+            and batch items; ``nan`` before the first.
         sigma: noise level the model is asked at.
         t: the family's time coordinate in 0..1, falling during sampling.
         index: schedule step that this round belongs to, from 0.
@@ -94,6 +96,7 @@ class Step:
     """
 
     x: tuple[Tensor, ...]
+    moved: float
     sigma: float
     t: float
     index: int
@@ -137,6 +140,6 @@ def sketch(x: Tensor) -> Tensor:
     return flat[:, ::stride].to(torch.float32, copy=True)
 
 
-def displacement(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> float:
-    """Largest RMS difference over modalities and batch items. Costs one device-to-host copy."""
-    return float(torch.stack([rms(p - q) for p, q in zip(a, b, strict=True)]).amax())
+def displacement(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
+    """Largest RMS difference over modalities and batch items, 0-d, left on the device."""
+    return torch.stack([rms(p - q) for p, q in zip(a, b, strict=True)]).amax()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from ..types import Step, displacement
+from ..types import Step
 from .base import RunInfo
 from .threshold import Threshold
 
@@ -63,7 +63,7 @@ class SenCache(Threshold):
 
     def score(self, step: Step, last: Step, run: RunInfo) -> float:
         alpha_x, alpha_t = run.slopes.at(last.t)
-        return alpha_x * displacement(step.x, last.x) + alpha_t * abs(step.t - last.t)
+        return alpha_x * step.moved + alpha_t * abs(step.t - last.t)
 
     def expected(self, last_t: float, t: float, run: RunInfo) -> float:
         alpha_x, alpha_t = run.slopes.at(last_t)

@@ -25,7 +25,7 @@ class Threshold(Policy):
 
     @abstractmethod
     def score(self, step: Step, last: Step, run: RunInfo) -> float:
-        """Figure of merit of reusing ``last``'s outputs at ``step``. One device sync at most."""
+        """Figure of merit of reusing ``last``'s outputs at ``step``. At most one device sync."""
 
     @abstractmethod
     def expected(self, last_t: float, t: float, run: RunInfo) -> float:
