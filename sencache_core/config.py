@@ -79,7 +79,9 @@ class CacheConfig:
                 report.say(f"Note: {note}; its figures may not fit.")
         run = RunInfo(row, schedule, slopes)
         policy, guards = self._policy(run, report)
-        return Session(Guarded(policy, guards), self.rule, run, report)
+        if not isinstance(policy, Off):
+            policy = Guarded(policy, guards)
+        return Session(policy, self.rule, run, report)
 
     def _policy(self, run: RunInfo, report: RunReport) -> tuple[Policy, Guards]:
         """The policy to run with: off where caching cannot pay, else set for the budget."""

@@ -102,7 +102,7 @@ class RunReport:
                 f"a tolerance above {best.score:.3g} there, or a smaller budget, would reuse it."
             )
         reasons = Counter(r.reason for r in self.steps)
-        if reasons.keys() == {Reason.OFF.value}:
+        if Reason.OFF.value in reasons:
             return "Nothing was reused: caching was off for this run."
         listed = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
         return (

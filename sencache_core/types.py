@@ -57,7 +57,6 @@ FORCED = frozenset(
         Reason.LONGEST_RUN,
         Reason.TIME_ROSE,
         Reason.CHANGED,
-        Reason.OFF,
     }
 )
 
