@@ -267,11 +267,18 @@ def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> P
     keep = np.unique(t, return_index=True)[1]
     mean = {"alpha_x": j_x[keep], "alpha_t": (j_t / np.sqrt(numel) / np.abs(per_timestep))[keep]}
     header = ProfileHeader(
-        family=family.name, sigmas=tuple(family.sigma(v) for v in t[keep]), samples=0, source=str(path)
+        family=family.name,
+        sigmas=tuple(family.sigma(v) for v in t[keep]),
+        samples=0,
+        source=str(path),
     )
     return Profile(header, t[keep], mean)
 
 
 #: Latent entries of the authors' calibration runs: the squares of the factors in their code
 #: (1447.978, 1099.818 and 1015.969; sencache.py of each model in vita-epfl/SenCache).
-AUTHORS_NUMEL = {"wan": 16 * 21 * 60 * 104, "cogvideox": 14 * 16 * 60 * 90, "ltx": 128 * 21 * 16 * 24}
+AUTHORS_NUMEL = {
+    "wan": 16 * 21 * 60 * 104,
+    "cogvideox": 14 * 16 * 60 * 90,
+    "ltx": 128 * 21 * 16 * 24,
+}

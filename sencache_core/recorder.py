@@ -34,8 +34,8 @@ class Recorder:
     """A runner that never reuses. Costs one extra evaluation of the leading branch per round.
 
     Between the rounds (x0, t0) and (x1, t1) it also asks for f(x1, t0). Then, in RMS,
-    ``alpha_x = |f(x1,t0) - f(x0,t0)| / |x1 - x0|`` and ``alpha_t = |f(x1,t1) - f(x1,t0)| / |t1-t0|``:
-    the paper's directional secants, with the sampler's own step as the direction and one extra
+    ``alpha_x = |f(x1, t0) - f(x0, t0)| / |x1 - x0|`` and
+    ``alpha_t = |f(x1, t1) - f(x1, t0)| / |t1 - t0|``: the paper's directional secants, with the sampler's own step as the direction and one extra
     evaluation instead of three.
     """
 
@@ -141,9 +141,7 @@ class Recorder:
         times = [t for t, _ in self._rows]
         # Samplers that go back up visit a time twice; a table needs each once: the first visit.
         keep = np.sort(np.unique(np.round(times, 9), return_index=True)[1]) if times else []
-        return Recording(
-            tuple(times[k] for k in keep), {n: c[keep] for n, c in curves.items()}
-        )
+        return Recording(tuple(times[k] for k in keep), {n: c[keep] for n, c in curves.items()})
 
 
 def _lags() -> range:

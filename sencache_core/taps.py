@@ -100,9 +100,7 @@ def _shadowed(module: nn.Module, name: str, call: StackCall) -> Iterator[None]:
 
 
 @contextmanager
-def _gated(
-    module: nn.Module, name: str, heads: tuple[str, ...], call: StackCall
-) -> Iterator[None]:
+def _gated(module: nn.Module, name: str, heads: tuple[str, ...], call: StackCall) -> Iterator[None]:
     blocks = module._modules[name]
 
     def before_head(_: nn.Module, args: tuple) -> tuple:

@@ -43,10 +43,13 @@ _OTHER_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
 #: Options that every call carries; any other name marks a special pass (skip-layer guidance,
 #: LTX-2 modality guidance...) whose outputs must not be mixed with the plain one's.
 _PLAIN_OPTIONS = frozenset(
-    "wrappers callbacks sigmas sample_sigmas cond_or_uncond uuids block_index block_type "
-    "total_blocks grid_sizes prefetch_dynamic_vbars multigpu_thread_device context_window "
-    "patches patches_replace optimized_attention_override rope_options".split()
-) | {KEY, _CALL}
+    (
+        *("wrappers", "callbacks", "patches", "patches_replace", "optimized_attention_override"),
+        *("sigmas", "sample_sigmas", "cond_or_uncond", "uuids", "context_window"),
+        *("block_index", "block_type", "total_blocks", "grid_sizes", "rope_options"),
+        *("prefetch_dynamic_vbars", "multigpu_thread_device", KEY, _CALL),
+    )
+)
 
 #: Below this noise level dividing by sigma would amplify rounding: the output is not recorded.
 _SMALLEST_SIGMA = 1e-3
