@@ -1,0 +1,280 @@
+"""SenCache Apply: a model in, the same model with caching out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..sencache_core import REUSE_RULES, CacheConfig, Guards, RunReport
+from ..sencache_core.config import TAPS
+from .host import ALIASES, CATEGORY, Throttle, make, send_event, show_text
+from .reports import Reports
+from .sockets import POLICY, PROFILE, STATS, PolicyChoice
+
+_log = logging.getLogger("sencache")
+_DEFAULT = CacheConfig()
+
+CONTROLS = ("budget", "tolerance", "policy")
+
+
+class SenCacheApply(io.ComfyNode):
+    """Patches a model so that its samplers reuse outputs that hardly change."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        guards = _DEFAULT.guards
+        return make(
+            io.Schema,
+            node_id="SenCacheApply",
+            display_name="SenCache Apply",
+            category=CATEGORY,
+            search_aliases=ALIASES,
+            description=(
+                "Makes video sampling faster: evaluations whose result can be foretold are reused "
+                "instead of computed. Place it between the model loader (and LoRAs) and the "
+                "sampler, before or after a shift node. The result is a different sample of "
+                "similar quality. Works with Wan, LTX-Video, LTX-2 and CogVideoX. Runs of fewer "
+                "than 10 steps are left alone."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample with. It is not changed."),
+                io.Float.Input(
+                    "budget",
+                    default=0.5,
+                    min=0.2,
+                    max=1.0,
+                    step=0.01,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip=(
+                        "Share of the evaluations to run in full. Lower is faster and departs "
+                        "further from the uncached sample: 0.5 takes about half the time, 0.65 is "
+                        "careful, 0.35 is for drafts. 1.0 leaves the model as it is."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "enable",
+                    default=True,
+                    optional=True,
+                    tooltip="Off passes the model through untouched, as without this node.",
+                ),
+                make(
+                    POLICY.Input,
+                    "policy",
+                    optional=True,
+                    tooltip=(
+                        "How to decide what to reuse, from SenCache Policy Select. Without it: "
+                        "the sensitivity bound of the SenCache paper. A paper preset brings its "
+                        "own tolerances, reuse rule and longest run and overrides the inputs here."
+                    ),
+                ),
+                make(
+                    PROFILE.Input,
+                    "profile",
+                    optional=True,
+                    tooltip=(
+                        "Sensitivities measured on this model, from SenCache Calibrate or Load "
+                        "Profile. Without it a closed formula of the model family is used and "
+                        "corrected by what the run shows, which is enough to start with."
+                    ),
+                ),
+                make(
+                    io.Combo.Input,
+                    "control",
+                    options=list(CONTROLS),
+                    default="budget",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What limits reuse. budget: the share of evaluations above. tolerance: "
+                        "the largest expected change of the output, below; the number of "
+                        "evaluations then depends on the prompt. policy: the settings of the "
+                        "connected policy, as they are."
+                    ),
+                ),
+                make(
+                    io.Float.Input,
+                    "tolerance",
+                    default=0.49,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Largest expected change (RMS) of the model's output over a reuse. "
+                        "Raising it reuses more. The paper's Wan settings are 0.49 and 0.98; 0 "
+                        "reuses nothing. Only read when control is tolerance."
+                    ),
+                ),
+                make(
+                    io.Combo.Input,
+                    "rule",
+                    options=list(REUSE_RULES),
+                    default=_DEFAULT.rule.name,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "How a missing output is made. hold repeats the last one, as the paper "
+                        "does; linear continues the line through the last two, usually much "
+                        "closer; quadratic uses three, for 40 or more steps."
+                    ),
+                ),
+                make(
+                    io.Float.Input,
+                    "start_percent",
+                    default=guards.start,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Share of the steps (not of the noise schedule) that are all computed at "
+                        "the start, where layout and motion form. 0.2 of 20 steps is 4 steps. "
+                        "Raising it is safer and leaves fewer steps to reuse."
+                    ),
+                ),
+                make(
+                    io.Float.Input,
+                    "end_percent",
+                    default=guards.end,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Share of the steps after which everything is computed again. 1.0 allows "
+                        "reuse to the end; the last step is always computed."
+                    ),
+                ),
+                make(
+                    io.Int.Input,
+                    "longest_run",
+                    default=guards.longest_run,
+                    min=1,
+                    max=20,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Most evaluations reused in a row. Raising it allows lower budgets at "
+                        "the price of quality; 2 or 3 is safe. A budget that cannot be met "
+                        "otherwise raises it for that run and says so."
+                    ),
+                ),
+                make(
+                    io.Combo.Input,
+                    "tap",
+                    options=list(TAPS),
+                    default=_DEFAULT.tap,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What is kept for reuse. output: the model's output, as large as the "
+                        "latent. stack: the change over the block stack, as in the paper's code; "
+                        "needs many times the memory."
+                    ),
+                ),
+                make(
+                    io.Int.Input,
+                    "min_steps",
+                    default=_DEFAULT.min_steps,
+                    min=1,
+                    max=100,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Runs of fewer steps are computed in full: distilled models and speed "
+                        "LoRAs have no steps to spare. Lower it to cache them all the same."
+                    ),
+                ),
+                make(
+                    io.Boolean.Input,
+                    "verbose",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Write a line for every evaluation to ComfyUI's log after each run.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model, with caching."),
+                STATS.Output(
+                    id="stats",
+                    display_name="stats",
+                    tooltip="What each run did; connect to SenCache Stats Viewer.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        budget: float,
+        enable: bool = True,
+        policy: PolicyChoice | None = None,
+        profile=None,
+        control: str = "budget",
+        tolerance: float = 0.49,
+        rule: str = _DEFAULT.rule.name,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        longest_run: int = 3,
+        tap: str = "output",
+        min_steps: int = 10,
+        verbose: bool = False,
+    ) -> io.NodeOutput:
+        if not enable:
+            return io.NodeOutput(model, Reports("SenCache Apply is switched off (enable)."))
+        if control not in CONTROLS:
+            raise ValueError(f"control must be one of {', '.join(CONTROLS)}, not {control!r}")
+        choice = policy or PolicyChoice(_DEFAULT.policy)
+        own_settings = choice.fixed or control == "policy"
+        if control == "budget" and budget >= 1.0 and not own_settings:
+            return io.NodeOutput(model, Reports("Caching is off: the budget is 1.0."))
+        guards = Guards(longest_run=longest_run, start=start_percent, end=end_percent)
+        config = CacheConfig(
+            policy=choice.policy,
+            rule=choice.rule or REUSE_RULES[rule](),
+            guards=choice.guards or guards,
+            budget=None if own_settings else budget,
+            profile=profile,
+            tap=tap,
+            min_steps=min_steps,
+        )
+        if control == "tolerance" and not own_settings:
+            config = replace(config, budget=None).with_tolerance(tolerance)
+        from ..sencache_core.hosts.comfy import attach
+
+        reports = Reports()
+        teller = _Teller(reports, cls.hidden.unique_id, verbose)
+        patched = attach(model, config, publish=teller.finished, live=teller.running)
+        return io.NodeOutput(patched, reports)
+
+
+class _Teller:
+    """Passes reports on to the mailbox, the node's own text and the viewers in the browser."""
+
+    def __init__(self, reports: Reports, node: str | None, verbose: bool) -> None:
+        self.reports, self.node, self.verbose = reports, node, verbose
+        self._throttle = Throttle(0.5)
+
+    def running(self, report: RunReport) -> None:
+        if self._throttle.ready():
+            total = max(len(report.steps), report.num_steps)
+            show_text(f"{len(report.steps)} of {total}: {report.reused} reused", self.node)
+            send_event("sencache.progress", {"node": self.node, "report": report.to_dict()})
+
+    def finished(self, report: RunReport) -> None:
+        self.reports.post(report)
+        text = "\n".join([report.summary(), *report.messages])
+        show_text(text, self.node)
+        if self.verbose:
+            _log.info("SenCache: %s", text)
+            for r in report.steps:
+                compared = "" if r.score is None else f" (score {r.score:.3g}, limit {r.limit:.3g})"
+                _log.info("  step %d: %s, %s%s", r.step, r.decision, r.reason, compared)

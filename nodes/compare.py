@@ -1,0 +1,89 @@
+"""SenCache Compare: how far a cached clip departs from the uncached one."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .host import CATEGORY, make
+
+AMPLIFY = 4.0
+
+
+class SenCacheCompare(io.ComfyNode):
+    """PSNR and SSIM of two batches of frames, and a picture of their difference."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="SenCacheCompare",
+            display_name="SenCache Compare",
+            category=CATEGORY,
+            search_aliases=["psnr", "ssim", "difference", "compare video"],
+            description=(
+                "Compares two clips frame by frame: how far does the cached sample depart from "
+                "the uncached one of the same seed? A lower figure means another sample, not "
+                "necessarily a worse one. Needs kornia, which ComfyUI installs."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("reference", tooltip="Frames sampled without caching."),
+                io.Image.Input("image", tooltip="Frames of the same seed and size, with caching."),
+                make(
+                    io.Float.Input,
+                    "amplify",
+                    default=AMPLIFY,
+                    min=1.0,
+                    max=50.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Factor on the difference picture, so that small ones can be seen.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(id="psnr", display_name="psnr", tooltip="Mean over frames, in dB."),
+                io.Float.Output(
+                    id="psnr_worst", display_name="psnr_worst", tooltip="Worst frame, in dB."
+                ),
+                io.Float.Output(
+                    id="ssim", display_name="ssim", tooltip="Mean over frames, 0 to 1."
+                ),
+                io.String.Output(id="table", display_name="table", tooltip="Figures per frame."),
+                io.Image.Output(
+                    id="difference",
+                    display_name="difference",
+                    tooltip="Absolute difference, amplified.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, reference, image, amplify: float = AMPLIFY) -> io.NodeOutput:
+        if reference.shape != image.shape:
+            raise ValueError(
+                f"the two clips differ in size: {tuple(reference.shape)} and {tuple(image.shape)} "
+                "(frames, height, width, channels); compare clips of the same settings"
+            )
+        try:
+            import kornia  # noqa: F401
+        except ImportError as error:
+            raise RuntimeError(
+                "SenCache Compare needs kornia, which is missing here: run 'pip install kornia' in "
+                "ComfyUI's Python"
+            ) from error
+        from ..sencache_core import metrics
+        from .host import show_text
+
+        frames = reference[..., :3].movedim(-1, 1), image[..., :3].movedim(-1, 1)
+        psnr, ssim = ([float(v) for v in f(*frames)] for f in (metrics.psnr, metrics.ssim))
+        rows = [
+            f"{i:5d}  {p:8.2f}  {s:8.4f}" for i, (p, s) in enumerate(zip(psnr, ssim, strict=True))
+        ]
+        mean, worst, likeness = sum(psnr) / len(psnr), min(psnr), sum(ssim) / len(ssim)
+        text = f"PSNR {mean:.1f} dB (worst frame {worst:.1f} dB), SSIM {likeness:.4f}"
+        table = "\n".join(["frame   PSNR dB      SSIM", *rows, text])
+        difference = ((reference - image).abs() * amplify).clamp(0, 1)
+        show_text(f"{text}\ndifference picture amplified {amplify:g} times", cls.hidden.unique_id)
+        return io.NodeOutput(mean, worst, likeness, table, difference, ui={"text": (text,)})

@@ -1,0 +1,76 @@
+"""Small bridges to ComfyUI that differ between its releases or may be missing outside a server."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+CATEGORY = "SenCache"
+ALIASES = ["teacache", "easycache", "magcache", "fbcache", "cache", "speed up", "skip steps"]
+
+
+def make(factory: Callable, *args: Any, **options: Any) -> Any:
+    """``factory(*args, **options)`` without the options that this ComfyUI does not know yet."""
+    known = inspect.signature(factory).parameters
+    return factory(*args, **{k: v for k, v in options.items() if k in known})
+
+
+class Place(NamedTuple):
+    """Where in a queued graph code runs.
+
+    Attributes:
+        prompt: id of the queued prompt, empty if unknown.
+        node: id of the node being executed, empty if unknown.
+    """
+
+    prompt: str = ""
+    node: str = ""
+
+
+def place() -> Place:
+    """Prompt and node being executed in this thread."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return Place()
+    context = get_executing_context()
+    return Place(context.prompt_id, str(context.node_id)) if context else Place()
+
+
+def show_text(text: str, node: str | None) -> None:
+    """Show ``text`` in a node of every connected browser, without any script of ours."""
+    server = _server()
+    if server is not None and node:
+        server.send_progress_text(text, node)
+
+
+def send_event(name: str, data: dict) -> None:
+    """Send a custom event to every connected browser."""
+    server = _server()
+    if server is not None:
+        server.send_sync(name, data)
+
+
+def _server() -> Any:
+    try:
+        from server import PromptServer
+    except ImportError:
+        return None
+    return getattr(PromptServer, "instance", None)
+
+
+class Throttle:
+    """Lets a call through at most once every ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = float("-inf")
+
+    def ready(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True

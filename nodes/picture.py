@@ -1,0 +1,139 @@
+"""The stats as a picture, drawn with Pillow, which every ComfyUI has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, MARGIN = 1120, 28
+RUN_HEIGHT, HEAD, STRIP, GAP = 420, 84, 40, 18
+
+PAPER, INK, DIM, GRID = "#ffffff", "#1d2433", "#667085", "#e4e7ec"
+COMPUTED, FORCED, REUSED = "#2563a8", "#7f8ea3", "#f0a63a"
+FILL = {"computed": COMPUTED, "forced": FORCED, "reused": REUSED}
+
+
+def draw_reports(payload: dict) -> torch.Tensor:
+    """The payload of the stats viewer as an image ``[1, H, W, 3]`` float32 in 0..1."""
+    runs, notes = payload["runs"], payload["notes"]
+    lines = [line for note in notes for line in _wrap(note, 130)]
+    height = MARGIN + max(1, len(runs)) * RUN_HEIGHT * bool(runs) + 22 * len(lines) + MARGIN
+    canvas = Image.new("RGB", (WIDTH, max(height, 80)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    top = MARGIN
+    for run in runs:
+        _draw_run(draw, run, top)
+        top += RUN_HEIGHT
+    for line in lines:
+        draw.text((MARGIN, top), line, fill=INK, font=_font(15))
+        top += 22
+    return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
+
+
+def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
+    title = f"{run['label']}: {run['evaluations']} of {len(run['steps'])} evaluations run"
+    draw.text((MARGIN, top), title, fill=INK, font=_font(22))
+    saved = f"{run['seconds']:.1f} s in the sampler, about {run['saved_seconds']:.1f} s saved"
+    made = f"{run['family']}, policy {run['policy']}, rule {run['rule']}, tap {run['tap']}"
+    draw.text((MARGIN, top + 30), f"{saved}   |   {made}", fill=DIM, font=_font(15))
+    message = run["why"] or " ".join(run["messages"])
+    if message:
+        draw.text((MARGIN, top + 52), _wrap(message, 130)[0], fill=INK, font=_font(15))
+    steps = run["steps"]
+    if not steps:
+        return
+    left, right = MARGIN + 60, WIDTH - MARGIN
+    width = (right - left) / len(steps)
+    strip = top + HEAD
+    for number, step in enumerate(steps):
+        box = (left + number * width, strip, left + (number + 1) * width - 2, strip + STRIP)
+        _cell(draw, box, step["decision"])
+    _legend(draw, run, left, strip + STRIP + 6)
+    chart = (left, strip + STRIP + 40, right, top + RUN_HEIGHT - 34)
+    _curves(draw, chart, steps, width)
+    draw.text((left, chart[3] + 4), "evaluation", fill=DIM, font=_font(13))
+    for number in range(0, len(steps), max(1, len(steps) // 12)):
+        draw.text(
+            (left + number * width, chart[3] + 4 + 14 * (number == 0)),
+            str(number),
+            fill=DIM,
+            font=_font(13),
+        )
+
+
+def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
+    """Colour and shape both tell: computed is full, forced full with a dot, reused half as high."""
+    x0, y0, x1, y1 = box
+    if decision == "reused":
+        y0 += (y1 - y0) * 0.55
+    draw.rectangle((x0, y0, x1, y1), fill=FILL[decision])
+    if decision == "forced":
+        x, y, r = (x0 + x1) / 2, (y0 + y1) / 2, min(4.0, (x1 - x0) / 4)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=PAPER)
+
+
+def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> None:
+    computed = run["evaluations"] - run["forced"]
+    x = left
+    for decision, count in (
+        ("computed", computed),
+        ("forced", run["forced"]),
+        ("reused", run["reused"]),
+    ):
+        _cell(draw, (x, top, x + 16, top + 16), decision)
+        text = f"{decision} {count}"
+        draw.text((x + 22, top - 1), text, fill=INK, font=_font(14))
+        x += 40 + draw.textlength(text, font=_font(14))
+    for name, colour in (("score", REUSED), ("limit", INK), ("measured error", COMPUTED)):
+        draw.line((x, top + 8, x + 22, top + 8), fill=colour, width=3)
+        draw.text((x + 28, top - 1), name, fill=INK, font=_font(14))
+        x += 46 + draw.textlength(name, font=_font(14))
+
+
+def _curves(draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width: float) -> None:
+    x0, y0, x1, y1 = box
+    series = {key: [s[key] for s in steps] for key in ("score", "limit", "error")}
+    positive = [v for values in series.values() for v in values if v and v > 0]
+    draw.rectangle(box, outline=GRID)
+    if not positive:
+        draw.text((x0 + 12, y0 + 10), "no evaluation was scored", fill=DIM, font=_font(15))
+        return
+    low = math.floor(math.log10(max(min(positive), max(positive) * 1e-5)))
+    high = max(math.ceil(math.log10(max(positive))), low + 1)
+
+    def place(number: int, value: float) -> tuple[float, float]:
+        share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
+        return x0 + (number + 0.5) * width, y1 - share * (y1 - y0)
+
+    for power in range(low, high + 1):
+        y = place(0, 10.0**power)[1]
+        draw.line((x0, y, x1, y), fill=GRID)
+        draw.text((MARGIN, y - 9), f"{10.0**power:g}", fill=DIM, font=_font(13))
+    limits = [place(i, v) for i, v in enumerate(series["limit"]) if v is not None]
+    draw.line(limits, fill=INK, width=2)
+    scores = [place(i, v) for i, v in enumerate(series["score"]) if v is not None]
+    draw.line(scores, fill=REUSED, width=2)
+    for x, y in scores:
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=REUSED)
+    for i, value in enumerate(series["error"]):
+        if value is not None:
+            x, y = place(i, value)
+            draw.rectangle((x - 4, y - 4, x + 4, y + 4), fill=COMPUTED)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + len(word) >= width:
+            lines.append(line)
+            line = ""
+        line += (" " if line else "") + word
+    return [*lines, line]
+
+
+def _font(size: int):
+    return ImageFont.load_default(size)

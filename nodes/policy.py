@@ -1,0 +1,152 @@
+"""SenCache Policy Select: its inputs grow from the fields of the policies."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from comfy_api.latest import io
+
+from ..sencache_core import POLICIES, Policy
+from ..sencache_core.presets import PRESETS
+from .host import ALIASES, CATEGORY, make
+from .sockets import POLICY, PolicyChoice
+
+PRESET = "paper preset"
+
+_ABOUT = (
+    "Chooses how SenCache Apply decides what to reuse, and with which settings. Under a budget the "
+    "settings only give the shape (strict early, looser later) and are scaled to meet it; set "
+    "control to 'policy' in SenCache Apply to use them as they are. A paper preset always rules."
+)
+_CHOICE = "The policy: " + "; ".join(f"{p.name} = {p.title}" for p in POLICIES.values()) + "."
+_PRESET = (
+    "Settings published by the paper's authors for one model family, with their reuse rule (hold) "
+    "and longest run. The share of evaluations follows from them; the budget is not used."
+)
+
+
+def _inputs(policy: type[Policy], prefix: str = "") -> list:
+    """One widget per field of a policy."""
+    return [_widget(field, prefix) for field in fields(policy)]
+
+
+def _widget(field, prefix: str):
+    name, tooltip = prefix + field.name, field.metadata.get("help")
+    if isinstance(field.default, bool):
+        return io.Boolean.Input(name, default=field.default, tooltip=tooltip)
+    if isinstance(field.default, str):
+        options = list(field.metadata["choices"])
+        return io.Combo.Input(name, options=options, default=field.default, tooltip=tooltip)
+    bounds = {key: field.metadata.get(key) for key in ("min", "max", "step")}
+    number = io.Int if isinstance(field.default, int) else io.Float
+    return number.Input(name, default=field.default, tooltip=tooltip, **bounds)
+
+
+def _choose(name: str, settings: dict) -> PolicyChoice:
+    """The choice that widgets named.
+
+    Raises:
+        ValueError: no such policy or setting. The message lists what there is.
+    """
+    if name == PRESET:
+        if settings.get("preset") not in PRESETS:
+            raise ValueError(f"the preset must be one of {', '.join(PRESETS)}")
+        preset = PRESETS[settings["preset"]]
+        return PolicyChoice(preset.policy, preset.rule, preset.guards, fixed=True)
+    if name not in POLICIES:
+        raise ValueError(f"unknown policy {name!r}; there are {', '.join(POLICIES)} and {PRESET}")
+    known = {field.name for field in fields(POLICIES[name])}
+    if unknown := settings.keys() - known:
+        raise ValueError(
+            f"policy {name!r} has no setting {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
+    return PolicyChoice(POLICIES[name](**settings))
+
+
+def _schema(inputs: list):
+    return make(
+        io.Schema,
+        node_id="SenCachePolicySelect",
+        display_name="SenCache Policy Select",
+        category=CATEGORY,
+        search_aliases=ALIASES,
+        description=_ABOUT,
+        inputs=inputs,
+        outputs=[POLICY.Output(id="choice", display_name="policy", tooltip="For SenCache Apply.")],
+    )
+
+
+class _Dynamic(io.ComfyNode):
+    """Shows the widgets of the chosen policy only."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        option = io.DynamicCombo.Option
+        options = [option(name, _inputs(policy)) for name, policy in POLICIES.items()]
+        preset = io.Combo.Input("preset", options=list(PRESETS), tooltip=_PRESET)
+        choice = io.DynamicCombo.Input(
+            "policy", options=[*options, option(PRESET, [preset])], tooltip=_CHOICE
+        )
+        return _schema([choice])
+
+    @classmethod
+    def execute(cls, policy: dict | None) -> io.NodeOutput:
+        settings = dict(policy or {})
+        return io.NodeOutput(_choose(settings.pop("policy", "sencache"), settings))
+
+
+class _Plain(io.ComfyNode):
+    """For ComfyUI without dynamic combos: settings as lines of text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        example = "\n".join(f"{f.name} = {f.default}" for f in fields(POLICIES["sencache"]))
+        return _schema(
+            [
+                io.Combo.Input("policy", options=[*POLICIES, PRESET], tooltip=_CHOICE),
+                io.Combo.Input("preset", options=list(PRESETS), tooltip=_PRESET),
+                io.String.Input(
+                    "settings",
+                    multiline=True,
+                    default="",
+                    placeholder=example,
+                    tooltip="Settings of the policy, one 'name = value' per line; empty: defaults.",
+                ),
+            ]
+        )
+
+    @classmethod
+    def execute(cls, policy: str, preset: str, settings: str = "") -> io.NodeOutput:
+        if policy == PRESET:
+            return io.NodeOutput(_choose(policy, {"preset": preset}))
+        return io.NodeOutput(_choose(policy, parse_settings(policy, settings)))
+
+
+def parse_settings(policy: str, text: str) -> dict:
+    """Settings from lines ``name = value``; blank lines and ``#`` comments are skipped.
+
+    Raises:
+        ValueError: a line that is none, or a value that is no number where one is due.
+    """
+    defaults = {f.name: f.default for f in fields(POLICIES[policy])} if policy in POLICIES else {}
+    out = {}
+    for line in text.splitlines():
+        line = line.split("#")[0].strip()
+        if not line:
+            continue
+        name, sign, value = (part.strip() for part in line.partition("="))
+        if not sign or not value:
+            raise ValueError(f"cannot read the setting {line!r}; write it as name = value")
+        default = defaults.get(name, "")
+        try:
+            if isinstance(default, bool):
+                out[name] = {"true": True, "false": False}[value.lower()]
+            else:
+                out[name] = type(default)(value)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{value!r} is no {type(default).__name__} for {name}") from error
+    return out
+
+
+SenCachePolicySelect = _Dynamic if hasattr(io, "DynamicCombo") else _Plain

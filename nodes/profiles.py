@@ -1,0 +1,84 @@
+"""Load and save profiles."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sencache_core import Profile
+from . import folders
+from .host import CATEGORY, make
+from .sockets import PROFILE
+
+_NONE = "none found: run SenCache Calibrate"
+
+
+class SenCacheProfileLoad(io.ComfyNode):
+    """Picks a saved profile."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="SenCacheProfileLoad",
+            display_name="SenCache Load Profile",
+            category=CATEGORY,
+            search_aliases=["sencache profile", "calibration"],
+            description="Loads measured sensitivities for SenCache Apply.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=folders.profile_names() or [_NONE],
+                    tooltip=(
+                        "Profiles saved by SenCache Calibrate or Save Profile, and those that come "
+                        "with the pack. Press R in the graph to refresh the list. A profile of "
+                        "another model family is refused when sampling starts."
+                    ),
+                )
+            ],
+            outputs=[PROFILE.Output(id="profile", display_name="profile")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str):
+        try:
+            return folders.profile_path(name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return ""
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        return io.NodeOutput(Profile.load(folders.profile_path(name)))
+
+
+class SenCacheProfileSave(io.ComfyNode):
+    """Writes a profile where Load Profile finds it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="SenCacheProfileSave",
+            display_name="SenCache Save Profile",
+            category=CATEGORY,
+            search_aliases=["sencache profile", "calibration"],
+            description="Saves a profile under a name of your choice in ComfyUI's user folder.",
+            is_output_node=True,
+            inputs=[
+                PROFILE.Input("profile", tooltip="From SenCache Calibrate or Load Profile."),
+                io.String.Input(
+                    "name",
+                    default="my_profile",
+                    tooltip=(
+                        "File name without extension. If it is taken, a number is added; nothing "
+                        "is overwritten."
+                    ),
+                ),
+            ],
+            outputs=[io.String.Output(id="path", display_name="path")],
+        )
+
+    @classmethod
+    def execute(cls, profile: Profile, name: str) -> io.NodeOutput:
+        path = folders.new_profile_path(name)
+        folders.write_profile(profile, path)
+        return io.NodeOutput(str(path), ui={"text": (f"Saved as {path.name}",)})

@@ -1,0 +1,55 @@
+"""The mailbox between a sampler, which runs late, and the nodes that show what it did."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..sencache_core import RunReport
+from .host import Place, place
+
+#: Runs kept per sampler node. A node samples more than once per prompt only inside loops.
+MOST_RUNS = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run and where it ran."""
+
+    report: RunReport
+    place: Place
+
+
+class Reports:
+    """Reports of every sampler that used one patched model; what ``SENCACHE_STATS`` carries.
+
+    Sampling happens long after the node that made the model was executed, perhaps in a later prompt
+    (ComfyUI keeps the model). So reports are posted here, by sampler node, and a node's older ones
+    go when it runs again in another prompt.
+
+    Attributes:
+        note: why no run will ever arrive, empty if some may.
+    """
+
+    def __init__(self, note: str = "") -> None:
+        self.note = note
+        self._entries: list[Entry] = []
+        self._lock = threading.Lock()
+
+    def post(self, report: RunReport) -> None:
+        """Called from the sampler's thread at the end of a run."""
+        here = place()
+        with self._lock:
+            kept = [
+                e
+                for e in self._entries
+                if e.place.node != here.node or e.place.prompt == here.prompt
+            ]
+            self._entries = [*kept, Entry(report, here)][-MOST_RUNS:]
+
+    def read(self, nodes: Collection[str] | None = None) -> list[Entry]:
+        """Latest runs, oldest first; only those of ``nodes`` where any of them ran."""
+        with self._lock:
+            own = [e for e in self._entries if nodes and e.place.node in nodes]
+            return own or list(self._entries)

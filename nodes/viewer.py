@@ -1,0 +1,114 @@
+"""SenCache Stats Viewer: what the runs did, in the node, as a picture and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from comfy_api.latest import io
+
+from .host import CATEGORY, make, place
+from .picture import draw_reports
+from .reports import Entry, Reports
+from .sockets import STATS
+
+PAYLOAD_VERSION = 1
+
+
+class SenCacheStatsViewer(io.ComfyNode):
+    """Passes the latent through; being after the sampler, it runs when the reports are in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make(
+            io.Schema,
+            node_id="SenCacheStatsViewer",
+            display_name="SenCache Stats Viewer",
+            category=CATEGORY,
+            search_aliases=["sencache stats", "cache stats", "plot", "chart"],
+            description=(
+                "Shows which evaluations were computed, forced or reused, the scores against "
+                "their limit, the measured error and the time. Place it after the sampler: the "
+                "latent passes through unchanged."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Latent.Input("latent", tooltip="The sampler's result; passed on unchanged."),
+                STATS.Input("stats", tooltip="From SenCache Apply."),
+                STATS.Input(
+                    "stats_2",
+                    optional=True,
+                    tooltip=(
+                        "From a second SenCache Apply: the low-noise expert of Wan 2.2, or "
+                        "another stage."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                io.Image.Output(id="plot", display_name="plot", tooltip="The chart as a picture."),
+                io.String.Output(
+                    id="json",
+                    display_name="json",
+                    tooltip="All figures as JSON. Connect to a text node to read or save them.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    def execute(cls, latent: dict, stats: Reports, stats_2: Reports | None = None) -> io.NodeOutput:
+        upstream = _upstream(cls.hidden.dynprompt, cls.hidden.unique_id)
+        mailboxes = [box for box in (stats, stats_2) if box is not None]
+        entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream)]
+        data = payload(entries, [box.note for box in mailboxes if box.note])
+        text = json.dumps(data, indent=2, allow_nan=False)
+        summary = "\n".join(
+            [*(f"{r['label']}: {r['summary']}" for r in data["runs"]), *data["notes"]]
+        )
+        picture = draw_reports(data)
+        return io.NodeOutput(latent, picture, text, ui={"sencache": [data], "text": [summary]})
+
+
+def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
+    """The web's contract: ``{"version", "runs": [report + label], "notes"}``.
+
+    Args:
+        entries: runs with the number of the stats input they came by.
+        notes: sentences that belong to no run.
+    """
+    now = place().prompt
+    notes = list(notes)
+    if any(entry.place.prompt and entry.place.prompt != now for _, entry in entries):
+        notes.append(
+            "Figures of an earlier run: ComfyUI kept the sampler's result, so it did not run again."
+        )
+    if not entries and not notes:
+        notes.append(
+            "No run to show yet: no sampler has used the model of this SenCache Apply. Connect its "
+            "model output to the sampler and this node's latent input to the sampler's output."
+        )
+    runs = []
+    for number, (index, entry) in enumerate(entries, 1):
+        label = f"Run {number}" if len(entries) > 1 else "Run"
+        if any(i for i, _ in entries):
+            label += f" (stats_{index + 1})" if index else " (stats)"
+        runs.append({"label": label, "node": entry.place.node, **entry.report.to_dict()})
+    return {"version": PAYLOAD_VERSION, "runs": runs, "notes": notes}
+
+
+def _upstream(prompt, node: str | None) -> frozenset[str]:
+    """Ids of all nodes that the latent input depends on. Empty if the graph cannot be read."""
+    seen: set[str] = set()
+    try:
+        link = prompt.get_node(node)["inputs"]["latent"]
+        queue = [str(link[0])]
+        while queue:
+            current = queue.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            inputs = prompt.get_node(current)["inputs"].values()
+            queue += [str(v[0]) for v in inputs if isinstance(v, list) and len(v) == 2]
+    except Exception:  # ids of expanded subgraphs vary by release; all runs are shown then
+        return frozenset()
+    return frozenset(seen)
