@@ -105,6 +105,8 @@ class RunReport:
         if Reason.OFF.value in reasons:
             return "Nothing was reused: caching was off for this run."
         listed = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+        if not reasons.keys() <= {reason.value for reason in FORCED}:
+            return f"Nothing was reused: {listed}. A smaller budget or a longer interval would."
         return (
             f"Nothing was reused: a guard forced every evaluation: {listed}. Widen start/end, "
             "shorten the warm-up or allow longer runs."
