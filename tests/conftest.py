@@ -57,6 +57,18 @@ def comfyui_obstacle() -> str | None:
     return None
 
 
+class PlainRoot:
+    """Collects the repository root as a folder, not as the package that its __init__.py makes it:
+    pytest would import the pack, and with it ComfyUI, before the first test."""
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Dir | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(PlainRoot())
+
+
 def pytest_report_header() -> str:
     obstacle = comfyui_obstacle()
     if obstacle:

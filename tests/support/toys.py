@@ -1,0 +1,113 @@
+"""Small denoisers and samplers with known behaviour, shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sencache_core import FAMILIES, Branch, CacheConfig, Recorder, RunReport, Schedule, flow_sigmas
+from sencache_core.hosts import loop
+from sencache_core.policies import Prior, RunInfo
+
+COND, UNCOND = Branch("cond"), Branch("uncond")
+WAN = FAMILIES["wan"]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Counted:
+    """Wraps a model ``f(x, sigma, condition)``; ``calls`` counts how often it ran."""
+
+    def __init__(self, function: Callable[[Tensor, float, float], Tensor]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, x: Tensor, sigma: float, condition: float) -> Tensor:
+        self.calls += 1
+        return self.function(x, sigma, condition)
+
+
+def curved() -> Counted:
+    """A flow denoiser whose trajectories bend, as trained ones do."""
+
+    def velocity(x: Tensor, sigma: float, condition: float) -> Tensor:
+        clean = torch.tanh(x * 2 + condition) * (1 - 0.5 * sigma)
+        return (x - clean) / max(sigma, 0.05)
+
+    return Counted(velocity)
+
+
+def straight(velocity_rms: float) -> Counted:
+    """A constant velocity of the given RMS: ``x = x0 + sigma v`` for every sigma."""
+
+    def velocity(x: Tensor, sigma: float, condition: float) -> Tensor:
+        v = noise(*x.shape, seed=7)
+        return v * (velocity_rms / v.square().mean().sqrt())
+
+    return Counted(velocity)
+
+
+def schedule(steps: int = 20, shift: float = 5.0, sampler: str = "euler") -> Schedule:
+    return Schedule(flow_sigmas(steps, shift), sampler)
+
+
+def run_info(sched: Schedule | None = None) -> RunInfo:
+    return RunInfo(WAN, sched or schedule(), Prior(WAN))
+
+
+def report(steps: int = 20) -> RunReport:
+    return RunReport("wan", "sencache", "linear", "output", steps)
+
+
+def recorder(sched: Schedule) -> Recorder:
+    return Recorder(run_info(sched), report(sched.num_steps))
+
+
+def cached_run(
+    config: CacheConfig,
+    sched: Schedule,
+    model: Callable | None = None,
+    x: Tensor | None = None,
+    guidance: float = 1.0,
+) -> tuple[Tensor, RunReport]:
+    """Sample with a new session; cond and uncond if there is guidance."""
+    conditions = {"cond": 0.4} if guidance == 1.0 else {"cond": 0.4, "uncond": 0.0}
+    session = config.start(WAN, sched)
+    x = noise(1, 2, 3, 4) if x is None else x
+    drive = heun if sched.sampler == "heun" else loop.sample
+    out = drive(model or curved(), x, sched, conditions, guidance, session)
+    return out, session.report
+
+
+def plain_run(sched: Schedule, model: Callable | None = None, guidance: float = 1.0) -> Tensor:
+    conditions = {"cond": 0.4} if guidance == 1.0 else {"cond": 0.4, "uncond": 0.0}
+    drive = heun if sched.sampler == "heun" else loop.sample
+    return drive(model or curved(), noise(1, 2, 3, 4), sched, conditions, guidance)
+
+
+def heun(model, x, sched, conditions, guidance=1.0, runner=None) -> Tensor:
+    """Heun's sampler over a runner: every sigma but the first and the last is visited twice."""
+
+    def velocity(x: Tensor, sigma: float) -> Tensor:
+        if runner is not None:
+            runner.begin((x,), sigma)
+        outputs = {
+            role: loop._call(model, x, sigma, Branch(role), condition, runner)
+            for role, condition in conditions.items()
+        }
+        if "uncond" not in outputs:
+            return outputs["cond"]
+        return outputs["uncond"] + guidance * (outputs["cond"] - outputs["uncond"])
+
+    for sigma, following in zip(sched.sigmas[:-1], sched.sigmas[1:], strict=True):
+        first = velocity(x, sigma)
+        ahead = x + (following - sigma) * first
+        if following > 0:
+            ahead = x + (following - sigma) * (first + velocity(ahead, following)) / 2
+        x = ahead
+    if runner is not None:
+        runner.finish(True)
+    return x

@@ -1,0 +1,145 @@
+"""The run report, pinned by a golden file that the browser code's tests read too.
+
+Run this file as a script to write the golden file anew after a deliberate change.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sencache_core import RunReport, StepRecord, flow_sigmas
+from sencache_core.stats import decision_name
+from sencache_core.types import FORCED, Reason
+
+GOLDEN = Path(__file__).parent / "fixtures" / "run_report.json"
+
+
+def golden_report() -> RunReport:
+    """Ten steps: two forced at each end, then every kind of decision."""
+    rows = [
+        ("forced", Reason.FIRST, None, None, None),
+        ("forced", Reason.WARMUP, None, None, 0.041),
+        ("computed", Reason.OVER, 0.62, 0.49, 0.012),
+        ("reused", Reason.WITHIN, 0.31, 0.49, None),
+        ("computed", Reason.OVER, 0.58, 0.49, 0.0075),
+        ("reused", Reason.WITHIN, 0.33, 0.49, None),
+        ("reused", Reason.BUDGET_SPENT, 0.52, 0.49, None),
+        ("forced", Reason.LONGEST_RUN, None, None, 0.0188),
+        ("computed", Reason.BUDGET_LEFT, 0.44, 0.49, 0.0203),
+        ("forced", Reason.COOLDOWN, None, None, 0.0312),
+    ]
+    report = RunReport(
+        family="wan",
+        policy="sencache",
+        rule="linear",
+        tap="output",
+        num_steps=10,
+        budget=0.7,
+        calls=14,
+        calls_saved=6,
+        history_bytes=196608,
+        messages=["Note: the profile was measured with euler, this is uni_pc."],
+        completed=True,
+    )
+    sigmas = flow_sigmas(10, 5.0)
+    for number, (decision, reason, score, limit, error) in enumerate(rows):
+        reused = decision == "reused"
+        report.steps.append(
+            StepRecord(
+                ordinal=number,
+                step=number,
+                sigma=sigmas[number],
+                t=sigmas[number],
+                decision=decision,
+                reason=reason.value,
+                score=score,
+                limit=limit,
+                error=error,
+                calls=0 if reused else 2,
+                seconds=0.0625 if reused else 1.5,
+            )
+        )
+    return report
+
+
+def test_golden_file():
+    assert json.loads(GOLDEN.read_text()) == golden_report().to_dict()
+
+
+def test_counts():
+    report = golden_report()
+    assert (report.evaluations, report.reused) == (7, 3)
+    assert report.to_dict()["forced"] == 4
+    assert report.seconds == 7 * 1.5 + 3 * 0.0625
+    assert report.saved_seconds() == pytest.approx(3 * (1.5 - 0.0625))
+    assert "7 of 10 evaluations run, 3 reused" in report.summary()
+
+
+def test_saved_time_is_never_negative():
+    report = golden_report()
+    for record in report.steps:
+        record.seconds = 2.0 if record.decision == "reused" else 0.1
+    assert report.saved_seconds() == 0.0
+
+
+def test_json_has_no_infinity():
+    report = golden_report()
+    report.steps[0].sigma = float("inf")
+    assert json.loads(report.to_json())["steps"][0]["sigma"] is None
+
+
+def test_a_message_is_said_once():
+    report = golden_report()
+    report.say("again")
+    report.say("again")
+    assert report.messages.count("again") == 1
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_decision_names(reason):
+    assert decision_name(True, reason) == "reused"
+    assert decision_name(False, reason) == ("forced" if reason in FORCED else "computed")
+
+
+def why(*reasons: Reason, scores=()) -> str | None:
+    report = RunReport("wan", "sencache", "linear", "output", 10)
+    for number, reason in enumerate(reasons):
+        score, limit = scores[number] if scores else (None, None)
+        name = decision_name(False, reason)
+        report.steps.append(
+            StepRecord(number, number, 0.5, 0.5, name, reason.value, score, limit, calls=1)
+        )
+    return report.why_nothing_was_reused()
+
+
+def test_why_names_the_closest_score():
+    text = why(Reason.OVER, Reason.OVER, scores=[(0.9, 0.1), (0.31, 0.1)])
+    assert "0.31 against 0.1" in text
+    assert "step 1" in text
+
+
+def test_why_off():
+    assert "off" in why(Reason.FIRST, Reason.OFF, Reason.OFF, Reason.COOLDOWN)
+    assert "guard" not in why(Reason.FIRST, Reason.OFF, Reason.OFF, Reason.COOLDOWN)
+
+
+def test_why_guards():
+    text = why(Reason.FIRST, Reason.WINDOW, Reason.WINDOW, Reason.COOLDOWN)
+    assert "guard forced" in text
+    assert "outside start/end (2)" in text
+
+
+def test_why_schedule():
+    text = why(Reason.FIRST, Reason.SCHEDULED_COMPUTE, Reason.COOLDOWN)
+    assert "guard" not in text
+    assert "scheduled evaluation" in text
+
+
+def test_why_is_silent_when_something_was_reused():
+    assert golden_report().why_nothing_was_reused() is None
+    assert RunReport("wan", "off", "hold", "output", 5).why_nothing_was_reused() is None
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(golden_report().to_json(indent=2) + "\n")
