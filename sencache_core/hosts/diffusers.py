@@ -1,0 +1,301 @@
+"""Attach a cache, or a recorder, to the transformer of a diffusers pipeline."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import CacheConfig
+from ..policies import Off, Prior, RunInfo
+from ..profile import ProfileHeader, Recording
+from ..recorder import Recorder
+from ..schedule import Schedule
+from ..session import Runner
+from ..stats import RunReport
+from ..types import Branch
+from ._diffusers import (
+    Clock,
+    Container,
+    ContextName,
+    HookRegistry,
+    ModelHook,
+    at_timestep,
+    clocks_of,
+    header_of,
+    noisy_channels,
+    same,
+)
+
+HOOK_NAME = "sencache"
+
+
+@dataclass
+class _Run:
+    """One sampling run of one transformer.
+
+    Attributes:
+        runner: caches or measures.
+        rounds: evaluation rounds to be expected, ``None`` if unknown.
+        timestep, inputs: of the present round; ``inputs`` are owned copies.
+        calls: how often each (context name, conditioning) was seen in the present round.
+        conditions: distinct text conditionings of the run, in order of appearance.
+        containers: output container by branch and ``return_dict``.
+    """
+
+    runner: Runner
+    rounds: int | None
+    timestep: float = math.inf
+    inputs: tuple[Tensor, ...] = ()
+    calls: Counter = field(default_factory=Counter)
+    conditions: list[Tensor | None] = field(default_factory=list)
+    containers: dict[Any, Container | None] = field(default_factory=dict)
+
+
+class _Hook(ModelHook):
+    """Stands around one transformer's ``forward``.
+
+    Args:
+        clock: its timesteps.
+        start: makes the runner of a run, given its schedule (or ``None``) and a header.
+        opened: called when a run begins.
+        publish: called with the runner of every run that has ended.
+    """
+
+    _is_stateful = True
+
+    def __init__(self, clock: Clock, start, opened, publish) -> None:
+        super().__init__()
+        self.clock, self.start, self.opened, self.publish = clock, start, opened, publish
+        self.context, self.warned = ContextName(), False
+        self.run: _Run | None = None
+
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        self.signature = inspect.signature(module.forward)
+        return module
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        self.finish()
+        return module
+
+    def new_forward(self, module: nn.Module, *args, **kwargs):
+        forward = self.fn_ref.original_forward
+        if torch.is_grad_enabled() and any(
+            tensor.requires_grad
+            for tensor in (*module.parameters(), *args, *kwargs.values())
+            if isinstance(tensor, Tensor)
+        ):
+            if not self.warned:
+                self.warned = True
+                warnings.warn("no caching with gradients on: use torch.no_grad()", stacklevel=3)
+            return forward(*args, **kwargs)
+        try:
+            return self._call(module, forward, self.signature.bind(*args, **kwargs))
+        except BaseException:
+            self.finish(failed=True)
+            raise
+
+    def _call(self, module: nn.Module, forward, call: inspect.BoundArguments):
+        arguments = call.arguments
+        run = self._round(module, arguments)
+        branch = self._branch(run, arguments)
+        key = (branch, arguments.get("return_dict", True))
+        if container := run.containers.get(key):
+            payload = run.runner.predict((branch,), container.shape)
+            if payload is not None:
+                return container.put(payload)
+
+        def evaluate_at(sigma: float) -> Tensor:
+            moved = at_timestep(arguments, self.clock.timestep(sigma))
+            return Container.of(forward(**moved))[1]
+
+        output = forward(*call.args, **call.kwargs)
+        run.containers[key], payload = Container.of(output)
+        if payload is None:
+            run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
+        run.runner.observe((branch,), payload, evaluate_at)
+        return output
+
+    def _round(self, module: nn.Module, arguments: dict[str, Any]) -> _Run:
+        """The run that this call belongs to, with its evaluation round opened if it is new."""
+        names = ("hidden_states", "audio_hidden_states")
+        inputs = tuple(arguments[n] for n in names if arguments.get(n) is not None)
+        timestep = float(torch.as_tensor(arguments["timestep"]).max())
+        run = self.run
+        if run is not None:
+            changed = [x.shape for x in inputs] != [x.shape for x in run.inputs]
+            same_time = timestep == run.timestep and not changed
+            if same_time and all(map(torch.equal, inputs, run.inputs)):
+                return run
+            full = run.rounds is not None and len(run.runner.report.steps) >= run.rounds
+            if changed or full or timestep > run.timestep:
+                self.finish()
+        if self.run is None:
+            self.opened(self)
+            schedule = self.clock.schedule(timestep)
+            header = header_of(module, self.clock.family, schedule, inputs)
+            runner = self.start(self.clock, schedule, header)
+            self.run = _Run(runner, len(schedule.rounds) if schedule else None)
+        run = self.run
+        run.timestep, run.inputs = timestep, tuple(x.clone() for x in inputs)
+        run.calls.clear()
+        noisy = noisy_channels(self.clock.family, module, inputs[0])
+        run.runner.begin((noisy, *inputs[1:]), self.clock.sigma(timestep))
+        return run
+
+    def _branch(self, run: _Run, arguments: dict[str, Any]) -> Branch:
+        """Key of this call: the pipeline's name for it, its conditioning and its turn.
+
+        Guidance calls of pipelines that name nothing differ by conditioning; calls that share it
+        (perturbed attention, skipped layers) by their order among calls with equal t and x.
+        """
+        text = arguments.get("encoder_hidden_states")
+        known = (i for i, other in enumerate(run.conditions) if same(text, other))
+        if (index := next(known, None)) is None:
+            index = len(run.conditions)
+            run.conditions.append(text)
+        name = self.context.name
+        turn = run.calls[name, index]
+        run.calls[name, index] += 1
+        role = {None: "cond" if index == 0 else "call", "cond_uncond": "cond"}.get(name, name)
+        return Branch(role, (index, turn))
+
+    def finish(self, failed: bool = False) -> None:
+        """End the run, if there is one. It counts as completed if all its rounds were seen."""
+        run, self.run = self.run, None
+        if run is not None:
+            all_seen = len(run.runner.report.steps) >= (run.rounds or 0)
+            run.runner.finish(all_seen and not failed)
+            self.publish(run.runner)
+
+
+class Attachment:
+    """A cache, or a recorder, on one or two transformers. Also a context manager.
+
+    Attributes:
+        reports: one a run, newest last. A run ends with the pipeline, with the next one's start,
+            with an error, or at :meth:`detach`.
+        recordings: one a run, if this attachment measures.
+    """
+
+    def __init__(self, start: Callable[..., Runner], on_report: Callable | None = None) -> None:
+        self.reports: list[RunReport] = []
+        self.recordings: list[Recording] = []
+        self._start, self._on_report = start, on_report
+        self._hooks: list[tuple[nn.Module, _Hook, bool, Callable]] = []
+
+    def add(self, module: nn.Module, clock: Clock) -> None:
+        registry = HookRegistry.check_if_exists_or_initialize(module)
+        if registry.get_hook(HOOK_NAME) is not None:
+            raise ValueError("this model has a SenCache attached already; detach it first")
+        hook = _Hook(clock, self._start, self._opened, self._publish)
+        plain = "forward" not in vars(module)
+        registry.register_hook(hook, HOOK_NAME)
+        self._hooks.append((module, hook, plain, module.forward))
+
+    def detach(self) -> None:
+        """End open runs and leave every model as it was found."""
+        while self._hooks:
+            module, hook, plain, installed = self._hooks.pop()
+            registry, outer = module._diffusers_hook, module.forward
+            registry.remove_hook(HOOK_NAME, recurse=False)
+            if getattr(module, "_old_forward", None) is installed:
+                # accelerate has wrapped the hook since (model offload) and calls it by this name.
+                module._old_forward, module.forward = module.forward, outer
+            elif plain and not registry.hooks:
+                del module.forward
+            if not registry.hooks:
+                del module._diffusers_hook
+            hook.finish()
+
+    def _opened(self, hook: _Hook) -> None:
+        for _, other, *_ in self._hooks:
+            if other is not hook:
+                other.finish()
+
+    def _publish(self, runner: Runner) -> None:
+        self.reports.append(runner.report)
+        if isinstance(runner, Recorder):
+            self.recordings.append(runner.recording())
+        if self._on_report is not None:
+            self._on_report(runner.report)
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.detach()
+
+
+def attach(
+    model: Any,
+    config: CacheConfig,
+    scheduler: Any = None,
+    num_steps: int | None = None,
+    on_report: Callable[[RunReport], None] | None = None,
+) -> Attachment:
+    """Cache the calls of a diffusers transformer.
+
+    Attach before ``enable_model_cpu_offload``. To compile, use ``compile_repeated_blocks``.
+
+    Args:
+        model: a pipeline, or its transformer. Both transformers of a Wan 2.2 pipeline are cached,
+            each as a run of its own.
+        config: how to cache.
+        scheduler: where a bare transformer's noise levels are read at the start of each run.
+        num_steps: instead of ``scheduler``, for flow models: as if noise fell evenly to 0.
+        on_report: called with the report of every run that has ended.
+
+    Raises:
+        ValueError: unknown transformer class, no schedule, a cache attached already, or a tap other
+            than ``"output"``.
+        ProfileError: the profile belongs to another family or tap.
+    """
+    if config.tap != "output":
+        raise ValueError(f"this host caches the output only; set tap='output', not {config.tap!r}")
+
+    def start(clock: Clock, schedule: Schedule | None, header: ProfileHeader) -> Runner:
+        if schedule is not None:
+            return config.start(clock.family, schedule, header)
+        off = replace(config, policy=Off(), budget=None)
+        runner = off.start(clock.family, Schedule((1.0, 0.0)), header)
+        runner.report.say("Caching is off: the first timestep is not on the scheduler's list.")
+        return runner
+
+    clocks = clocks_of(model, scheduler, num_steps)
+    if config.profile is not None:
+        config.profile.mismatches(ProfileHeader(clocks[0][1].family.name))
+    return _attached(Attachment(start, on_report), clocks)
+
+
+def record(model: Any, scheduler: Any = None, num_steps: int | None = None) -> Attachment:
+    """Measure the sensitivities of a transformer while it samples; see ``Attachment.recordings``.
+
+    Args and errors as for :func:`attach`. Costs one more evaluation a step.
+    """
+
+    def start(clock: Clock, schedule: Schedule | None, header: ProfileHeader) -> Runner:
+        if schedule is None:
+            raise ValueError("the first timestep is not on the scheduler's list")
+        family, steps = clock.family, schedule.num_steps
+        report = RunReport(family.name, "calibration", "none", "output", steps)
+        return Recorder(RunInfo(family, schedule, Prior(family)), report)
+
+    return _attached(Attachment(start), clocks_of(model, scheduler, num_steps))
+
+
+def _attached(attachment: Attachment, clocks: list[tuple[nn.Module, Clock]]) -> Attachment:
+    try:
+        for module, clock in clocks:
+            attachment.add(module, clock)
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
