@@ -1,0 +1,137 @@
+"""Imports go strictly down; policies and reuse rules, and the hosts, do not know each other."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sencache_core
+
+ROOT = Path(sencache_core.__file__).resolve().parents[1]
+CORE = ROOT / "sencache_core"
+
+#: Level of each module or folder of the core: it may import lower ones only, and its own folder.
+LEVELS = {
+    "types": 0,
+    "schedule": 0,
+    "families": 0,
+    "fingerprint": 0,
+    "metrics": 0,
+    "tiny": 0,
+    "profile": 1,
+    "stats": 1,
+    "taps": 1,
+    "policies": 2,
+    "reuse": 2,
+    "presets": 3,
+    "session": 3,
+    "recorder": 4,
+    "config": 4,
+    "hosts": 5,
+    "demo": 6,
+    "cli": 7,
+}
+#: Public rooms of the core that nodes may use beside the package's own names.
+OPEN_TO_NODES = {"config", "hosts.comfy", "metrics", "presets", "profile", "tiny"}
+#: What modules below the hosts may import of other projects.
+CORE_LIBRARIES = {"numpy", "safetensors", "torch"}
+
+FILES = sorted(p for p in CORE.rglob("*.py"))
+NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """Dotted name of a module inside the core, ``""`` for the core's own ``__init__``."""
+    parts = path.relative_to(CORE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """``(module, names, dots)`` of every import of a file, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, (), 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", tuple(alias.name for alias in node.names), node.level
+
+
+def core_imports(path: Path) -> Iterator[str]:
+    """Dotted names of the core's modules that a file of the core imports."""
+    folder = path.relative_to(CORE).parts[:-1]
+    for module, names, dots in imports(path):
+        if dots:
+            base = folder[: len(folder) - dots + 1]
+            if module:
+                yield ".".join((*base, module))
+            else:
+                yield from (".".join((*base, name)) for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_down(path):
+    own = name_of(path).split(".")[0]
+    if not own:
+        return
+    assert own in LEVELS, f"give {own} a level in LEVELS"
+    for target in core_imports(path):
+        room = target.split(".")[0]
+        if room == "__version__":
+            continue
+        assert room in LEVELS, f"{own} imports {target}, which has no level"
+        assert room == own or LEVELS[room] < LEVELS[own], f"{own} must not import {target}"
+
+
+@pytest.mark.parametrize("path", FILES + NODE_FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_are_relative(path):
+    for module, _, dots in imports(path):
+        assert dots or module.split(".")[0] not in {"sencache_core", "nodes"}, module
+
+
+def test_hosts_do_not_import_each_other():
+    hosts = CORE / "hosts"
+    for path in hosts.glob("*.py"):
+        own = path.stem.removeprefix("_")
+        for target in core_imports(path):
+            room, _, other = target.partition(".")
+            if room == "hosts" and path.stem != "__init__":
+                assert other.removeprefix("_") == own, f"{path.name} imports {target}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_core_needs_what_comfyui_has(path):
+    own = name_of(path).split(".")[0]
+    if LEVELS.get(own, 0) >= LEVELS["hosts"] or own in {"tiny", "metrics"}:
+        return
+    for module, _, dots in imports(path):
+        top = module.split(".")[0]
+        if not dots:
+            assert top in CORE_LIBRARIES or top in sys.stdlib_module_names, module
+
+
+@pytest.mark.parametrize("path", NODE_FILES, ids=lambda p: p.stem)
+def test_nodes_use_public_names(path):
+    depth = len(path.relative_to(ROOT).parts)
+    for module, names, dots in imports(path):
+        if dots < depth or not module.startswith("sencache_core"):
+            continue
+        room = module.removeprefix("sencache_core").removeprefix(".")
+        if room:
+            assert room in OPEN_TO_NODES, f"{path.name} imports {module}"
+            assert not any(name.startswith("_") for name in names)
+        else:
+            public = set(sencache_core.__all__) | OPEN_TO_NODES | {"__version__"}
+            assert set(names) <= public, f"{path.name} imports {names}"
+
+
+def test_pack_door_is_guarded():
+    """A lone import of the root ``__init__`` (pytest, linters) must not pull in ComfyUI."""
+    door = ROOT / "__init__.py"
+    if not door.exists():
+        pytest.skip("sencache_core is installed without the pack")
+    tree = ast.parse(door.read_text(encoding="utf-8"))
+    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    outside = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node.test) for node in guarded] == ["__package__"]
+    assert not outside
