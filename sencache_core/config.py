@@ -22,7 +22,7 @@ class CacheConfig:
     Attributes:
         policy: decides when to skip.
         rule: makes the missing outputs.
-        guards: where reuse is allowed.
+        guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs.
         budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
             own tolerance or options rule.
         profile: measured sensitivities; ``None`` uses the family's closed-form prior.
@@ -107,17 +107,19 @@ class CacheConfig:
         evaluations = max(1, round(self.budget * rounds))
         if evaluations >= rounds:
             return Off(), self.guards
-        guards = self.guards
-        try:
-            guards = fit_guards(self.guards, evaluations, run)
-        except ValueError as error:
-            report.say(f"Caching is off: {error}.")
-            return Off(), self.guards
-        if guards.longest_run > self.guards.longest_run:
+        guards = fit_guards(self.guards, evaluations, run)
+        forced = guards.fewest(run.schedule.steps(), steps)
+        if forced > evaluations:
+            report.say(
+                f"The budget of {evaluations} of {rounds} evaluations cannot be met: start/end, "
+                f"warm-up and the longest run force {forced}, which is what this run spends."
+            )
+        elif guards.longest_run > self.guards.longest_run:
             report.say(
                 f"{evaluations} of {rounds} evaluations need up to {guards.longest_run} reuses in "
                 f"a row; the limit of {self.guards.longest_run} was raised for this run."
             )
+        evaluations = max(evaluations, forced)
         return self.policy.for_budget(evaluations, run, guards), guards
 
     def with_tolerance(self, tolerance: float) -> CacheConfig:

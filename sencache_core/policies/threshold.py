@@ -15,6 +15,10 @@ from .base import Guards, Policy, RunInfo
 #: speed along its trajectory changes slowly, single displacements are noisy.
 RATIO_MEMORY = 0.3
 
+#: Reuses in a row that a budget may demand (ours): the smallest budget offered, 0.2 of 20 steps,
+#: needs 6; beyond about 8 a forecast is a guess.
+LONGEST_RUN = 8
+
 
 class Threshold(Policy):
     """A policy with a score: reuse while ``score < limit``.
@@ -150,18 +154,15 @@ class Budgeted(Policy):
 
 
 def fit_guards(guards: Guards, evaluations: int, run: RunInfo) -> Guards:
-    """``guards`` with the longest run widened as far as ``evaluations`` demand, and no further.
+    """``guards`` with the shortest ``longest_run`` that leaves room for ``evaluations``.
 
-    Raises:
-        ValueError: the forced first and last steps alone exceed the budget.
+    At equal cost many short runs of reuse beat few long ones (paper, ablation of n: 32.8, 29.0,
+    28.1 and 26.5 dB for n = 1, 3, 4 and 7). If even :data:`LONGEST_RUN` reuses in a row are too
+    few, because warm-up, last steps and start/end force too much, that many are returned.
     """
     steps, num_steps = run.schedule.steps(), run.schedule.num_steps
-    for longest in range(guards.longest_run, len(steps) + 1):
-        wider = replace(guards, longest_run=longest)
-        if wider.fewest(steps, num_steps) <= evaluations:
-            return wider
-    raise ValueError(
-        f"a budget of {evaluations} evaluations cannot be met: warm-up, last steps and start/end "
-        f"force {replace(guards, longest_run=len(steps)).fewest(steps, num_steps)}; lower them or "
-        "raise the budget"
-    )
+    for longest in range(1, max(guards.longest_run, LONGEST_RUN) + 1):
+        fitted = replace(guards, longest_run=longest)
+        if fitted.fewest(steps, num_steps) <= evaluations:
+            break
+    return fitted
