@@ -35,8 +35,8 @@ class Recorder:
 
     Between the rounds (x0, t0) and (x1, t1) it also asks for f(x1, t0). Then, in RMS,
     ``alpha_x = |f(x1, t0) - f(x0, t0)| / |x1 - x0|`` and
-    ``alpha_t = |f(x1, t1) - f(x1, t0)| / |t1 - t0|``: the paper's directional secants, with the sampler's own step as the direction and one extra
-    evaluation instead of three.
+    ``alpha_t = |f(x1, t1) - f(x1, t0)| / |t1 - t0|``: the paper's directional secants, with the
+    sampler's own step as the direction and one extra evaluation instead of three.
     """
 
     def __init__(self, run: RunInfo, report: RunReport) -> None:
