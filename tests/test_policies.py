@@ -1,0 +1,259 @@
+"""What every policy must keep, and what each of them promises."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import COND, WAN, cached_run, noise, plain_run, run_info, schedule
+
+from sencache_core import POLICIES, CacheConfig, Guards, Interval, Off, SenCache
+from sencache_core.policies import Guarded, Threshold, fit_guards
+from sencache_core.types import Decision, Reason, Step
+
+by_policy = pytest.mark.parametrize("name", POLICIES)
+THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
+
+#: The setting of each policy at which it never reuses.
+STRICTEST = {"sencache": SenCache(tolerance=0, early_tolerance=0), "interval": Interval(1.0)}
+STRICTEST["off"] = Off()
+LOOSE = {"sencache": SenCache(1.0, 1.0), "interval": Interval(4.0), "off": Off()}
+
+
+def step(t: float, moved: float = 0.1, **changes) -> Step:
+    x = (noise(1, 8),)
+    return replace(Step(x, moved, t, t, index=10, num_steps=20, ordinal=10, run=0), **changes)
+
+
+def evaluations(config, sched):
+    return cached_run(config, sched, x=noise(1, 8))[1].evaluations
+
+
+@by_policy
+def test_names_and_options(name):
+    policy = POLICIES[name]()
+    assert policy.name == name
+    assert policy.title
+    for option in fields(policy):
+        assert {"min", "max", "step", "help"} <= option.metadata.keys(), option.name
+        assert option.metadata["min"] <= option.default <= option.metadata["max"]
+
+
+@by_policy
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_strictest_setting_is_bit_identical(name, sampler, guidance):
+    sched = schedule(sampler=sampler)
+    config = CacheConfig(policy=STRICTEST[name], budget=None)
+    out, report = cached_run(config, sched, guidance=guidance)
+    assert report.reused == 0
+    assert torch.equal(out, plain_run(sched, guidance=guidance))
+
+
+@by_policy
+def test_budget_one_is_bit_identical(name):
+    sched = schedule()
+    out, report = cached_run(CacheConfig(policy=LOOSE[name], budget=1.0), sched, guidance=4.0)
+    assert report.reused == 0
+    assert torch.equal(out, plain_run(sched, guidance=4.0))
+
+
+@by_policy
+def test_decisions_leave_their_input_alone(name):
+    policy, run = LOOSE[name], run_info()
+    now, last = step(0.5), step(0.6)
+    before = [now.x[0].clone(), last.x[0].clone()]
+    y = noise(1, 8, seed=3)
+    kept = y.clone()
+    state = policy.start(run)
+    _, state = policy.decide(now, last, state)
+    policy.observe(now, y, state)
+    assert torch.equal(now.x[0], before[0])
+    assert torch.equal(last.x[0], before[1])
+    assert torch.equal(y, kept)
+
+
+@by_policy
+def test_two_runs_share_nothing(name):
+    config, sched = CacheConfig(policy=LOOSE[name], budget=0.5), schedule()
+    first, one = cached_run(config, sched, guidance=3.0)
+    second, two = cached_run(config, sched, guidance=3.0)
+    assert torch.equal(first, second)
+    assert [r.decision for r in one.steps] == [r.decision for r in two.steps]
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+@given(
+    last=st.floats(0.1, 1.0),
+    back=st.floats(0.0, 0.09),
+    moved=st.floats(0, 3),
+    tolerances=st.tuples(st.floats(0, 5), st.floats(0, 5)),
+    index=st.integers(0, 19),
+)
+def test_looser_tolerance_never_computes_more(name, last, back, moved, tolerances, index):
+    """For one fixed anchor. Over a whole run anchors move, and so this need not hold."""
+    strict, loose = (POLICIES[name]().with_tolerance(t) for t in sorted(tolerances))
+    now, anchor = step(last - back, moved, index=index), step(last)
+    decided = [p.decide(now, anchor, p.start(run_info()))[0].reuse for p in (strict, loose)]
+    assert decided != [True, False]
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_comparison_is_strict(name):
+    """A latent that stands still scores 0, and a tolerance of 0 still computes it."""
+    policy = STRICTEST[name]
+    decision, _ = policy.decide(step(0.5, moved=0.0), step(0.5), policy.start(run_info()))
+    assert (decision.reuse, decision.score) == (False, 0.0)
+
+
+def test_sencache_score_is_the_papers():
+    """S = alpha_x RMS(dx) + alpha_t |dt|, both alphas read at the anchor."""
+    alpha_x, alpha_t, _ = WAN.prior(0.8)
+    decision, _ = SenCache(0.7, 0.1).decide(step(0.75, 0.3), step(0.8), run_info())
+    assert decision.score == pytest.approx(alpha_x * 0.3 + alpha_t * 0.05)
+    assert decision.limit == 0.7
+
+
+def test_sencache_is_stricter_early():
+    policy = SenCache(0.7, 0.1, early_share=0.2)
+    limits = [policy.decide(step(0.5, index=i), step(0.5), run_info())[0].limit for i in range(20)]
+    assert limits == [0.1] * 4 + [0.7] * 16
+
+
+def test_sencache_tolerance_keeps_the_ratio():
+    assert SenCache(0.5, 0.05).with_tolerance(1.0) == SenCache(1.0, 0.1)
+    assert SenCache(0.0, 0.0).with_tolerance(1.0).early_tolerance == 0
+
+
+@pytest.mark.parametrize("steps", [10, 20, 50])
+@pytest.mark.parametrize("interval", [1, 1.5, 2, 2.5, 3])
+def test_interval_is_even(steps, interval):
+    guards = Guards(longest_run=steps)
+    config = CacheConfig(policy=Interval(interval), guards=guards, budget=None)
+    report = cached_run(config, schedule(steps))[1]
+    computed = [r.ordinal for r in report.steps[:-1] if r.decision != "reused"]
+    gaps = [b - a for a, b in zip(computed[:-1], computed[1:], strict=True)]
+    assert max(gaps) - min(gaps) <= 1
+    assert sum(gaps) / len(gaps) == pytest.approx(interval, abs=1 / len(gaps))
+
+
+@pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [20, 30, 50])
+def test_budgets_are_met_exactly(name, sampler, steps):
+    for shift in (1.0, 8.0):
+        sched = schedule(steps, shift, sampler)
+        rounds = len(sched.rounds)
+        for percent in range(20, 101, 5):
+            config = CacheConfig(policy=LOOSE[name], budget=percent / 100)
+            assert evaluations(config, sched) == round(percent / 100 * rounds), (shift, percent)
+
+
+@pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_budgets_are_met_under_any_guards(name, data):
+    steps = data.draw(st.integers(10, 40))
+    guards = Guards(
+        warmup=data.draw(st.integers(1, 6)),
+        cooldown=data.draw(st.integers(0, 4)),
+        longest_run=data.draw(st.integers(1, 6)),
+        start=data.draw(st.floats(0, 0.4)),
+        end=data.draw(st.floats(0.6, 1)),
+    )
+    budget = data.draw(st.floats(0.15, 1))
+    sched = schedule(steps, data.draw(st.floats(1, 12)))
+    report = cached_run(CacheConfig(policy=LOOSE[name], guards=guards, budget=budget), sched)[1]
+    asked = round(budget * steps)
+    forced = fit_guards(guards, asked, run_info(sched)).fewest(sched.steps(), steps)
+    assert report.evaluations == max(asked, forced)
+    assert any("cannot be met" in m for m in report.messages) == (forced > asked)
+
+
+def test_budget_is_met_whatever_the_scores():
+    """A model that jumps in mid-run spoils the forecast of the scores, not the count."""
+
+    def jumpy(x, sigma, condition):
+        return torch.full_like(x, 30.0 if sigma < 0.7 else -0.01)
+
+    sched = schedule(30)
+    report = cached_run(CacheConfig(budget=0.4), sched, jumpy)[1]
+    assert report.evaluations == 12
+
+
+def test_guards_force():
+    guards = Guards(warmup=3, cooldown=2, longest_run=2, start=0.2, end=0.8)
+    config = CacheConfig(policy=SenCache(1e9, 1e9), guards=guards, budget=None)
+    report = cached_run(config, schedule(20))[1]
+    reasons = [r.reason for r in report.steps]
+    assert reasons[:4] == [Reason.FIRST, Reason.WARMUP, Reason.WARMUP, Reason.WINDOW]
+    assert reasons[4:10] == [Reason.WITHIN, Reason.WITHIN, Reason.LONGEST_RUN] * 2
+    assert reasons[16:18] == [Reason.WINDOW] * 2
+    assert reasons[18:] == [Reason.COOLDOWN] * 2
+    assert {r.decision for r in report.steps[:4]} == {"forced"}
+
+
+def test_rising_noise_is_computed():
+    policy = Guarded(SenCache(1e9, 1e9), Guards())
+    state = policy.start(run_info())
+    assert policy.decide(step(0.8), step(0.5), state)[0] == Decision(False, Reason.TIME_ROSE)
+    assert policy.decide(step(0.5), step(0.5), state)[0].reuse
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Guards(start=0.6, end=0.5),
+        lambda: Guards(warmup=0),
+        lambda: Guards(longest_run=-1),
+        lambda: Interval(0.5),
+        lambda: SenCache(tolerance=-1),
+        lambda: SenCache(early_share=2),
+        lambda: CacheConfig(budget=0),
+        lambda: CacheConfig(budget=1.2),
+        lambda: CacheConfig(tap="attention"),
+        lambda: CacheConfig(policy=Interval()).with_tolerance(0.1),
+    ],
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"\w{3}"):
+        wrong()
+
+
+def test_too_few_steps_turn_caching_off():
+    report = cached_run(CacheConfig(budget=0.5), schedule(8))[1]
+    assert report.reused == 0
+    assert any("8 steps" in message for message in report.messages)
+    assert cached_run(CacheConfig(budget=0.5, min_steps=5), schedule(8))[1].reused == 4
+
+
+def test_a_budget_the_guards_forbid_says_so():
+    """The run then spends what the guards force, and no more."""
+    config = CacheConfig(budget=0.3, guards=Guards(warmup=15, longest_run=9))
+    report = cached_run(config, schedule(20))[1]
+    assert report.evaluations == 16
+    assert any("cannot be met" in message for message in report.messages)
+
+
+def test_a_small_budget_widens_the_longest_run_and_says_so():
+    report = cached_run(CacheConfig(budget=0.2, guards=Guards(longest_run=1)), schedule(20))[1]
+    assert report.evaluations == 4
+    assert any("in a row" in message for message in report.messages)
+
+
+def test_unknown_model_and_noisy_sampler_are_told():
+    session = CacheConfig().start(None, schedule(20, sampler="euler_ancestral"))
+    said = " ".join(session.report.messages)
+    assert "no known family" in said
+    assert "fresh noise" in said
+
+
+def test_configurations_are_shareable():
+    config = CacheConfig()
+    one, two = config.start(WAN, schedule()), config.start(WAN, schedule())
+    one.begin((noise(1, 4),), 1.0)
+    one.observe((COND,), noise(1, 4), lambda sigma: None)
+    assert two.report.steps == []
+    with pytest.raises(AttributeError):
+        config.budget = 0.1
