@@ -154,13 +154,18 @@ class Session:
             return None
         chunk = [shape[0] // len(branches), *shape[1:]]
         histories = [self._history.get(branch) for branch in branches]
-        # A branch that appears in mid-run (a prompt schedule, a guidance with its own range, a new
-        # control) has nothing to forecast from: its whole call is computed, the round goes on.
-        if any(not h or list(h[-1].y.shape) != chunk for h in histories):
+        # A branch that appears in mid-run, or was absent from the last evaluation (a prompt schedule,
+        # a guidance with its own range, a new control), has nothing fresh to forecast from: its
+        # whole call is computed, the round goes on.
+        if any(not self._fresh(h) or list(h[-1].y.shape) != chunk for h in histories):
             return None
         self.report.calls_saved += 1
         parts = [self.rule.predict(self._step.t, h) for h in histories]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _fresh(self, history: list[Anchor] | None) -> bool:
+        """Whether a branch was computed at the last true evaluation, or since."""
+        return bool(history) and history[-1].t <= self._last.t + 1e-9
 
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
