@@ -112,9 +112,7 @@ def calibration_prompts(count: int = 24) -> list[str]:
 def random_spec(rng: random.Random) -> ClipSpec:
     """A random training spec; never one with a held-out (colour, shape, motion)."""
     while True:
-        spec = ClipSpec(
-            *(rng.choice(list(t)) for t in (COLOURS, SHAPES, MOTIONS, TONES, PATTERNS))
-        )
+        spec = ClipSpec(*(rng.choice(list(t)) for t in (COLOURS, SHAPES, MOTIONS, TONES, PATTERNS)))
         if spec.triple not in HELD_OUT_TRIPLES:
             return spec
 
@@ -190,9 +188,7 @@ def _signed_distance(shape: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tens
         return torch.maximum(side, v - 0.6)
     if shape == "cross":
         a, b = u.abs(), v.abs()
-        return torch.minimum(
-            torch.maximum(a - 0.32, b - 1.0), torch.maximum(a - 1.0, b - 0.32)
-        )
+        return torch.minimum(torch.maximum(a - 0.32, b - 1.0), torch.maximum(a - 1.0, b - 0.32))
     if shape == "bar":
         return torch.maximum(u.abs() - 1.05, v.abs() - 0.33)
     raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")

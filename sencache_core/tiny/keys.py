@@ -82,7 +82,7 @@ _PAIRS: dict[str, list[tuple[str, str]]] = {
 
 
 def _split_block(key: str) -> tuple[str, str]:
-    """"blocks.3.x" -> ("blocks.{i}.x", "3"); keys outside blocks keep their name."""
+    """Split off the block number: blocks.3.x -> (blocks.{i}.x, 3)."""
     parts = key.split(".")
     if parts[0] in ("blocks", "transformer_blocks"):
         return ".".join([parts[0], "{i}", *parts[2:]]), parts[1]
@@ -94,7 +94,7 @@ def _rename(family: str, key: str, source: int) -> str:
     for pair in _PAIRS[family]:
         old, new = pair[source], pair[1 - source]
         if pattern == old or (old.endswith(".") and pattern.startswith(old)):
-            return (new + pattern[len(old):]).replace("{i}", block)
+            return (new + pattern[len(old) :]).replace("{i}", block)
     raise KeyError(f"unexpected weight name for the tiny {family} model: {key}")
 
 
