@@ -271,10 +271,13 @@ class _Teller:
 
     def finished(self, report: RunReport) -> None:
         self.reports.post(report)
-        text = "\n".join([report.summary(), *report.messages])
-        show_text(text, self.node)
+        short = (
+            f"{report.evaluations} of {len(report.steps)} evaluations run\n"
+            f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved"
+        )
+        show_text("\n".join([short, *report.messages]), self.node)
         if self.verbose:
-            _log.info("SenCache: %s", text)
+            _log.info("SenCache: %s", " ".join([report.summary(), *report.messages]))
             for r in report.steps:
                 compared = "" if r.score is None else f" (score {r.score:.3g}, limit {r.limit:.3g})"
                 _log.info("  step %d: %s, %s%s", r.step, r.decision, r.reason, compared)

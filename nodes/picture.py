@@ -55,14 +55,10 @@ def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
     _legend(draw, run, left, strip + STRIP + 6)
     chart = (left, strip + STRIP + 40, right, top + RUN_HEIGHT - 34)
     _curves(draw, chart, steps, width)
-    draw.text((left, chart[3] + 4), "evaluation", fill=DIM, font=_font(13))
-    for number in range(0, len(steps), max(1, len(steps) // 12)):
-        draw.text(
-            (left + number * width, chart[3] + 4 + 14 * (number == 0)),
-            str(number),
-            fill=DIM,
-            font=_font(13),
-        )
+    for number in range(0, len(steps), max(1, math.ceil(len(steps) / 12))):
+        x = left + (number + 0.5) * width
+        draw.text((x, chart[3] + 6), str(number), fill=DIM, font=_font(13), anchor="ma")
+    draw.text((MARGIN, chart[3] + 6), "evaluation", fill=DIM, font=_font(13), anchor="la")
 
 
 def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
@@ -97,7 +93,8 @@ def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> No
 def _curves(draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width: float) -> None:
     x0, y0, x1, y1 = box
     series = {key: [s[key] for s in steps] for key in ("score", "limit", "error")}
-    positive = [v for values in series.values() for v in values if v and v > 0]
+    # A limit of next to nothing means "compute the rest": it is drawn along the bottom.
+    positive = [v for key in ("score", "error") for v in series[key] if v and v > 0]
     draw.rectangle(box, outline=GRID)
     if not positive:
         draw.text((x0 + 12, y0 + 10), "no evaluation was scored", fill=DIM, font=_font(15))
@@ -106,7 +103,7 @@ def _curves(draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width:
     high = max(math.ceil(math.log10(max(positive))), low + 1)
 
     def place(number: int, value: float) -> tuple[float, float]:
-        share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
+        share = (math.log10(min(max(value, 10.0**low), 10.0**high)) - low) / (high - low)
         return x0 + (number + 0.5) * width, y1 - share * (y1 - y0)
 
     for power in range(low, high + 1):

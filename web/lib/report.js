@@ -1,0 +1,110 @@
+// Pure functions from the viewer's payload to what is shown. No DOM, no ComfyUI.
+
+export const DECISIONS = ["computed", "forced", "reused"];
+
+/** Short text for a number: three significant digits, "-" for none. */
+export function figure(value) {
+  if (value === null || value === undefined) return "-";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  return size >= 1e-3 && size < 1e4
+    ? String(Number(value.toPrecision(3)))
+    : value.toExponential(1);
+}
+
+/** Seconds for people: 0.42 s, 12.3 s, 2:05. */
+export function clock(seconds) {
+  if (seconds < 1) return `${seconds.toFixed(2)} s`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")} min`;
+}
+
+/** Relative error as a percentage. */
+export function percent(error) {
+  return error === null || error === undefined ? "-" : `${figure(100 * error)} %`;
+}
+
+/** Evaluations and time apart: the one is not the other. */
+export function headline(run) {
+  const total = run.steps.length;
+  const live = run.live ? ` (running, ${run.num_steps} steps)` : "";
+  return {
+    evaluations: `${run.evaluations} of ${total} evaluations run, ${run.reused} reused${live}`,
+    time: `${clock(run.seconds)} in the sampler, about ${clock(run.saved_seconds)} saved time`,
+    share: total ? run.evaluations / total : 0,
+  };
+}
+
+/** How often each decision was taken, in the order of DECISIONS. */
+export function counts(run) {
+  return DECISIONS.map((decision) => ({
+    decision,
+    count: run.steps.filter((step) => step.decision === decision).length,
+  }));
+}
+
+/** Lines for the user: messages, why nothing was reused, an unfinished run. */
+export function lines(run) {
+  const out = [];
+  if (!run.completed && !run.live) out.push("This run was interrupted or failed.");
+  if (run.why) out.push(run.why);
+  out.push(...run.messages);
+  return out;
+}
+
+/** Settings of a run in one line. */
+export function settings(run) {
+  const limit = run.budget === null || run.budget === undefined ? "" : `, budget ${run.budget}`;
+  const memory = run.history_bytes ? `, ${(run.history_bytes / 2 ** 20).toFixed(1)} MiB held` : "";
+  return `${run.family}, policy ${run.policy}, rule ${run.rule}, tap ${run.tap}${limit}${memory}`;
+}
+
+export const COLUMNS = ["#", "step", "sigma", "decision", "reason", "score", "limit", "error", "calls", "time"];
+
+/** One row of cells per evaluation round. */
+export function rows(run) {
+  return run.steps.map((step) => [
+    String(step.ordinal),
+    String(step.step),
+    figure(step.sigma),
+    step.decision,
+    step.reason,
+    figure(step.score),
+    figure(step.limit),
+    percent(step.error),
+    String(step.calls),
+    clock(step.seconds),
+  ]);
+}
+
+/** Hover text of one evaluation round. */
+export function hover(step) {
+  const parts = [`evaluation ${step.ordinal}, step ${step.step}: ${step.decision} (${step.reason})`];
+  if (step.score !== null) parts.push(`score ${figure(step.score)}, limit ${figure(step.limit)}`);
+  if (step.error !== null) parts.push(`a forecast here was ${percent(step.error)} off`);
+  parts.push(`sigma ${figure(step.sigma)}, ${step.calls} model calls, ${clock(step.seconds)}`);
+  return parts.join("\n");
+}
+
+/** The payload from what ComfyUI stores for a node, or null. */
+export function fromOutput(output) {
+  const payload = output?.sencache?.[0];
+  return payload?.version === 1 ? payload : null;
+}
+
+/** A payload that shows one run still under way. */
+export function livePayload(report) {
+  return { version: 1, runs: [{ label: "Run", ...report, live: true }], notes: [] };
+}
+
+/** Latest stored payload of a node in ComfyUI's history, newest prompt first, or null. */
+export function fromHistory(history, nodeId, workflowId) {
+  const prompts = Object.values(history).sort((a, b) => b.prompt[0] - a.prompt[0]);
+  for (const entry of prompts) {
+    const owner = entry.prompt[3]?.extra_pnginfo?.workflow?.id;
+    const payload = fromOutput(entry.outputs?.[nodeId]);
+    if (payload && workflowId && owner === workflowId) return payload;
+  }
+  return null;
+}
