@@ -54,6 +54,7 @@ class Recorder:
         sketches = sketch_latent(x, self.run.family)
         before = self._previous.x if self._previous else None
         sigma, moved = read_round(sigma, sketches, before)
+        self._tick()
         t = self.run.family.time(sigma)
         self._now = _Round(sketches, sigma, t, moved)
         record = StepRecord(
@@ -65,8 +66,13 @@ class Recorder:
             reason="calibration",
         )
         self.report.steps.append(record)
-        self._started = time.perf_counter()
         return Decision(False, Reason.OFF)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        if self.report.steps:
+            self.report.steps[-1].seconds = now - self._started
+        self._started = now
 
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> None:
         return None
@@ -87,11 +93,12 @@ class Recorder:
         chunks = len(branches)
         truth = y.chunk(chunks)[position].clone()
         past = self._past[-1] if self._past else None
-        if previous and past is not None and past.y.shape == truth.shape:
+        if previous and past is not None and past.t == previous.t and past.y.shape == truth.shape:
             dt = abs(now.t - previous.t)
             if dt > 1e-9 and now.moved > 0:
                 between = evaluate_at(previous.sigma).chunk(chunks)[position].float()
                 self.report.calls += 1
+                self.report.steps[-1].calls += 1
                 self._rows.append((previous.t, self._curves(truth, between, dt)))
         if past is not None and abs(past.t - now.t) < 1e-9:
             self._past.pop()
@@ -120,10 +127,10 @@ class Recorder:
 
     def _close_round(self) -> None:
         if self._now is not None:
-            self.report.steps[-1].seconds = time.perf_counter() - self._started
             self._previous, self._now = self._now, None
 
     def finish(self, completed: bool) -> RunReport:
+        self._tick()
         self._close_round()
         self._past.clear()
         self._previous = None

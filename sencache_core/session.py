@@ -111,6 +111,7 @@ class Session:
         family, schedule = self.run.family, self.run.schedule
         sketches = sketch_latent(x, family)
         sigma, moved = read_round(sigma, sketches, self._last.x if self._last else None)
+        self._tick()
         step = Step(
             x=sketches,
             moved=moved,
@@ -134,8 +135,18 @@ class Session:
             limit=decision.limit,
         )
         self.report.steps.append(self._record)
-        self._started = time.perf_counter()
         return decision
+
+    def _tick(self) -> None:
+        """One round's time ends, the next one's begins.
+
+        Called right after a device-to-host copy: it waits for the device, so that a round's time
+        holds its own work and not just the launch of it.
+        """
+        now = time.perf_counter()
+        if self._record is not None:
+            self._record.seconds = now - self._started
+        self._started = now
 
     def _decide(self, step: Step) -> Decision:
         last = self._last
@@ -154,9 +165,9 @@ class Session:
             return None
         chunk = [shape[0] // len(branches), *shape[1:]]
         histories = [self._history.get(branch) for branch in branches]
-        # A branch that appears in mid-run, or was absent from the last evaluation (a prompt schedule,
-        # a guidance with its own range, a new control), has nothing fresh to forecast from: its
-        # whole call is computed, the round goes on.
+        # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
+        # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
+        # call is computed, the round goes on.
         if any(not self._fresh(h) or list(h[-1].y.shape) != chunk for h in histories):
             return None
         self.report.calls_saved += 1
@@ -198,10 +209,9 @@ class Session:
         return branch == self._leader
 
     def _close_round(self) -> None:
-        """Book the round that has ended: its time, and what a true evaluation teaches."""
+        """Book the round that has ended: what a true evaluation teaches, and the memory held."""
         if self._step is None:
             return
-        self._record.seconds = time.perf_counter() - self._started
         if self._decision.reuse:
             self._reused_in_a_row += 1
         else:
@@ -218,6 +228,7 @@ class Session:
             values = torch.stack([error for _, error in self._errors]).tolist()
             for (record, _), value in zip(self._errors, values, strict=True):
                 record.error = value
+        self._tick()
         self._errors.clear()
         self._history.clear()
         self._last = self._state = None
