@@ -1,0 +1,179 @@
+"""Calibration: slopes and forecast errors of models whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+from toys import COND, UNCOND, WAN, Counted, curved, noise, recorder, report, schedule
+
+from sencache_core import Profile, ProfileHeader, Recorder, Schedule, flow_sigmas
+from sencache_core.hosts import loop
+from sencache_core.policies import Prior, RunInfo
+from sencache_core.profile import CURVES, LAGGED, combine
+from sencache_core.recorder import MAX_LAG
+
+
+def record(model, sched, conditions=None, x=None):
+    runner = recorder(sched)
+    x = noise(1, 2, 3, 4) if x is None else x
+    out = loop.sample(model, x, sched, conditions or {"cond": 0.4}, 3.0, runner)
+    return runner, out
+
+
+def test_slopes_of_a_linear_model_are_exact():
+    """f = a x + b t: alpha_x = |a| and alpha_t = |b| at every time."""
+    runner, _ = record(lambda x, sigma, c: 0.7 * x - 1.9 * sigma, schedule(20))
+    curves = runner.recording().curves
+    assert np.allclose(curves["alpha_x"], 0.7, rtol=1e-4)
+    assert np.allclose(curves["alpha_t"], 1.9, rtol=1e-4)
+
+
+def test_speed_size_and_ratio():
+    sched = Schedule((1.0, 0.8, 0.5, 0.0), "euler")
+    runner, _ = record(lambda x, sigma, c: torch.full_like(x, 2 * sigma), sched)
+    recording = runner.recording()
+    assert recording.t == (1.0, 0.8)
+    assert np.allclose(recording.curves["speed"], [2.0, 1.6])  # |dx/dt| = |v|
+    assert np.allclose(recording.curves["output_rms"], [1.6, 1.0])
+    assert np.allclose(recording.curves["ratio"], [0.8, 1.0 / 1.6])
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_costs_one_extra_call_a_round(guided):
+    model = curved()
+    conditions = {"cond": 0.4, "uncond": 0.0} if guided else {"cond": 0.4}
+    runner, _ = record(model, schedule(20), conditions)
+    assert model.calls == 20 * len(conditions) + 19
+    assert runner.report.calls == model.calls == sum(r.calls for r in runner.report.steps)
+    assert runner.report.evaluations == 20
+    assert runner.report.completed
+
+
+def test_recording_does_not_change_the_run():
+    x, sched = noise(1, 2, 3, 4), schedule(20)
+    _, out = record(curved(), sched, {"cond": 0.4, "uncond": 0.0})
+    plain = loop.sample(curved(), x, sched, {"cond": 0.4, "uncond": 0.0}, 3.0)
+    assert torch.equal(out, plain)
+
+
+def test_forecast_errors_of_a_known_quadratic():
+    """y = t^2 at even spacing h. Over lag d, hold errs by (2 t + dh) dh, a line by 2 (dh)^2."""
+    steps, h = 12, 1 / 12
+    sched = Schedule(flow_sigmas(steps), "euler")
+    runner, _ = record(lambda x, sigma, c: torch.full_like(x, 1 + sigma**2), sched)
+    recording = runner.recording()
+    assert recording.curves["error_hold"].shape == (steps - 1, MAX_LAG)
+    for row in range(steps - 1):
+        t = recording.t[row] - h  # where the forecast is wanted
+        truth = 1 + t**2
+        for lag in range(1, MAX_LAG + 1):
+            d = lag * h
+            hold, line, parabola = (recording.curves[name][row, lag - 1] for name in LAGGED)
+            if row + 1 < lag:
+                assert np.isnan([hold, line, parabola]).all()
+                continue
+            assert hold == pytest.approx((2 * t + d) * d / truth, rel=1e-3)
+            if row + 1 >= 2 * lag:
+                assert line == pytest.approx(2 * d * d / truth, rel=1e-2)
+            else:
+                assert np.isnan(line)
+            if row + 1 >= 3 * lag:
+                assert parabola == pytest.approx(0, abs=1e-5)
+
+
+def test_batched_guidance_measures_the_conditional_half():
+    def run(batched):
+        runner = recorder(schedule(3))
+        for k, sigma in enumerate(schedule(3).sigmas[:-1]):
+            x = noise(1, 6, seed=k)
+            runner.begin((x,), sigma)
+            both = torch.cat([5 * x + sigma, 0.7 * x - 1.9 * sigma])
+            at = {UNCOND: lambda s, x=x: 5 * x + s, COND: lambda s, x=x: 0.7 * x - 1.9 * s}
+            if batched:
+                assert runner.predict((UNCOND, COND), both.shape) is None
+                runner.observe(
+                    (UNCOND, COND), both, lambda s, at=at: torch.cat([at[UNCOND](s), at[COND](s)])
+                )
+            else:
+                for branch, part in zip((UNCOND, COND), both.chunk(2), strict=True):
+                    runner.observe((branch,), part, at[branch])
+        runner.finish(True)
+        return runner.recording().curves
+
+    split, batched = run(False), run(True)
+    assert np.allclose(batched["alpha_x"], 0.7, rtol=1e-4)
+    assert np.allclose(split["alpha_t"], batched["alpha_t"])
+
+
+def test_a_time_visited_twice_counts_once():
+    """Heun-like visits: no division by zero, rising table."""
+    runner = recorder(schedule(4))
+    for k, sigma in enumerate((1.0, 0.8, 0.8, 0.5, 0.5, 0.2)):
+        x = noise(1, 6, seed=k)
+        runner.begin((x,), sigma)
+        runner.observe((COND,), 0.5 * x + sigma, lambda s, x=x: 0.5 * x + s)
+    runner.finish(True)
+    recording = runner.recording()
+    assert recording.t == (1.0, 0.8, 0.5)
+    assert np.allclose(recording.curves["alpha_x"], 0.5, rtol=1e-4)
+
+
+def test_changed_shapes_and_missing_outputs_are_passed_over():
+    runner = recorder(schedule(5))
+    for sigma, size in ((1.0, 4), (0.8, 6), (0.6, 6)):
+        x = noise(1, size)
+        runner.begin((x,), sigma)
+        runner.observe((COND,), x * sigma, lambda s, x=x: x * s)
+    runner.begin((noise(1, 6, seed=1),), 0.4)
+    runner.observe((COND,), None, lambda s: None)
+    runner.begin((noise(1, 6, seed=2),), 0.2)
+    runner.observe((COND,), noise(1, 6), lambda s: noise(1, 6))
+    runner.finish(True)
+    assert runner.recording().t == ()  # x did not move from 0.8 to 0.6; 0.4 gave no output
+
+
+def test_calibrate_save_load_and_use(tmp_path):
+    """The whole way: record two seeds, combine, save, load, and the slopes come back."""
+    sched = schedule(20)
+    recordings = [
+        record(curved(), sched, x=noise(1, 2, 3, 4, seed=s))[0].recording() for s in (0, 1)
+    ]
+    header = ProfileHeader("wan", sampler="euler", sigmas=sched.sigmas, samples=2)
+    profile = combine(recordings, header)
+    assert set(profile.mean) == {*CURVES, *LAGGED}
+    profile.save(tmp_path / "toy.safetensors")
+    loaded = Profile.load(tmp_path / "toy.safetensors")
+    t = recordings[0].t[3]
+    mean = np.mean([r.curves["alpha_x"][3] for r in recordings])
+    assert loaded.at(t)[0] == pytest.approx(mean)
+    assert loaded.header == header
+
+
+def test_scale_free_families_measure_relative_latents():
+    from sencache_core import FAMILIES
+
+    family = FAMILIES["cogvideox"]
+    sched = Schedule((8.0, 4.0, 2.0, 1.0, 0.0))
+
+    def slopes(scale):
+        runner = Recorder(RunInfo(family, sched, Prior(family)), report(4))
+        for k, sigma in enumerate(sched.sigmas[:-1]):
+            x = noise(1, 6, seed=k)
+            runner.begin((x * scale,), sigma)
+            runner.observe((COND,), x + sigma, lambda s, x=x: x + s)
+        runner.finish(True)
+        return runner.recording().curves["alpha_x"]
+
+    assert np.allclose(slopes(1.0), slopes(50.0), rtol=1e-4)
+
+
+def test_an_interrupted_calibration_says_so():
+    def failing(x, sigma, condition):
+        if model.calls > 4:
+            raise KeyboardInterrupt
+        return x
+
+    model, runner = Counted(failing), recorder(schedule(20))
+    with pytest.raises(KeyboardInterrupt):
+        loop.sample(model, noise(1, 4), schedule(20), {"cond": None}, runner=runner)
+    assert not runner.report.completed
+    assert WAN.name == runner.report.family

@@ -1,0 +1,308 @@
+"""The caching run: who is computed, what is kept, what the report says."""
+
+import gc
+import time
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, schedule
+
+from sencache_core import (
+    FAMILIES,
+    REUSE_RULES,
+    Branch,
+    CacheConfig,
+    Guards,
+    Hold,
+    Linear,
+    Profile,
+    ProfileError,
+    ProfileHeader,
+    Quadratic,
+    SenCache,
+)
+from sencache_core.hosts import loop
+from sencache_core.types import Reason
+
+#: Reuses wherever the guards allow it.
+EAGER = CacheConfig(
+    policy=SenCache(1e9, 1e9), guards=Guards(longest_run=50, cooldown=0), budget=None
+)
+SHAPE = (1, 2, 3, 4)
+
+
+def started(config=EAGER, steps=20):
+    return config.start(WAN, schedule(steps))
+
+
+def play(session, sigma, outputs, x=None):
+    """One round of split calls; ``outputs`` by branch. Returns what the host would use."""
+    session.begin((noise(*SHAPE) if x is None else x,), sigma)
+    used = {}
+    for branch, y in outputs.items():
+        forecast = session.predict((branch,), y.shape)
+        if forecast is None:
+            session.observe((branch,), y, lambda s: None)
+        used[branch] = y if forecast is None else forecast
+    return used
+
+
+def test_split_and_batched_guidance_agree():
+    def run(batched):
+        session, outputs = started(replace(EAGER, guards=Guards(longest_run=1))), []
+        for k, sigma in enumerate((1.0, 0.9, 0.8, 0.7, 0.6)):
+            cond, uncond = noise(*SHAPE, seed=2 * k), noise(*SHAPE, seed=2 * k + 1)
+            if batched:
+                session.begin((noise(*SHAPE),), sigma)
+                y = session.predict((COND, UNCOND), (2, *SHAPE[1:]))
+                if y is None:
+                    y = torch.cat([cond, uncond])
+                    session.observe((COND, UNCOND), y, lambda s: None)
+                outputs.append(y)
+            else:
+                outputs.append(
+                    torch.cat([*play(session, sigma, {COND: cond, UNCOND: uncond}).values()])
+                )
+        return outputs, session.finish(True)
+
+    (split, one), (batched, two) = run(False), run(True)
+    assert all(torch.equal(a, b) for a, b in zip(split, batched, strict=True))
+    assert (one.calls, one.calls_saved) == (6, 4)
+    assert (two.calls, two.calls_saved) == (3, 2)
+    assert one.evaluations == two.evaluations == 3
+
+
+def test_chunks_hold_whole_batches():
+    """Dim 0 of a batched call is branches times batch items, in that order."""
+    session = started(replace(EAGER, rule=Hold()))
+    y = torch.arange(4.0).reshape(4, 1).expand(4, 5)
+    session.begin((noise(2, 5),), 1.0)
+    session.observe((COND, UNCOND), y, lambda s: None)
+    session.begin((noise(2, 5),), 0.9)
+    assert torch.equal(session.predict((UNCOND,), (2, 5)), y[2:])
+    assert torch.equal(session.predict((UNCOND, COND), (4, 5)), torch.cat([y[2:], y[:2]]))
+
+
+def test_a_branch_that_appears_in_mid_run_is_computed():
+    session = started()
+    late = Branch("cond", "late")
+    play(session, 1.0, {COND: noise(*SHAPE)})
+    truth = noise(*SHAPE, seed=5)
+    used = play(session, 0.9, {COND: noise(*SHAPE, seed=1), late: truth})
+    assert used[late] is truth
+    assert used[COND] is not truth
+    assert session.report.steps[1].decision == "reused"
+    assert (session.report.calls, session.report.calls_saved) == (2, 1)
+    again = play(session, 0.8, {COND: noise(*SHAPE), late: noise(*SHAPE, seed=6)})
+    assert torch.equal(again[late], truth)
+
+
+def test_a_branch_that_missed_the_last_evaluation_is_computed():
+    """A guidance with two ranges must not be forecast from before the gap."""
+    session = started(replace(EAGER, guards=Guards(warmup=3, longest_run=9)))
+    extra = Branch("uncond", "extra")
+    play(session, 1.0, {COND: noise(*SHAPE), extra: noise(*SHAPE)})
+    play(session, 0.9, {COND: noise(*SHAPE, seed=1)})
+    play(session, 0.8, {COND: noise(*SHAPE, seed=2)})
+    truth = noise(*SHAPE, seed=3)
+    assert play(session, 0.7, {COND: noise(*SHAPE), extra: truth})[extra] is truth
+
+
+def test_anchors_of_equal_time_are_replaced():
+    """Heun asks twice at one sigma; a line through both would divide by zero."""
+    session = started(replace(EAGER, guards=Guards(warmup=3)))
+    first, rough, better = (noise(*SHAPE, seed=k) for k in range(3))
+    play(session, 1.0, {COND: first})
+    play(session, 0.8, {COND: rough})
+    play(session, 0.8, {COND: better})
+    forecast = play(session, 0.6, {COND: noise(*SHAPE)})[COND]
+    assert torch.allclose(forecast, better + (better - first), atol=1e-6)
+
+
+def test_a_changed_shape_is_computed_and_said():
+    session = started()
+    play(session, 1.0, {COND: noise(*SHAPE)})
+    larger = noise(1, 2, 6, 8)
+    assert play(session, 0.9, {COND: larger}, x=larger)[COND] is larger
+    record = session.report.steps[-1]
+    assert (record.decision, record.reason) == ("forced", Reason.CHANGED.value)
+    assert play(session, 0.8, {COND: noise(1, 2, 6, 8)}, x=larger)[COND].shape == larger.shape
+    assert session.report.steps[-1].decision == "reused"
+
+
+def test_a_payload_of_another_shape_is_computed():
+    session = started()
+    play(session, 1.0, {COND: noise(*SHAPE)})
+    other = noise(1, 2, 5, 5)
+    assert play(session, 0.9, {COND: other})[COND] is other
+
+
+def test_rising_time_drops_the_history():
+    session = started(replace(EAGER, guards=Guards(warmup=2, longest_run=50)))
+    play(session, 0.6, {COND: noise(*SHAPE)})
+    play(session, 0.5, {COND: noise(*SHAPE, seed=1)})
+    fresh = noise(*SHAPE, seed=2)
+    assert play(session, 0.9, {COND: fresh})[COND] is fresh
+    assert session.report.steps[-1].reason == Reason.TIME_ROSE.value
+    assert torch.equal(play(session, 0.8, {COND: noise(*SHAPE)})[COND], fresh)
+
+
+def test_the_callers_tensors_are_neither_kept_nor_written():
+    session = started(replace(EAGER, rule=Hold()))
+    x, y = noise(*SHAPE), noise(*SHAPE, seed=1)
+    kept = x.clone(), y.clone()
+    play(session, 1.0, {COND: y}, x=x)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+    y.zero_()
+    assert torch.equal(play(session, 0.9, {COND: noise(*SHAPE)}, x=x)[COND], kept[1])
+
+
+@pytest.mark.parametrize("name", REUSE_RULES)
+def test_memory_is_bounded(name):
+    """At most ``history`` outputs a branch, and one sketch of the latent."""
+    rule = REUSE_RULES[name]()
+    x = noise(1, 8, 10, 10)
+    config = CacheConfig(rule=rule, budget=0.7)
+    _, report = cached_run(config, schedule(20), x=x, guidance=3.0)
+    assert report.history_bytes == (2 * rule.history + 1) * x.nbytes
+
+
+def test_payload_keeps_its_dtype():
+    session = started(replace(EAGER, rule=Quadratic(), guards=Guards(warmup=3, longest_run=9)))
+    for k, sigma in enumerate((1.0, 0.9, 0.8)):
+        play(session, sigma, {COND: noise(*SHAPE, seed=k).bfloat16()})
+    assert play(session, 0.7, {COND: noise(*SHAPE).bfloat16()})[COND].dtype == torch.bfloat16
+    assert session.finish(True).history_bytes == 3 * 24 * 2 + 24 * 4
+
+
+def test_finish_drops_every_tensor():
+    session = started()
+    play(session, 1.0, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
+    play(session, 0.9, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
+    held = [weakref.ref(a.y) for h in session._history.values() for a in h]
+    held += [weakref.ref(part) for part in session._last.x]
+    assert len(held) == 3
+    session.finish(True)
+    gc.collect()
+    assert all(ref() is None for ref in held)
+    assert not any(isinstance(o, torch.Tensor) for o in gc.get_referents(vars(session)))
+
+
+def test_measured_error_is_the_forecasts():
+    """|2 y1 - y0 - truth| / |truth| by hand, for a line at even spacing."""
+    session = started(replace(EAGER, guards=Guards(warmup=3)))
+    values = [torch.full(SHAPE, v) for v in (1.0, 3.0, 4.0)]
+    for sigma, y in zip((1.0, 0.9, 0.8), values, strict=True):
+        play(session, sigma, {UNCOND: -y, COND: y})
+    errors = [r.error for r in session.finish(True).steps]
+    assert errors[0] is None
+    assert errors[1] == pytest.approx(abs(1 - 3) / 3)
+    assert errors[2] == pytest.approx(abs(5 - 4) / 4, rel=1e-5)
+
+
+def test_the_first_conditional_branch_leads():
+    """Also where the host runs the unconditional call first, or with it."""
+    session = started(replace(EAGER, guards=Guards(warmup=2)))
+    for sigma in (1.0, 0.9):
+        y = torch.cat([torch.full(SHAPE, sigma), torch.ones(SHAPE)])
+        session.begin((noise(*SHAPE),), sigma)
+        session.observe((UNCOND, COND), y, lambda s: None)
+    assert session.finish(True).steps[1].error == 0.0
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing():
+    def failing(x, sigma, condition):
+        if model.calls > 6:
+            raise KeyboardInterrupt
+        return x
+
+    model = Counted(failing)
+    session = CacheConfig().start(WAN, schedule(20))
+    with pytest.raises(KeyboardInterrupt):
+        loop.sample(model, noise(*SHAPE), schedule(20), {"cond": None}, runner=session)
+    assert session.report.completed is False
+    assert not session._history
+    assert not any("Nothing was reused" in m for m in session.report.messages)
+
+
+def test_a_run_without_reuse_says_why():
+    _, report = cached_run(CacheConfig(policy=SenCache(1e-9, 1e-9), budget=None), schedule(20))
+    assert report.completed
+    (said,) = [m for m in report.messages if "Nothing was reused" in m]
+    closest = min(r.score for r in report.steps if r.score is not None)
+    assert f"{closest:.3g}" in said
+
+
+def test_calls_are_what_the_model_ran():
+    model = curved()
+    _, report = cached_run(CacheConfig(budget=0.5), schedule(20), model, guidance=3.0)
+    assert report.calls == model.calls == 20
+    assert report.calls_saved == 20
+    assert sum(r.calls for r in report.steps) == report.calls
+    assert len(report.steps) == 20
+    assert report.evaluations == 10
+
+
+def test_a_call_without_payload_is_counted():
+    session = started()
+    session.begin((noise(*SHAPE),), 1.0)
+    session.observe((COND,), None, lambda s: None)
+    session.begin((noise(*SHAPE),), 0.9)
+    assert session.predict((COND,), SHAPE) is None
+    assert session.report.calls == 1
+
+
+def test_times_are_those_of_their_round():
+    def slow(x, sigma, condition):
+        time.sleep(0.02)
+        return x
+
+    started_at = time.perf_counter()
+    _, report = cached_run(CacheConfig(budget=0.5), schedule(10), slow)
+    total = time.perf_counter() - started_at
+    assert all((r.seconds > 0.015) == (r.decision != "reused") for r in report.steps)
+    assert report.seconds <= total
+    assert report.saved_seconds() == pytest.approx(5 * 0.02, rel=0.5)
+
+
+def test_sigma_may_be_a_tensor():
+    session = started()
+    session.begin((noise(*SHAPE),), torch.tensor([0.75, 0.75]))
+    session.observe((COND,), noise(*SHAPE), lambda s: None)
+    session.begin((noise(*SHAPE, seed=1),), torch.tensor([0.5]))
+    assert [r.sigma for r in session.report.steps] == [0.75, 0.5]
+
+
+def test_a_moved_latent_is_measured_over_modalities():
+    session = started(replace(EAGER, budget=None))
+    video, audio = noise(1, 50), noise(1, 9)
+    session.begin((video, audio), 1.0)
+    session.observe((COND,), noise(*SHAPE), lambda s: None)
+    session.begin((video, audio + 0.7), 0.9)
+    assert session._step.moved == pytest.approx(0.7, rel=1e-5)
+
+
+def test_scale_free_families_ignore_the_latents_scale():
+    def score(scale):
+        session = EAGER.start(FAMILIES["cogvideox"], schedule(20))
+        session.begin((noise(*SHAPE) * scale,), 5.0)
+        session.observe((COND,), noise(*SHAPE), lambda s: None)
+        session.begin((noise(*SHAPE, seed=1) * scale,), 4.0)
+        return session.report.steps[-1].score
+
+    assert score(1.0) == pytest.approx(score(80.0), rel=1e-5)
+
+
+def test_profile_of_another_family_is_refused_and_notes_are_passed_on():
+    import numpy as np
+
+    curves = {"alpha_x": np.ones(2), "alpha_t": np.ones(2)}
+    profile = Profile(ProfileHeader("wan", sampler="euler"), np.array([0.1, 1.0]), curves)
+    config = replace(EAGER, profile=profile, rule=Linear())
+    with pytest.raises(ProfileError, match="measured on wan"):
+        config.start(FAMILIES["ltx"], schedule(), ProfileHeader("ltx"))
+    session = config.start(WAN, schedule(), ProfileHeader("wan", sampler="uni_pc"))
+    assert any("measured with euler, this is uni_pc" in m for m in session.report.messages)
