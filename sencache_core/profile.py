@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -80,14 +81,16 @@ class Profile:
                 f"the profile is for family {self.header.family!r}, which this version does not "
                 f"know (it knows {', '.join(FAMILIES)})"
             )
-        if self.t.ndim != 1 or len(self.t) < 1 or np.any(np.diff(self.t) <= 0):
+        t = self.t
+        if np.ndim(t) != 1 or not len(t) or not np.isfinite(t).all() or (np.diff(t) <= 0).any():
             raise ProfileError("the profile's times must be one strictly rising list")
         for name in ("alpha_x", "alpha_t"):
             if name not in self.mean:
                 raise ProfileError(f"the profile lacks the curve {name!r}")
         for name, curve in (*self.mean.items(), *self.spread.items()):
-            if len(curve) != len(self.t) or not np.all(np.isfinite(curve)):
-                raise ProfileError(f"the curve {name!r} is not {len(self.t)} finite values long")
+            flat = np.ndim(curve) == 1 or name not in CURVES
+            if not flat or np.shape(curve)[:1] != t.shape or not np.isfinite(curve).all():
+                raise ProfileError(f"the curve {name!r} is not {len(t)} finite values long")
 
     def at(self, t: float) -> tuple[float, float]:
         """``(alpha_x, alpha_t)`` at ``t``, interpolated linearly, held outside the measured range.
@@ -159,31 +162,41 @@ class Profile:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 text = (file.metadata() or {}).get(_HEADER_KEY)
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+                keys = file.keys() if text is not None else ()  # do not read a whole checkpoint
+                arrays = {key: file.get_tensor(key) for key in keys}
+        except (OSError, TypeError, SafetensorError) as error:
             raise ProfileError(f"cannot read the profile {path}: {error}") from error
         if text is None:
             raise ProfileError(f"{path} is a safetensors file, but not a SenCache profile")
         try:
-            raw = json.loads(text)
+            raw = dict(json.loads(text))
             version = raw.pop("format")
             if version > FORMAT_VERSION:
                 raise ProfileError(f"{path} has format {version}; update SenCache to read it")
             raw["sigmas"], raw["shape"] = tuple(raw["sigmas"]), tuple(raw["shape"])
-            header = ProfileHeader(**raw)
-            t = arrays.pop("t")
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            return cls(
+                ProfileHeader(**raw),
+                arrays.pop("t"),
+                _below("mean.", arrays),
+                _below("spread.", arrays),
+            )
+        except ProfileError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise ProfileError(f"{path} has a damaged profile header: {error}") from error
-        return cls(
-            header,
-            t,
-            {k.removeprefix("mean."): v for k, v in arrays.items() if k.startswith("mean.")},
-            {k.removeprefix("spread."): v for k, v in arrays.items() if k.startswith("spread.")},
-        )
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _covers(measured: Sequence[float], asked: Sequence[float]) -> bool:
-    return min(asked) >= min(measured) - 1e-3 and max(asked) <= max(measured) * 1.001 + 1e-3
+    """Whether ``asked`` lies within ``measured``, but for a factor of 2 at the low end.
+
+    Noise level 0 ends a list and is never evaluated.
+    """
+    measured, asked = ([s for s in sigmas if s > 0] or [0.0] for sigmas in (measured, asked))
+    return min(asked) >= min(measured) / 2 and max(asked) <= max(measured) * 1.01
 
 
 @dataclass(frozen=True)
@@ -200,15 +213,19 @@ class Recording:
 
 
 def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
-    """Average recordings of the same schedule. Lags without history take the next time's value.
+    """Average recordings of the same schedule.
+
+    Early times have no history for the longer lags: they take the next time's value. A lag that
+    never had one counts as an error of 100 %.
 
     Raises:
         ProfileError: no recordings, or of different schedules.
     """
-    if not recordings:
+    if not recordings or not recordings[0].t:
         raise ProfileError("nothing was recorded: the run ended before its second evaluation")
     first = recordings[0]
-    if any(not np.allclose(r.t, first.t, atol=1e-6) for r in recordings):
+    same = (len(r.t) == len(first.t) and np.allclose(r.t, first.t, atol=1e-6) for r in recordings)
+    if not all(same):
         raise ProfileError("the recordings follow different schedules; calibrate with one")
     order = np.argsort(first.t)
     mean, spread = {}, {}
@@ -219,7 +236,6 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
 
 
 def _filled(curve: np.ndarray) -> np.ndarray:
-    """Early steps have no history for the longer lags; copy the first value that exists."""
     out = np.array(curve, dtype=np.float64)
     columns = out.reshape(len(out), -1)
     for column in columns.T:
@@ -228,7 +244,7 @@ def _filled(curve: np.ndarray) -> np.ndarray:
             gaps = np.flatnonzero(~np.isfinite(column))
             column[gaps] = np.interp(gaps, known, column[known])
         else:
-            column[:] = 0.0
+            column[:] = 1.0
     return out
 
 
@@ -258,7 +274,7 @@ def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> P
         raise ProfileError(
             f"{path} has no {error}; expected the keys timesteps, J_x_norm and J_t_norm"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError, BadZipFile) as error:
         raise ProfileError(f"cannot read {path}: {error}") from error
     if not len(timesteps) == len(j_x) == len(j_t):
         raise ProfileError(f"{path} holds arrays of unequal length")
@@ -270,7 +286,7 @@ def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> P
         family=family.name,
         sigmas=tuple(family.sigma(v) for v in t[keep]),
         samples=0,
-        source=str(path),
+        source=Path(path).name,
     )
     return Profile(header, t[keep], mean)
 
