@@ -165,7 +165,7 @@ class _Hook(ModelHook):
         turn = run.calls[name, index]
         run.calls[name, index] += 1
         role = {None: "cond" if index == 0 else "call", "cond_uncond": "cond"}.get(name, name)
-        return Branch(role, (index, turn))
+        return Branch(role, (name, index, turn))
 
     def finish(self, failed: bool = False) -> None:
         """End the run, if there is one. It counts as completed if all its rounds were seen."""
