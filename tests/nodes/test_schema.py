@@ -1,0 +1,218 @@
+"""Node ids, inputs and files around them: what published workflows rely on."""
+
+import importlib.util
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SNAPSHOT = Path(__file__).with_name("schema.json")
+WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+
+pytestmark = pytest.mark.comfyui
+
+IDS = [
+    "SenCacheApply",
+    "SenCacheCalibrate",
+    "SenCacheCompare",
+    "SenCachePolicySelect",
+    "SenCacheProfileLoad",
+    "SenCacheProfileSave",
+    "SenCacheStatsViewer",
+    "SenCacheTinyDecode",
+    "SenCacheTinyPrompt",
+]
+
+
+def inputs(node) -> dict[str, list[str]]:
+    kinds = node.INPUT_TYPES()
+    return {kind: list(kinds.get(kind, {})) for kind in ("required", "optional")}
+
+
+def test_all_nodes_load(pack):
+    assert sorted(pack.nodes) == IDS
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_inputs_equal_parameters_of_execute(pack, name):
+    node = pack.nodes[name]
+    schema = [i.id for i in node.GET_SCHEMA().inputs]
+    parameters = inspect.signature(node.execute).parameters
+    assert sorted(schema) == sorted(parameters)
+    optional = {i.id for i in node.GET_SCHEMA().inputs if i.optional}
+    assert optional <= {k for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_everything_is_explained(pack, name):
+    schema = pack.nodes[name].GET_SCHEMA()
+    assert schema.description
+    assert schema.category.startswith("SenCache")
+    assert [i.id for i in schema.inputs if not i.tooltip] == []
+    assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+
+
+def test_schema_never_changes(pack):
+    """Rename or reorder nothing: append inputs at the end, then add them to schema.json."""
+    found = {}
+    for name, node in sorted(pack.nodes.items()):
+        found[name] = {**inputs(node), "outputs": [o.get_io_type() for o in node.GET_SCHEMA().outputs]}
+    pinned = json.loads(SNAPSHOT.read_text())
+    if not hasattr(pack.part("nodes.policy").io, "DynamicCombo"):
+        pinned["SenCachePolicySelect"]["required"] = ["policy", "preset", "settings"]
+    assert found == pinned
+
+
+def test_host_and_pack_keep_their_own_nodes_module(pack):
+    import nodes
+
+    assert nodes is pack.host_nodes
+    assert hasattr(nodes, "MAX_RESOLUTION")
+    assert Path(pack.part("nodes").__file__).resolve() == ROOT / "nodes" / "__init__.py"
+
+
+def test_root_is_importable_without_a_package():
+    spec = importlib.util.spec_from_file_location("lone", ROOT / "__init__.py")
+    spec.submodule_search_locations = None
+    module = importlib.util.module_from_spec(spec)
+    module.__package__ = ""
+    spec.loader.exec_module(module)
+    assert not hasattr(module, "comfy_entrypoint")
+
+
+def test_entry_point_only(pack):
+    """ComfyUI ignores comfy_entrypoint where NODE_CLASS_MAPPINGS exists."""
+    assert not hasattr(pack.module, "NODE_CLASS_MAPPINGS")
+    assert (ROOT / pack.module.WEB_DIRECTORY).is_dir()
+
+
+def test_a_broken_node_leaves_the_rest(pack, monkeypatch, caplog):
+    package = pack.part("nodes")
+    monkeypatch.setattr(package, "NODES", (("apply", "SenCacheApply"), ("nowhere", "SenCacheX")))
+    assert [node.__name__ for node in package.load_nodes()] == ["SenCacheApply"]
+    assert len([r for r in caplog.records if "SenCacheX" in r.getMessage()]) == 1
+
+
+def test_policies_appear_by_themselves(pack):
+    module, core = pack.part("nodes.policy"), pack.part("sencache_core")
+    if not hasattr(module.io, "DynamicCombo"):
+        pytest.skip("this ComfyUI has no dynamic combos")
+    (choice,) = pack.nodes["SenCachePolicySelect"].GET_SCHEMA().inputs
+    keys = {option.key: [i.id for i in option.inputs] for option in choice.options}
+    assert set(keys) == set(core.POLICIES) | {module.PRESET}
+    assert "early_tolerance" in keys["sencache"]
+
+
+def test_settings_as_text(pack):
+    module = pack.part("nodes.policy")
+    text = "# mine\ntolerance = 0.7\n\nearly_share=0.3 # strict part"
+    assert module.parse_settings("sencache", text) == {"tolerance": 0.7, "early_share": 0.3}
+    with pytest.raises(ValueError, match="name = value"):
+        module.parse_settings("sencache", "tolerance")
+    with pytest.raises(ValueError, match="no float for tolerance"):
+        module.parse_settings("sencache", "tolerance = lots")
+    with pytest.raises(ValueError, match="has no setting colour"):
+        module._choose("sencache", {"colour": "red"})
+
+
+def test_presets(pack):
+    module = pack.part("nodes.policy")
+    choice = module._choose(module.PRESET, {"preset": "Wan fast"})
+    assert choice.fixed
+    assert (choice.policy.tolerance, choice.rule.name, choice.guards.longest_run) == (0.98, "hold", 3)
+
+
+def test_apply_off_returns_the_very_model(pack):
+    node, model = pack.nodes["SenCacheApply"], object()
+    for arguments in ({"budget": 0.5, "enable": False}, {"budget": 1.0}):
+        out = node.execute(model, **arguments)
+        assert out.args[0] is model
+        assert out.args[1].note
+
+
+def report(pack, step="reused"):
+    core = pack.part("sencache_core")
+    made = core.RunReport("wan", "sencache", "linear", "output", 3, 0.5, completed=True)
+    decisions = ("forced", step, "computed")
+    made.steps = [
+        core.StepRecord(i, i, 1 - i / 3, 1 - i / 3, d, "why", 0.1, 0.2, seconds=0.5)
+        for i, d in enumerate(decisions)
+    ]
+    return made
+
+
+def test_mailbox_keeps_the_last_run_of_each_sampler(pack, monkeypatch):
+    reports, host = pack.part("nodes.reports"), pack.part("nodes.host")
+    box, first, second, third = reports.Reports(), *(report(pack) for _ in range(3))
+    for here, what in (
+        (host.Place("p1", "7"), first),
+        (host.Place("p1", "8"), second),
+        (host.Place("p2", "7"), third),
+    ):
+        monkeypatch.setattr(reports, "place", lambda here=here: here)
+        box.post(what)
+    assert [e.report for e in box.read()] == [second, third]
+    assert [e.report for e in box.read({"7"})] == [third]
+    assert [e.report for e in box.read({"99"})] == [second, third]
+
+
+def test_payload_is_plain_json(pack):
+    viewer, reports, host = (pack.part(f"nodes.{n}") for n in ("viewer", "reports", "host"))
+    entries = [(0, reports.Entry(report(pack), host.Place("p", "7")))]
+    data = viewer.payload(entries, [])
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["runs"][0]["evaluations"] == 2
+    assert "earlier run" in data["notes"][0]
+    picture = pack.part("nodes.picture").draw_reports(data)
+    assert picture.shape[0] == 1 and picture.shape[-1] == 3
+    assert 0 <= picture.min() and picture.max() <= 1 and picture.std() > 0.05
+
+
+def test_empty_payload_says_what_to_do(pack):
+    viewer = pack.part("nodes.viewer")
+    data = viewer.payload([], [])
+    assert not data["runs"] and "Connect" in data["notes"][0]
+    assert pack.part("nodes.picture").draw_reports(data).std() > 0
+
+
+def test_profile_names_are_made_safe(pack, monkeypatch, tmp_path):
+    folders = pack.part("nodes.folders")
+    monkeypatch.setattr(folders, "user_profiles", lambda: tmp_path)
+    path = folders.new_profile_path("../../etc/evil name.safetensors")
+    assert path.parent == tmp_path
+    path.write_text("")
+    again = folders.new_profile_path("../../etc/evil name.safetensors")
+    assert again != path and again.parent == tmp_path
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_workflows_use_existing_inputs(pack, path):
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    own = [node for node in graph["nodes"] if node["type"].startswith("SenCache")]
+    assert {"SenCacheApply", "SenCacheStatsViewer"} <= {node["type"] for node in own}
+    for node in own:
+        kinds = inputs(pack.nodes[node["type"]])
+        known = set(kinds["required"] + kinds["optional"])
+        assert {i["name"] for i in node["inputs"]} <= known
+    linked = {link[0] for link in graph["links"]}
+    assert all(i["link"] in linked | {None} for node in graph["nodes"] for i in node["inputs"])
+
+
+def test_locales_cover_every_node(pack):
+    for folder in sorted((ROOT / "locales").iterdir()):
+        words = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert sorted(words) == IDS, folder.name
+        for name, node in pack.nodes.items():
+            kinds = inputs(node)
+            named = set(words[name].get("inputs", {}))
+            unknown = named - set(kinds["required"]) - set(kinds["optional"])
+            # Inputs inside a dynamic combo and of the plain variant for older hosts.
+            assert name == "SenCachePolicySelect" or not unknown, (folder.name, name, unknown)
+
+
+def test_no_absolute_paths():
+    for path in (ROOT / "example_workflows").glob("*.json"):
+        assert not re.search(r"/(root|home|work|tmp)/", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,222 @@
+"""The nodes in a real headless ComfyUI, driven by API prompts."""
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = ROOT / "sencache_core" / "comfy_prompts" / "sencache_tiny_wan_api.json"
+STEPS = 12
+
+pytestmark = pytest.mark.comfyui
+
+
+def graph(steps: int = STEPS, seed: int = 1, **apply) -> dict:
+    """Tiny model -> SenCache Apply -> KSampler -> viewer, latent saved; on a quarter of the area."""
+    sampler = {"seed": seed, "steps": steps, "cfg": 4.0, "denoise": 1.0}
+    sampler |= {"sampler_name": "euler", "scheduler": "simple", "model": ["apply", 0]}
+    sampler |= {"positive": ["pos", 0], "negative": ["neg", 0], "latent_image": ["latent", 0]}
+    return {
+        "unet": node("UNETLoader", unet_name="sencache_tiny_wan.safetensors", weight_dtype="default"),
+        "shift": node("ModelSamplingSD3", model=["unet", 0], shift=5.0),
+        "apply": node("SenCacheApply", **{"model": ["shift", 0], "budget": 0.5, **apply}),
+        "pos": node("SenCacheTinyPrompt", text="a red circle moving left", family="wan"),
+        "neg": node("SenCacheTinyPrompt", text="", family="wan"),
+        "latent": node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1),
+        "sampler": node("KSampler", **sampler),
+        "viewer": node("SenCacheStatsViewer", latent=["sampler", 0], stats=["apply", 1]),
+        "save": node("SaveLatent", samples=["viewer", 0], filename_prefix="t"),
+    }
+
+
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def latent(server, outputs: dict, key: str = "save"):
+    """The latent that a SaveLatent node wrote."""
+    (file,) = outputs[key]["latents"]
+    return load_file(server.folder / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
+
+
+def runs(outputs: dict, key: str = "viewer") -> list[dict]:
+    return outputs[key]["sencache"][0]["runs"]
+
+
+@pytest.fixture(scope="module")
+def plain(server):
+    """The latent sampled without any SenCache node."""
+    prompt = graph()
+    del prompt["apply"], prompt["viewer"]
+    prompt["sampler"]["inputs"]["model"] = ["shift", 0]
+    prompt["save"]["inputs"]["samples"] = ["sampler", 0]
+    return latent(server, server.run(prompt))
+
+
+@pytest.fixture(scope="module")
+def cached(server):
+    return server.run(graph())
+
+
+def test_half_the_evaluations(server, cached, plain):
+    (run,) = runs(cached)
+    assert run["evaluations"] == STEPS // 2
+    assert run["calls"] + run["calls_saved"] >= STEPS
+    assert len(run["steps"]) == run["num_steps"] == STEPS
+    assert run["completed"] and run["family"] == "wan" and run["node"] == "sampler"
+    out = latent(server, cached)
+    assert 0 < (out - plain).square().mean().sqrt() / plain.std() < 1
+
+
+def test_off_is_off(server, plain):
+    for setting in ({"enable": False}, {"budget": 1.0}):
+        outputs = server.run(graph(**setting))
+        assert (latent(server, outputs) == plain).all(), setting
+        data = outputs["viewer"]["sencache"][0]
+        assert not data["runs"] and data["notes"]
+
+
+def test_policy_off_is_bit_equal_and_reported(server, plain):
+    prompt = graph(policy=["policy", 0], control="policy")
+    prompt["policy"] = node("SenCachePolicySelect", policy="off", preset="Wan slow", settings="")
+    outputs = server.run(prompt)
+    assert (latent(server, outputs) == plain).all()
+    (run,) = runs(outputs)
+    assert run["evaluations"] == STEPS and "off" in run["why"]
+
+
+def test_tolerance_zero_is_bit_equal(server, plain):
+    outputs = server.run(graph(control="tolerance", tolerance=0.0))
+    assert (latent(server, outputs) == plain).all()
+    assert runs(outputs)[0]["why"].startswith("Nothing was reused")
+
+
+def test_preset_rules_over_the_budget(server):
+    prompt = graph(budget=0.9, policy=["policy", 0])
+    choice = {"policy": "paper preset", "policy.preset": "Wan fast"}
+    if "preset" in server.get("/object_info/SenCachePolicySelect")["SenCachePolicySelect"]["input"][
+        "required"
+    ]:
+        choice = {"policy": "paper preset", "preset": "Wan fast", "settings": ""}
+    prompt["policy"] = node("SenCachePolicySelect", **choice)
+    (run,) = runs(server.run(prompt))
+    assert (run["rule"], run["budget"]) == ("hold", None)
+
+
+def test_new_seed_gives_new_figures(server, cached):
+    (run,) = runs(server.run(graph(seed=2)))
+    scores = [s["score"] for s in run["steps"]]
+    assert len(run["steps"]) == STEPS
+    assert scores != [s["score"] for s in runs(cached)[0]["steps"]]
+
+
+def test_two_samplers_on_one_model(server, cached):
+    prompt = graph()
+    prompt["sampler2"] = copy.deepcopy(prompt["sampler"])
+    prompt["sampler2"]["inputs"]["seed"] = 5
+    prompt["viewer2"] = node("SenCacheStatsViewer", latent=["sampler2", 0], stats=["apply", 1])
+    prompt["save2"] = node("SaveLatent", samples=["viewer2", 0], filename_prefix="t2")
+    prompt["apply"]["inputs"]["min_steps"] = 9  # another node than the one ComfyUI has kept
+    outputs = server.run(prompt)
+    assert [run["node"] for run in runs(outputs, "viewer")] == ["sampler"]
+    assert [run["node"] for run in runs(outputs, "viewer2")] == ["sampler2"]
+    assert (latent(server, outputs) == latent(server, cached)).all()
+
+
+def test_two_stages_of_one_model(server):
+    prompt = graph()
+    first = prompt["sampler"]["inputs"]
+    shared = {k: v for k, v in first.items() if k not in ("seed", "denoise", "latent_image")}
+    shared |= {"noise_seed": 1, "steps": 24, "add_noise": "enable"}
+    prompt["sampler"] = node(
+        "KSamplerAdvanced",
+        **shared,
+        latent_image=["latent", 0],
+        start_at_step=0,
+        end_at_step=12,
+        return_with_leftover_noise="enable",
+    )
+    prompt["sampler2"] = node(
+        "KSamplerAdvanced",
+        **{**shared, "add_noise": "disable"},
+        latent_image=["sampler", 0],
+        start_at_step=12,
+        end_at_step=100,
+        return_with_leftover_noise="disable",
+    )
+    prompt["viewer"]["inputs"]["latent"] = ["sampler2", 0]
+    found = runs(server.run(prompt))
+    assert [(run["node"], run["num_steps"]) for run in found] == [("sampler", 12), ("sampler2", 12)]
+
+
+def test_short_runs_are_left_alone(server):
+    (run,) = runs(server.run(graph(steps=6)))
+    assert run["evaluations"] == 6
+    assert any("min_steps" in message for message in run["messages"])
+
+
+def test_interrupt_leaves_nothing_behind(server, cached):
+    long = graph(steps=2000, seed=3, budget=0.9)
+    prompt_id = server.queue(long)
+    deadline = time.monotonic() + 60
+    while not server.get("/queue")["queue_running"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2.0)
+    server.post("/interrupt", {})
+    entry = server.wait(prompt_id)
+    kinds = [message[0] for message in entry["status"]["messages"]]
+    assert "execution_interrupted" in kinds
+    again = server.run(graph(seed=1, verbose=True))
+    assert (latent(server, again) == latent(server, cached)).all()
+    (run,) = runs(again)
+    assert run["completed"] and len(run["steps"]) == STEPS
+
+
+def test_calibrate_then_load(server):
+    prompt = graph()
+    shared = {k: v for k, v in prompt["sampler"]["inputs"].items() if k != "model"}
+    prompt["measure"] = node(
+        "SenCacheCalibrate", **shared, model=["shift", 0], samples=2, name="my tiny", tap="output"
+    )
+    prompt["apply"]["inputs"]["profile"] = ["measure", 0]
+    outputs = server.run(prompt)
+    assert runs(outputs)[0]["evaluations"] == STEPS // 2
+    saved = server.folder / "user" / "default" / "sencache" / "profiles" / "my tiny.safetensors"
+    assert saved.is_file() and not list(saved.parent.glob("*.part"))
+    listed = server.get("/object_info/SenCacheProfileLoad")["SenCacheProfileLoad"]["input"]
+    assert "my tiny.safetensors" in json.dumps(listed)
+    prompt = graph(profile=["load", 0])
+    prompt["load"] = node("SenCacheProfileLoad", name="my tiny.safetensors")
+    prompt["again"] = node("SenCacheProfileSave", profile=["load", 0], name="my tiny")
+    loaded = server.run(prompt)
+    assert (latent(server, loaded) == latent(server, outputs)).all()
+    assert (saved.parent / "my tiny_2.safetensors").is_file()
+
+
+def test_example_prompt_runs(server):
+    """The bundled workflow as it is, on fewer steps."""
+    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
+    for one in prompt.values():
+        if "steps" in one["inputs"]:
+            one["inputs"]["steps"] = STEPS
+    outputs = server.run(prompt)
+    by_kind = {one["class_type"]: outputs.get(key, {}) for key, one in prompt.items()}
+    assert by_kind["SenCacheStatsViewer"]["sencache"][0]["runs"][0]["evaluations"] == STEPS // 2
+    assert "PSNR" in by_kind["SenCacheCompare"]["text"][0]
+    assert by_kind["SaveAnimatedWEBP"]["images"]
+
+
+def test_scripts_and_help_are_served(server):
+    import urllib.request
+
+    listed = server.get("/extensions")
+    assert [p for p in listed if p.endswith("/sencache/sencache.js")] == [
+        "/extensions/sencache/sencache.js"
+    ]
+    for file in ("lib/view.js", "docs/SenCacheApply.md"):
+        with urllib.request.urlopen(f"{server.url}/extensions/sencache/{file}") as answer:
+            assert answer.status == 200
