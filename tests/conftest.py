@@ -67,6 +67,8 @@ class PlainRoot:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(PlainRoot())
+    if os.environ.get("SENCACHE_REQUIRE_COMFYUI") and (obstacle := comfyui_obstacle()):
+        raise pytest.UsageError(f"SENCACHE_REQUIRE_COMFYUI is set, but {obstacle}")
 
 
 def pytest_report_header() -> str:

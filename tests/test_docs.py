@@ -1,0 +1,62 @@
+"""The README's promises: its code runs, its commands and names exist."""
+
+import re
+
+from pathlib import Path
+
+import pytest
+
+from sencache_core import POLICIES, REUSE_RULES
+from sencache_core.config import TAPS
+
+tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+#: A Python block, and the comment before it that says why it is not run, if there is one.
+BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?```python\n(?P<code>.+?)```", re.DOTALL)
+BLOCKS = list(BLOCK.finditer(README))
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_python_blocks_run(block):
+    code = compile(block["code"], "README.md", "exec")
+    if not block["why"]:
+        exec(code, {"__name__": "readme"})
+
+
+def test_some_python_blocks_run():
+    assert sum(not block["why"] for block in BLOCKS) >= 2
+
+
+@pytest.mark.parametrize("extra", ["demo", "test"])
+def test_the_two_commands(extra):
+    """Each on a line of its own, as .ci/run reads them, with an extra that exists."""
+    run = {"demo": "sencache demo", "test": "python -m pytest"}[extra]
+    assert f'\npip install -e ".[{extra}]" && {run}\n' in README
+    assert extra in PROJECT["optional-dependencies"]
+
+
+def test_tables_name_every_choice():
+    for name in (*POLICIES, *REUSE_RULES, *TAPS):
+        assert re.search(rf"^\| `{name}`", README, re.MULTILINE), name
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        if target != "docs/demo.png":
+            assert (ROOT / target).exists(), target
+
+
+def test_no_machine_paths():
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml", ".ci/run"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.~$])/(root|home|work|opt|Users)/", text), name
+
+
+def test_console_script_exists():
+    module, _, function = PROJECT["scripts"]["sencache"].partition(":")
+    path = ROOT / (module.replace(".", "/") + ".py")
+    assert f"def {function}(" in path.read_text(encoding="utf-8")
