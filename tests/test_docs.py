@@ -1,7 +1,6 @@
 """The README's promises: its code runs, its commands and names exist."""
 
 import re
-
 from pathlib import Path
 
 import pytest
