@@ -101,6 +101,7 @@ class Session:
         self._record: StepRecord | None = None
         self._decision = Decision(False, Reason.FIRST)
         self._reused_in_a_row = 0
+        self._saved = False
         self._leader: Branch | None = None
         self._leader_y: Tensor | None = None
         self._errors: list[tuple[StepRecord, Tensor]] = []
@@ -123,7 +124,7 @@ class Session:
             run=self._reused_in_a_row,
         )
         decision = self._decide(step)
-        self._step, self._decision = step, decision
+        self._step, self._decision, self._saved = step, decision, False
         self._record = StepRecord(
             ordinal=step.ordinal,
             step=step.index,
@@ -171,6 +172,7 @@ class Session:
         if any(not self._fresh(h) or list(h[-1].y.shape) != chunk for h in histories):
             return None
         self.report.calls_saved += 1
+        self._saved = True
         parts = [self.rule.predict(self._step.t, h) for h in histories]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -212,6 +214,12 @@ class Session:
         """Book the round that has ended: what a true evaluation teaches, and the memory held."""
         if self._step is None:
             return
+        if self._decision.reuse and self._record.calls and not self._saved:
+            # Nothing could be forecast (context windows that rotate, a stack tap without a stack):
+            # in truth this round was an evaluation.
+            self._decision = Decision(False, Reason.NO_HISTORY)
+            self._record.decision, self._record.reason = "forced", Reason.NO_HISTORY.value
+            self._record.score = self._record.limit = None
         if self._decision.reuse:
             self._reused_in_a_row += 1
         else:

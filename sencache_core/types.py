@@ -44,6 +44,7 @@ class Reason(str, Enum):
     LONGEST_RUN = "longest run reached"
     TIME_ROSE = "noise level rose"
     CHANGED = "latent shape changed"
+    NO_HISTORY = "no fresh output to forecast from"
     OFF = "caching is off"
 
 
@@ -57,6 +58,7 @@ FORCED = frozenset(
         Reason.LONGEST_RUN,
         Reason.TIME_ROSE,
         Reason.CHANGED,
+        Reason.NO_HISTORY,
     }
 )
 
