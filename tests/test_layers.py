@@ -30,7 +30,9 @@ LEVELS = {
     "recorder": 4,
     "config": 4,
     "hosts": 5,
+    "plots": 5,
     "demo": 6,
+    "comfy_demo": 6,
     "cli": 7,
 }
 #: Public rooms of the core that nodes may use beside the package's own names.

@@ -1,0 +1,197 @@
+"""The ``sencache`` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .comfy_demo import ComfyError, run_comfyui
+from .families import FAMILIES
+from .policies import POLICIES
+from .profile import AUTHORS_NUMEL, Profile, import_npz
+from .reuse import REUSE_RULES
+from .tiny import SPECS
+from .tiny.sampling import cog_alphas
+
+#: Rows that ``profile show`` prints at most.
+ROWS = 12
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors that the user can mend print one line and give 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("sencache: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, ComfyError) as error:
+        print(f"sencache: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sencache", description="Skip the calls of a video diffusion model that change little."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="sample bundled tiny models with and without the cache")
+    demo.add_argument("--family", choices=[*SPECS, "all"], default="all")
+    demo.add_argument("--budget", type=float, default=0.5, help="share of evaluations (0.5)")
+    demo.add_argument("--steps", type=int, help="sampling steps (50)")
+    demo.add_argument("--clips", type=int, default=4, help="clips per family (4)")
+    demo.add_argument("--rule", choices=list(REUSE_RULES), default="linear")
+    demo.add_argument("--policy", choices=list(POLICIES), default="sencache")
+    demo.add_argument("--profile", metavar="FILE", help="measured sensitivities to use")
+    demo.add_argument("--out", metavar="DIR", default="sencache-demo", help="folder for the clips")
+    demo.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
+    demo.add_argument(
+        "--comfyui", metavar="DIR", help="run the example workflow in this ComfyUI instead"
+    )
+    demo.set_defaults(run=_demo)
+
+    calibrate = commands.add_parser("calibrate", help="measure the profile of a bundled tiny model")
+    calibrate.add_argument("--family", choices=list(SPECS), required=True)
+    calibrate.add_argument("--samples", type=int, default=8, help="trajectories to average (8)")
+    calibrate.add_argument("--steps", type=int, help="sampling steps (50)")
+    calibrate.add_argument("--out", metavar="FILE", required=True)
+    calibrate.set_defaults(run=_calibrate)
+
+    profile = commands.add_parser("profile", help="look at a profile, or import one")
+    actions = profile.add_subparsers(required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="print what a profile holds")
+    show.add_argument("file", metavar="FILE")
+    show.add_argument("--plot", metavar="PNG", help="also draw its curves")
+    show.set_defaults(run=_show)
+    load = actions.add_parser("import", help="convert a table published by the paper's authors")
+    load.add_argument("file", metavar="FILE.npz")
+    load.add_argument("--family", choices=list(AUTHORS_NUMEL), required=True)
+    load.add_argument("--out", metavar="FILE", required=True)
+    load.set_defaults(run=_import)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.comfyui:
+        return _demo_in_comfyui(arguments)
+    from .demo import CAVEAT, run_demo
+
+    results = run_demo(
+        list(SPECS) if arguments.family == "all" else [arguments.family],
+        budget=arguments.budget,
+        out_dir=arguments.out,
+        clips=arguments.clips,
+        steps=arguments.steps,
+        rule=arguments.rule,
+        policy=arguments.policy,
+        profile=Profile.load(arguments.profile) if arguments.profile else None,
+    )
+    print("family     evaluations   uncached     cached  speed-up  PSNR mean / worst   SSIM mean")
+    for r in results:
+        print(
+            f"{r['family']:9s}  {r['evaluations']:5.1f} of {r['steps']:<3d}"
+            f"  {r['seconds_uncached']:7.1f} s  {r['seconds_cached']:7.1f} s"
+            f"  {r['speedup']:7.2f}x  {r['psnr_mean']:6.1f} / {r['psnr_worst']:5.1f} dB"
+            f"  {r['ssim_mean']:10.4f}"
+        )
+    print(CAVEAT)
+    print(f"Clips, plots and reports: {Path(arguments.out).resolve()}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _demo_in_comfyui(arguments: argparse.Namespace) -> int:
+    from .demo import CAVEAT
+
+    result = run_comfyui(
+        arguments.comfyui, arguments.out, arguments.budget, arguments.steps, arguments.rule
+    )
+    for line in (*result["summaries"], *result["texts"], CAVEAT):
+        print(line)
+    print(f"Clips, history and server log: {Path(arguments.out).resolve()}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from .demo import calibrate
+
+    profile, complete = calibrate(
+        arguments.family, arguments.out, arguments.samples, arguments.steps
+    )
+    done = f"{profile.header.samples} of {arguments.samples} samples"
+    print(f"{arguments.out}: {done}, {len(profile.t)} noise levels")
+    if not complete:
+        print("sencache: interrupted; what had been measured is saved", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    profile = Profile.load(arguments.file)
+    header = profile.header
+    facts = {
+        "family": header.family,
+        "source": header.source,
+        "samples": header.samples or "unknown",
+        "sampler": header.sampler,
+        "guidance": f"{header.guidance:g}" if header.guidance else "",
+        "latent": " x ".join(map(str, header.shape)),
+        "dtype": header.dtype,
+        "tap": header.tap,
+        "checkpoint": header.fingerprint,
+    }
+    for name, value in facts.items():
+        if value:
+            print(f"{name:11s} {value}")
+    names = [name for name, curve in profile.mean.items() if curve.ndim == 1]
+    print("\n" + "".join(f"{name:>12s}" for name in ("t", *names)))
+    for row in np.unique(np.linspace(0, len(profile.t) - 1, ROWS).round().astype(int)):
+        values = (profile.t[row], *(profile.mean[name][row] for name in names))
+        print("".join(f"{value:12.4f}" for value in values))
+    if arguments.plot:
+        from .plots import profile_plot
+
+        profile_plot(profile, arguments.plot)
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    family = FAMILIES[arguments.family]
+    to_t = flow_time if family.prediction == "flow" else cogvideox_time
+    profile = import_npz(arguments.file, family, to_t, AUTHORS_NUMEL[family.name])
+    profile.save(arguments.out)
+    print(f"{arguments.out}: {len(profile.t)} noise levels of {family.title}")
+    return 0
+
+
+def flow_time(timestep: float) -> float:
+    """Coordinate of a flow model's timestep 0..1000."""
+    return timestep / 1000
+
+
+def cogvideox_time(timestep: float) -> float:
+    """Coordinate of a timestep 0..999 of CogVideoX1.5-5B, whole or not, linear between whole ones.
+
+    Its training schedule: scaled-linear betas 0.00085 to 0.012, zero terminal SNR. Beyond the ends
+    the last slope goes on, so that a derivative can be taken there.
+    """
+    alphas = cog_alphas().double()
+    low = min(max(math.floor(timestep), 0), len(alphas) - 2)
+    ends = [math.acos(math.sqrt(float(a))) * 2 / math.pi for a in alphas[low : low + 2]]
+    return ends[0] + (timestep - low) * (ends[1] - ends[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""The bundled tiny models with and without the cache, and calibration on them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import plots
+from .config import CacheConfig
+from .families import FAMILIES
+from .fingerprint import fingerprint
+from .metrics import Comparison, compare
+from .policies import POLICIES
+from .profile import Profile, ProfileHeader, combine
+from .reuse import REUSE_RULES
+from .tiny import (
+    COG_SCHEDULER,
+    SPECS,
+    calibration_prompts,
+    decode_video,
+    encode_prompt,
+    forward,
+    held_out_prompts,
+    load_diffusers,
+    weights_path,
+)
+
+#: What has to be said wherever figures of this module are shown.
+CAVEAT = (
+    "Tiny models (5 to 6 million parameters) trained on synthetic clips: these figures show that "
+    "the cache works, and say nothing about real models."
+)
+
+
+def run_demo(
+    families: Sequence[str],
+    budget: float,
+    out_dir: str | Path,
+    clips: int = 4,
+    steps: int | None = None,
+    rule: str = "linear",
+    policy: str = "sencache",
+    profile: Profile | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Sample held-out prompts without and with the cache, from the same noise.
+
+    Writes for each family ``<family>.webp`` (uncached and cached clips side by side),
+    ``<family>_frames.png``, ``<family>_stats.png`` and ``<family>.json`` (figures and run reports).
+
+    Args:
+        families: keys of ``tiny.SPECS``.
+        budget: share of evaluations to spend, in (0, 1].
+        out_dir: folder for the files; made if missing.
+        clips: clips per family, one prompt and seed each.
+        steps: sampling steps; ``None`` takes the family's default (50).
+        rule: key of ``REUSE_RULES``.
+        policy: key of ``POLICIES``.
+        profile: measured sensitivities, of one of the families; others use the built-in prior.
+        progress: show a progress bar.
+
+    Returns:
+        One dictionary a family: ``family, steps, budget, policy, rule, clips, evaluations`` (mean
+        of a clip), ``seconds_uncached, seconds_cached, speedup`` (all clips), ``psnr_mean,
+        psnr_worst`` (dB, over all frames), ``ssim_mean``, ``files``.
+
+    Raises:
+        ValueError: unknown family, policy or rule, or a budget outside (0, 1].
+        FileNotFoundError: the weights of a family are not there.
+        ImportError: the ``demo`` extra is not installed.
+        ProfileError: the profile was measured at another tap.
+    """
+    for name, table in ((policy, POLICIES), (rule, REUSE_RULES), *((f, SPECS) for f in families)):
+        if name not in table:
+            raise ValueError(f"{name!r} is not one of {', '.join(table)}")
+    if clips < 1 or (steps is not None and steps < 2):
+        raise ValueError("need at least one clip and two steps")
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for family in families:
+        fitting = profile if profile and profile.header.family == family else None
+        config = CacheConfig(
+            policy=POLICIES[policy](), rule=REUSE_RULES[rule](), budget=budget, profile=fitting
+        )
+        results.append(_demo(family, config, out, clips, steps or SPECS[family].steps, progress))
+    return results
+
+
+def _demo(
+    family: str, config: CacheConfig, out: Path, clips: int, steps: int, progress: bool
+) -> dict[str, Any]:
+    from .hosts.diffusers import attach
+
+    module, scheduler = _load(family), make_scheduler(family)
+    prompts = held_out_prompts()[:clips]
+    seconds, reports, rows, figures = [0.0, 0.0], [], [], []
+    with (
+        _fastest_threads(family, module),
+        _counted(module) as count,
+        _bar(progress, 2 * clips * steps, family) as tick,
+    ):
+        for seed, prompt in enumerate(prompts):
+            started = time.perf_counter()
+            plain = sample(family, module, scheduler, prompt, seed, steps, tick)
+            seconds[0] += time.perf_counter() - started
+            before = count()
+            with attach(module, config, scheduler) as cache:
+                started = time.perf_counter()
+                cached = sample(family, module, scheduler, prompt, seed, steps, tick)
+                seconds[1] += time.perf_counter() - started
+            (report,) = cache.reports
+            if count() - before != report.evaluations:
+                raise RuntimeError(
+                    f"the network ran {count() - before} times, the report says "
+                    f"{report.evaluations}"
+                )
+            reports.append(report)
+            pair = decode_video(family, plain)[0], decode_video(family, cached)[0]
+            figures.append(compare(*pair))
+            rows.append((prompt, *pair))
+    names = {
+        "video": f"{family}.webp", "frames": f"{family}_frames.png", "stats": f"{family}_stats.png"
+    }  # fmt: skip
+    plots.side_by_side([row[1:] for row in rows], out / names["video"], SPECS[family].fps)
+    plots.contact_sheet(rows, out / names["frames"])
+    plots.stats_plot(reports[0], out / names["stats"])
+    all_frames = Comparison(
+        tuple(v for f in figures for v in f.psnr), tuple(v for f in figures for v in f.ssim)
+    )
+    result = {
+        "family": family,
+        "steps": steps,
+        "budget": config.budget,
+        "policy": config.policy.name,
+        "rule": config.rule.name,
+        "clips": clips,
+        "evaluations": sum(r.evaluations for r in reports) / clips,
+        "seconds_uncached": seconds[0],
+        "seconds_cached": seconds[1],
+        "speedup": seconds[0] / seconds[1],
+        "psnr_mean": all_frames.psnr_mean,
+        "psnr_worst": all_frames.psnr_worst,
+        "ssim_mean": all_frames.ssim_mean,
+        "files": [str(out / name) for name in names.values()],
+    }
+    detail = {
+        **result,
+        "note": CAVEAT,
+        "prompts": prompts,
+        "psnr_of_clips": [f.psnr_mean for f in figures],
+        "reports": [report.to_dict() for report in reports],
+    }
+    (out / f"{family}.json").write_text(json.dumps(detail, indent=1), encoding="utf-8")
+    return result
+
+
+@torch.no_grad()
+def sample(
+    family: str,
+    module: nn.Module,
+    scheduler: Any,
+    prompt: str,
+    seed: int,
+    steps: int,
+    tick=lambda: None,
+) -> Tensor:
+    """One clip's latent ``[1, C, F, H, W]``, by diffusers' own scheduler, guidance in one batch."""
+    spec = SPECS[family]
+    positive = encode_prompt(prompt)
+    context = torch.stack([encode_prompt(spec.negative), positive])
+    x = torch.randn((1, *spec.latent), generator=torch.Generator().manual_seed(seed))
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        time_of_model = t if spec.prediction == "v" else t / 1000
+        both = forward(family, module, torch.cat([x, x]), time_of_model, context)
+        negative, positive = both.chunk(2)
+        guided = negative + spec.guidance * (positive - negative)
+        x = scheduler.step(guided, t, x, return_dict=False)[0]
+        tick()
+    return x
+
+
+def make_scheduler(family: str) -> Any:
+    """diffusers' scheduler for a family, with the settings of ``tiny.SPECS``."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("the demo needs diffusers: pip install 'sencache[demo]'") from error
+    if SPECS[family].prediction == "v":
+        return diffusers.CogVideoXDDIMScheduler(**COG_SCHEDULER)
+    return diffusers.FlowMatchEulerDiscreteScheduler(shift=SPECS[family].shift)
+
+
+def calibrate(
+    family: str,
+    out: str | Path,
+    samples: int = 8,
+    steps: int | None = None,
+    progress: bool = True,
+) -> tuple[Profile, bool]:
+    """Measure a bundled model on trajectories of training prompts, and save the profile.
+
+    What was measured is saved after every sample, so that an interruption loses one at most.
+
+    Args:
+        family: key of ``tiny.SPECS``.
+        out: file to write.
+        samples: trajectories to average.
+        steps: sampling steps; ``None`` takes the family's default (50).
+        progress: show a progress bar.
+
+    Returns:
+        The profile, and whether all samples were measured (``False`` after Ctrl-C).
+
+    Raises:
+        KeyboardInterrupt: interrupted before the first sample was complete.
+        ValueError, FileNotFoundError, ImportError: as for :func:`run_demo`.
+    """
+    from .hosts.diffusers import record
+
+    if family not in SPECS:
+        raise ValueError(f"{family!r} is not one of {', '.join(SPECS)}")
+    if samples < 1 or (steps is not None and steps < 2):
+        raise ValueError("need at least one sample and two steps")
+    spec, steps = SPECS[family], steps or SPECS[family].steps
+    module, scheduler = _load(family), make_scheduler(family)
+    prompts = calibration_prompts()
+    recordings, profile = [], None
+    try:
+        with _fastest_threads(family, module), _bar(progress, samples * steps, family) as tick:
+            for seed in range(samples):
+                with record(module, scheduler) as measured:
+                    prompt = prompts[seed % len(prompts)]
+                    sample(family, module, scheduler, prompt, seed, steps, tick)
+                recordings += measured.recordings
+                header = ProfileHeader(
+                    family=family,
+                    fingerprint=fingerprint(module),
+                    sampler="ddim" if spec.prediction == "v" else "euler",
+                    scheduler=type(scheduler).__name__,
+                    sigmas=tuple(step.sigma for step in measured.reports[0].steps),
+                    guidance=spec.guidance,
+                    shape=(2, *spec.latent),
+                    dtype="float32",
+                    samples=len(recordings),
+                    source="sencache calibrate, bundled tiny model",
+                )
+                profile = combine(recordings, header)
+                profile.save(out)
+    except KeyboardInterrupt:
+        if profile is None:
+            raise
+    return profile, len(recordings) == samples
+
+
+def _load(family: str) -> nn.Module:
+    if not weights_path(family).is_file():
+        raise FileNotFoundError(f"the weights of the tiny {family} model are not installed")
+    return load_diffusers(family)
+
+
+@contextmanager
+def _counted(module: nn.Module) -> Iterator:
+    """Counts how often the network really runs: by its first block, which reuse never reaches."""
+    calls = [0]
+    family = next(f for f in FAMILIES.values() if type(module).__name__ in f.diffusers_classes)
+
+    def note(*_) -> None:
+        calls[0] += 1
+
+    hook = getattr(module, family.diffusers_blocks)[0].register_forward_hook(note)
+    try:
+        yield lambda: calls[0]
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _fastest_threads(family: str, module: nn.Module) -> Iterator[None]:
+    """One thread or the usual number, whichever runs the network faster just now.
+
+    On a machine whose cores are taken, threads of small networks wait for each other ten times
+    longer than they compute.
+    """
+    usual, spec, seconds = torch.get_num_threads(), SPECS[family], {}
+    x, context = torch.randn(2, *spec.latent), torch.zeros(2, 8, 4096)
+    try:
+        for threads in (1, usual):
+            torch.set_num_threads(threads)
+            for _ in range(3):
+                started = time.perf_counter()
+                with torch.no_grad():
+                    forward(family, module, x, 0.5 if spec.prediction == "flow" else 500, context)
+                spent = time.perf_counter() - started
+                seconds[threads] = min(spent, seconds.get(threads, spent))
+        torch.set_num_threads(min(seconds, key=seconds.get))
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+@contextmanager
+def _bar(show: bool, total: int, title: str) -> Iterator:
+    if not show:
+        yield lambda: None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError("the progress bar needs tqdm: pip install 'sencache[demo]'") from error
+    with tqdm(total=total, desc=title, unit="step") as bar:
+        yield lambda: bar.update()
