@@ -1,0 +1,258 @@
+"""The ``sencache`` command, on the bundled models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sencache_core import Profile, cli
+from sencache_core.families import FAMILIES
+from sencache_core.profile import AUTHORS_NUMEL
+from sencache_core.tiny import COG_SCHEDULER, SPECS, weights_path
+
+for extra in ("diffusers", "kornia", "matplotlib", "PIL", "tqdm"):
+    pytest.importorskip(extra)
+demo = pytest.importorskip("sencache_core.demo")
+
+STEPS = 12
+KEYS = {
+    "family",
+    "steps",
+    "budget",
+    "evaluations",
+    "seconds_uncached",
+    "seconds_cached",
+    "psnr_mean",
+    "psnr_worst",
+    "ssim_mean",
+}
+
+
+def needs(family: str):
+    missing = not weights_path(family).is_file()
+    return pytest.mark.skipif(missing, reason=f"no weights of the tiny {family} model")
+
+
+FAMILY = [pytest.param(family, marks=needs(family)) for family in SPECS]
+
+
+@pytest.mark.parametrize("family", FAMILY)
+def test_demo(family, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    command = ["demo", "--family", family, "--steps", str(STEPS), "--clips", "1"]
+    command += ["--budget", "0.75", "--out", str(tmp_path / "clips"), "--json", str(file)]
+    assert cli.main(command) == 0
+    (figures,) = json.loads(file.read_text())
+    assert KEYS <= figures.keys()
+    assert (figures["family"], figures["steps"], figures["budget"]) == (family, STEPS, 0.75)
+    assert figures["evaluations"] == 9
+    assert 0 < figures["seconds_cached"] < figures["seconds_uncached"] * 3
+    assert 15 < figures["psnr_worst"] <= figures["psnr_mean"] < 100
+    assert 0.3 < figures["ssim_mean"] < 1
+    output = capsys.readouterr().out
+    assert f"9.0 of {STEPS}" in output
+    assert "synthetic clips" in output
+    check_files(tmp_path / "clips", family)
+
+
+def check_files(folder, family):
+    from PIL import Image
+
+    spec = SPECS[family]
+    with Image.open(folder / f"{family}.webp") as clip:
+        assert clip.n_frames == spec.frames
+        assert clip.size == (2 * spec.pixels, spec.pixels)
+    for name in ("frames", "stats"):
+        with Image.open(folder / f"{family}_{name}.png") as picture:
+            assert np.asarray(picture).std() > 10, "an empty picture"
+    detail = json.loads((folder / f"{family}.json").read_text())
+    assert len(detail["reports"][0]["steps"]) == STEPS
+
+
+@needs("wan")
+def test_full_budget_changes_nothing(tmp_path):
+    (figures,) = demo.run_demo(["wan"], 1.0, tmp_path, clips=1, steps=STEPS, progress=False)
+    assert figures["evaluations"] == STEPS
+    assert figures["psnr_worst"] == 100
+    assert figures["ssim_mean"] == pytest.approx(1.0)
+
+
+@needs("wan")
+def test_more_evaluations_come_closer(tmp_path):
+    figures = [
+        demo.run_demo(["wan"], budget, tmp_path, clips=1, steps=STEPS, progress=False)[0]
+        for budget in (0.35, 0.8)
+    ]
+    assert figures[0]["psnr_mean"] < figures[1]["psnr_mean"]
+
+
+@pytest.mark.parametrize("family", FAMILY)
+def test_sampling_agrees_with_the_reference_sampler(family):
+    """diffusers' scheduler and the tiny models' own plain sampler are two ways to one clip."""
+    from sencache_core.tiny import held_out_prompts, load_diffusers, sample
+
+    module, prompt = load_diffusers(family), held_out_prompts()[0]
+    ours = demo.sample(family, module, demo.make_scheduler(family), prompt, 3, STEPS)
+    reference = sample(family, module, [prompt], seed=3, steps=STEPS)
+    error = (ours - reference).square().mean() / reference.square().mean()
+    assert error < 1e-6
+
+
+@needs("wan")
+def test_calibrate_show_and_use(tmp_path, capsys):
+    file, plot = tmp_path / "wan.safetensors", tmp_path / "wan.png"
+    measure = ["calibrate", "--family", "wan", "--samples", "2", "--steps", str(STEPS)]
+    assert cli.main([*measure, "--out", str(file)]) == 0
+    profile = Profile.load(file)
+    assert profile.header.samples == 2
+    assert profile.header.fingerprint
+    assert len(profile.t) == STEPS - 1
+    assert (profile.mean["alpha_x"] > 0).all()
+    capsys.readouterr()
+    assert cli.main(["profile", "show", str(file), "--plot", str(plot)]) == 0
+    shown = capsys.readouterr().out
+    assert profile.header.fingerprint in shown
+    assert "alpha_x" in shown
+    assert plot.stat().st_size > 1000
+    use = ["demo", "--family", "wan", "--clips", "1", "--steps", str(STEPS), "--profile", str(file)]
+    assert cli.main([*use, "--out", str(tmp_path / "out")]) == 0
+    detail = json.loads((tmp_path / "out" / "wan.json").read_text())
+    assert detail["evaluations"] == STEPS / 2
+    assert not any("another" in message for message in detail["reports"][0]["messages"])
+
+
+@needs("wan")
+def test_interrupted_calibration_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+    file, sample, taken = tmp_path / "wan.safetensors", demo.sample, []
+
+    def interrupted(*arguments):
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(arguments)
+        return sample(*arguments)
+
+    monkeypatch.setattr(demo, "sample", interrupted)
+    command = ["calibrate", "--family", "wan", "--samples", "5", "--steps", str(STEPS)]
+    assert cli.main([*command, "--out", str(file)]) == 130
+    assert Profile.load(file).header.samples == 2
+    assert "2 of 5" in capsys.readouterr().out
+
+
+def table(path, timesteps, slope_x=2.0, slope_t=3.0):
+    timesteps = np.asarray(timesteps)
+    np.savez(
+        path,
+        timesteps=timesteps,
+        J_x_norm=np.full(len(timesteps), slope_x),
+        J_t_norm=np.full(len(timesteps), slope_t),
+    )
+
+
+@pytest.mark.parametrize("family", sorted(AUTHORS_NUMEL))
+def test_import_of_a_published_table(family, tmp_path, capsys):
+    table(tmp_path / "table.npz", [999, 500, 20])
+    out = tmp_path / "profile.safetensors"
+    command = ["profile", "import", str(tmp_path / "table.npz"), "--family", family]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    profile = Profile.load(out)
+    assert profile.header.family == family
+    assert profile.mean["alpha_x"] == pytest.approx([2.0, 2.0, 2.0])
+    if family == "cogvideox":
+        assert profile.t[-1] == pytest.approx(1.0)
+        assert (np.diff(profile.t) > 0).all()
+    else:
+        assert profile.t == pytest.approx([0.02, 0.5, 0.999])
+        expected = 3.0 / AUTHORS_NUMEL[family] ** 0.5 * 1000
+        assert profile.mean["alpha_t"] == pytest.approx([expected] * 3)
+    assert cli.main(["profile", "show", str(out)]) == 0
+    assert FAMILIES[family].name in capsys.readouterr().out
+
+
+def test_cogvideox_times_are_those_of_its_scheduler():
+    import diffusers
+
+    alphas = diffusers.CogVideoXDDIMScheduler(**COG_SCHEDULER).alphas_cumprod.double()
+    for timestep in (0, 1, 500, 998, 999):
+        alpha = float(alphas[timestep])
+        sigma = ((1 - alpha) / max(alpha, 1e-12)) ** 0.5
+        expected = FAMILIES["cogvideox"].time(sigma)
+        assert cli.cogvideox_time(timestep) == pytest.approx(expected, abs=2e-5)
+    assert cli.cogvideox_time(0.5) == pytest.approx(
+        (cli.cogvideox_time(0) + cli.cogvideox_time(1)) / 2
+    )
+    assert cli.cogvideox_time(999.5) > 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["profile", "show", "nowhere.safetensors"], "cannot read the profile"),
+        (["profile", "import", "no.npz", "--family", "wan", "--out", "x"], "cannot read no.npz"),
+        (["demo", "--family", "wan", "--budget", "0"], "budget is a share"),
+        (["demo", "--family", "wan", "--clips", "0"], "at least one clip"),
+        (["demo", "--comfyui", "."], "is not a ComfyUI folder"),
+        (["calibrate", "--family", "wan", "--samples", "0", "--out", "x"], "at least one sample"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(command, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sencache: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_unknown_family_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", "--family", "sora"])
+    assert caught.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_missing_extra_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.delitem(sys.modules, "sencache_core.hosts.diffusers", raising=False)
+    monkeypatch.delitem(sys.modules, "sencache_core.hosts._diffusers", raising=False)
+    with pytest.raises(ImportError, match=r"sencache\[demo\]"):
+        demo.make_scheduler("wan")
+
+
+def test_threads_are_put_back(tmp_path):
+    before = torch.get_num_threads()
+    if weights_path("wan").is_file():
+        demo.run_demo(["wan"], 1.0, tmp_path, clips=1, steps=2, progress=False)
+    assert torch.get_num_threads() == before
+
+
+def test_starting_the_command_is_quick_and_needs_no_extra():
+    """``--help`` must not import diffusers, matplotlib or kornia."""
+    code = (
+        "import sys; from sencache_core import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'diffusers', 'matplotlib', 'kornia', 'PIL'} & sys.modules.keys()))"
+    )
+    root = str(cli.Path(cli.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.rstrip().endswith("[]")
+
+
+@pytest.mark.comfyui
+@needs("wan")
+def test_demo_in_comfyui(comfyui, tmp_path, capsys):
+    command = ["demo", "--comfyui", str(comfyui), "--steps", str(STEPS), "--out", str(tmp_path)]
+    assert cli.main(command) == 0
+    output = capsys.readouterr().out
+    assert f"{STEPS // 2} of {STEPS} evaluations run" in output
+    assert "PSNR" in output
+    (report,) = json.loads((tmp_path / "reports.json").read_text())
+    assert report["evaluations"] == STEPS // 2
+    assert len(list(tmp_path.glob("*.webp"))) == 2
