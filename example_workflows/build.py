@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from playwright.sync_api import sync_playwright
@@ -26,15 +29,13 @@ T5 = f"{HF}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensor
 UMT5 = f"{WAN21}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 
 BAD = "blurry, low quality, worst quality, static, distorted, deformed, subtitles, watermark"
-FOX = (
-    "a fox moving quickly in a beautiful winter scenery, nature, trees, mountains, tracking camera"
-)
+FOX = "a fox running through a snowy forest, trees, mountains, daytime, tracking camera"
 STREET = "a cyclist rides along a rainy street at night, neon signs reflected in puddles"
 TINY = "a red circle moving left on a dark striped background"
 
 PLACE = (
-    "**SenCache Apply** sits between the model and the sampler, **SenCache Stats Viewer** after the "
-    "sampler. Lower *budget* is faster and departs further from the uncached sample: it is another "
+    "**SenCache Apply** sits between the model and the sampler, **SenCache Stats Viewer** after "
+    "the sampler. Lower *budget* is faster and departs further from the uncached sample: it is another "
     "sample of similar quality. To see the difference, sample the same seed with *enable* off."
 )
 
@@ -44,8 +45,8 @@ class Node(NamedTuple):
 
     key: str
     type: str
-    widgets: dict[str, Any] = {}
-    links: dict[str, str] = {}
+    widgets: Mapping[str, Any] = MappingProxyType({})
+    links: Mapping[str, str] = MappingProxyType({})
     models: tuple[str, ...] = ()
     title: str = ""
 
@@ -278,8 +279,8 @@ def ltx_video() -> list[list[Node]]:
         clip(T5, "ltxv"),
     ]
     about = (
-        "## LTX-Video text to video\n30 steps, 18 of them run (budget 0.6). The model is small: the "
-        "VAE and text encoder take a good part of the whole time."
+        "## LTX-Video text to video\n30 steps, 18 of them run (budget 0.6). The model is small: "
+        "the VAE and text encoder take a good part of the whole time."
     )
     made = {"positive": "positive.CONDITIONING", "negative": "negative.CONDITIONING"}
     return [
@@ -339,8 +340,8 @@ def ltx2() -> list[list[Node]]:
     about = (
         "## LTX-2, video with sound\n20 steps, 13 of them run (budget 0.65). Video and audio are "
         "both watched: the one that changes more decides. The sampler is euler; ancestral samplers "
-        "add fresh noise at every step, which makes outputs harder to foretell. The distilled model "
-        "(8 steps) is left alone."
+        "add fresh noise at every step, which makes outputs harder to foretell. The distilled "
+        "model (8 steps) is left alone."
     )
     made = {"positive": "positive.CONDITIONING", "negative": "negative.CONDITIONING"}
     guided = {"model": "apply.model", "positive": "rate.positive", "negative": "rate.negative"}
@@ -609,6 +610,8 @@ def main(address: str) -> None:
                 [
                     {
                         **node._asdict(),
+                        "widgets": dict(node.widgets),
+                        "links": dict(node.links),
                         "models": [
                             {"name": Path(u).name, "url": u, "directory": folder(u)}
                             for u in node.models
@@ -619,6 +622,7 @@ def main(address: str) -> None:
                 for column in columns()
             ]
             graph, prompt = page.evaluate(BUILD, table)
+            graph["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"sencache/{name}"))
             write(HERE / f"{name}.json", graph)
             if name == "sencache_tiny_wan":
                 API_PROMPT.parent.mkdir(exist_ok=True)

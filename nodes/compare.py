@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host import CATEGORY, make
+from ..sencache_core import metrics
+from .host import CATEGORY, make, show_text
 
 AMPLIFY = 4.0
 
@@ -66,23 +67,11 @@ class SenCacheCompare(io.ComfyNode):
                 f"the two clips differ in size: {tuple(reference.shape)} and {tuple(image.shape)} "
                 "(frames, height, width, channels); compare clips of the same settings"
             )
-        try:
-            import kornia  # noqa: F401
-        except ImportError as error:
-            raise RuntimeError(
-                "SenCache Compare needs kornia, which is missing here: run 'pip install kornia' in "
-                "ComfyUI's Python"
-            ) from error
-        from ..sencache_core import metrics
-        from .host import show_text
-
-        frames = reference[..., :3].movedim(-1, 1), image[..., :3].movedim(-1, 1)
-        psnr, ssim = ([float(v) for v in f(*frames)] for f in (metrics.psnr, metrics.ssim))
-        rows = [
-            f"{i:5d}  {p:8.2f}  {s:8.4f}" for i, (p, s) in enumerate(zip(psnr, ssim, strict=True))
-        ]
-        mean, worst, likeness = sum(psnr) / len(psnr), min(psnr), sum(ssim) / len(ssim)
+        found = metrics.compare(metrics.from_images(reference), metrics.from_images(image))
+        mean, worst, likeness = found.psnr_mean, found.psnr_worst, found.ssim_mean
         text = f"PSNR {mean:.1f} dB (worst frame {worst:.1f} dB), SSIM {likeness:.4f}"
+        pairs = enumerate(zip(found.psnr, found.ssim, strict=True))
+        rows = [f"{i:5d}  {psnr:8.2f}  {ssim:8.4f}" for i, (psnr, ssim) in pairs]
         table = "\n".join(["frame   PSNR dB      SSIM", *rows, text])
         difference = ((reference - image).abs() * amplify).clamp(0, 1)
         show_text(f"{text}\ndifference picture amplified {amplify:g} times", cls.hidden.unique_id)

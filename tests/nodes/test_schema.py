@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+import os
 import re
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def test_inputs_equal_parameters_of_execute(pack, name):
     parameters = inspect.signature(node.execute).parameters
     assert sorted(schema) == sorted(parameters)
     optional = {i.id for i in node.GET_SCHEMA().inputs if i.optional}
-    assert optional <= {k for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    assert optional <= {
+        k for k, p in parameters.items() if p.default is not inspect.Parameter.empty
+    }
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -55,15 +58,43 @@ def test_everything_is_explained(pack, name):
     assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
 
 
+def pinned(path: Path, found: dict) -> dict:
+    """What ``path`` holds; with SENCACHE_UPDATE=1 in the environment it is written first."""
+    if os.environ.get("SENCACHE_UPDATE") == "1":
+        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def test_schema_never_changes(pack):
-    """Rename or reorder nothing: append inputs at the end, then add them to schema.json."""
+    """Rename or reorder nothing: append inputs at the end, then update the file."""
     found = {}
     for name, node in sorted(pack.nodes.items()):
-        found[name] = {**inputs(node), "outputs": [o.get_io_type() for o in node.GET_SCHEMA().outputs]}
-    pinned = json.loads(SNAPSHOT.read_text())
+        outputs = [o.get_io_type() for o in node.GET_SCHEMA().outputs]
+        found[name] = {**inputs(node), "outputs": outputs}
+    known = pinned(SNAPSHOT, found)
     if not hasattr(pack.part("nodes.policy").io, "DynamicCombo"):
-        pinned["SenCachePolicySelect"]["required"] = ["policy", "preset", "settings"]
-    assert found == pinned
+        known["SenCachePolicySelect"]["required"] = ["policy", "preset", "settings"]
+    assert found == known
+
+
+def test_english_locale_equals_the_schema(pack):
+    if not hasattr(pack.part("nodes.policy").io, "DynamicCombo"):
+        pytest.skip("the file is written from the newer schema")
+    found = {}
+    for name, node in sorted(pack.nodes.items()):
+        schema = node.GET_SCHEMA()
+        outputs = {
+            str(i): {"name": o.display_name or o.get_io_type().lower()}
+            | ({"tooltip": o.tooltip} if o.tooltip else {})
+            for i, o in enumerate(schema.outputs)
+        }
+        found[name] = {
+            "display_name": schema.display_name,
+            "description": schema.description,
+            "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+            "outputs": outputs,
+        }
+    assert found == pinned(ROOT / "locales" / "en" / "nodeDefs.json", found)
 
 
 def test_host_and_pack_keep_their_own_nodes_module(pack):
@@ -122,7 +153,11 @@ def test_presets(pack):
     module = pack.part("nodes.policy")
     choice = module._choose(module.PRESET, {"preset": "Wan fast"})
     assert choice.fixed
-    assert (choice.policy.tolerance, choice.rule.name, choice.guards.longest_run) == (0.98, "hold", 3)
+    assert (choice.policy.tolerance, choice.rule.name, choice.guards.longest_run) == (
+        0.98,
+        "hold",
+        3,
+    )
 
 
 def test_apply_off_returns_the_very_model(pack):

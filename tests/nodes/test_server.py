@@ -10,18 +10,21 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = ROOT / "sencache_core" / "comfy_prompts" / "sencache_tiny_wan_api.json"
+MODEL = "sencache_tiny_wan.safetensors"
 STEPS = 12
 
 pytestmark = pytest.mark.comfyui
 
 
 def graph(steps: int = STEPS, seed: int = 1, **apply) -> dict:
-    """Tiny model -> SenCache Apply -> KSampler -> viewer, latent saved; on a quarter of the area."""
+    """Tiny model, SenCache Apply, KSampler, viewer, latent saved; on a quarter of the area."""
     sampler = {"seed": seed, "steps": steps, "cfg": 4.0, "denoise": 1.0}
     sampler |= {"sampler_name": "euler", "scheduler": "simple", "model": ["apply", 0]}
     sampler |= {"positive": ["pos", 0], "negative": ["neg", 0], "latent_image": ["latent", 0]}
     return {
-        "unet": node("UNETLoader", unet_name="sencache_tiny_wan.safetensors", weight_dtype="default"),
+        "unet": node(
+            "UNETLoader", unet_name="sencache_tiny_wan.safetensors", weight_dtype="default"
+        ),
         "shift": node("ModelSamplingSD3", model=["unet", 0], shift=5.0),
         "apply": node("SenCacheApply", **{"model": ["shift", 0], "budget": 0.5, **apply}),
         "pos": node("SenCacheTinyPrompt", text="a red circle moving left", family="wan"),
@@ -40,7 +43,9 @@ def node(kind: str, **inputs) -> dict:
 def latent(server, outputs: dict, key: str = "save"):
     """The latent that a SaveLatent node wrote."""
     (file,) = outputs[key]["latents"]
-    return load_file(server.folder / "output" / file["subfolder"] / file["filename"])["latent_tensor"]
+    return load_file(server.folder / "output" / file["subfolder"] / file["filename"])[
+        "latent_tensor"
+    ]
 
 
 def runs(outputs: dict, key: str = "viewer") -> list[dict]:
@@ -98,9 +103,12 @@ def test_tolerance_zero_is_bit_equal(server, plain):
 def test_preset_rules_over_the_budget(server):
     prompt = graph(budget=0.9, policy=["policy", 0])
     choice = {"policy": "paper preset", "policy.preset": "Wan fast"}
-    if "preset" in server.get("/object_info/SenCachePolicySelect")["SenCachePolicySelect"]["input"][
-        "required"
-    ]:
+    if (
+        "preset"
+        in server.get("/object_info/SenCachePolicySelect")["SenCachePolicySelect"]["input"][
+            "required"
+        ]
+    ):
         choice = {"policy": "paper preset", "preset": "Wan fast", "settings": ""}
     prompt["policy"] = node("SenCachePolicySelect", **choice)
     (run,) = runs(server.run(prompt))

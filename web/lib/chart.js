@@ -27,7 +27,7 @@ export function decades(values) {
   const top = Math.max(...positive);
   const bottom = Math.max(Math.min(...positive), top * 1e-5);
   const low = Math.floor(Math.log10(bottom) + 1e-9);
-  const high = Math.max(Math.ceil(Math.log10(top) - 1e-9), low + 1);
+  const high = Math.max(Math.ceil(Math.log10(top) - 1e-9) + 0, low + 1); // + 0: never -0
   return { low, high };
 }
 

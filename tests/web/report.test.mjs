@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+
+import * as report from "../../web/lib/report.js";
+
+// The same file that the Python tests hold against RunReport.to_dict().
+const run = JSON.parse(readFileSync(new URL("../fixtures/run_report.json", import.meta.url)));
+
+test("headline gives evaluations and time apart", () => {
+  const { evaluations, time, share } = report.headline(run);
+  assert.equal(evaluations, `${run.evaluations} of ${run.steps.length} evaluations run, ${run.reused} reused`);
+  assert.match(time, /in the sampler, about .* saved time/);
+  assert.equal(share, run.evaluations / run.steps.length);
+});
+
+test("counts agree with the report's own", () => {
+  const [computed, forced, reused] = report.counts(run).map((entry) => entry.count);
+  assert.equal(forced, run.forced);
+  assert.equal(reused, run.reused);
+  assert.equal(computed + forced, run.evaluations);
+});
+
+test("every evaluation has a full row and a hover text", () => {
+  const rows = report.rows(run);
+  assert.equal(rows.length, run.steps.length);
+  for (const row of rows) {
+    assert.equal(row.length, report.COLUMNS.length);
+    assert.ok(row.every((cell) => typeof cell === "string" && cell && cell !== "NaN"));
+  }
+  for (const step of run.steps) assert.match(report.hover(step), new RegExp(step.decision));
+});
+
+test("lines hold messages, the reason for no reuse and an interrupt", () => {
+  assert.deepEqual(report.lines(run), run.messages);
+  const stopped = { ...run, completed: false, why: "Nothing was reused: because." };
+  assert.deepEqual(report.lines(stopped).slice(1), [stopped.why, ...run.messages]);
+  assert.match(report.lines(stopped)[0], /interrupted/);
+  assert.deepEqual(report.lines({ ...stopped, live: true }), [stopped.why, ...run.messages]);
+});
+
+test("figures are short", () => {
+  const cases = [[null, "-"], [undefined, "-"], [0, "0"], [0.123456, "0.123"], [12.3456, "12.3"], [1e-7, "1.0e-7"], [123456, "1.2e+5"]];
+  for (const [value, text] of cases) assert.equal(report.figure(value), text);
+  assert.equal(report.clock(0.4), "0.40 s");
+  assert.equal(report.clock(12.34), "12.3 s");
+  assert.equal(report.clock(125), "2:05 min");
+  assert.equal(report.percent(0.012), "1.2 %");
+});
+
+test("payloads are recognised by version", () => {
+  const payload = { version: 1, runs: [], notes: [] };
+  assert.equal(report.fromOutput({ sencache: [payload] }), payload);
+  assert.equal(report.fromOutput({ sencache: [{ version: 2 }] }), null);
+  assert.equal(report.fromOutput({ text: ["x"] }), null);
+  assert.equal(report.fromOutput(undefined), null);
+});
+
+test("history gives the newest payload of the same workflow", () => {
+  const payload = (label) => ({ version: 1, runs: [{ label }], notes: [] });
+  const entry = (number, workflow, label) => ({
+    prompt: [number, "id", {}, { extra_pnginfo: { workflow: { id: workflow } } }],
+    outputs: { 8: { sencache: [payload(label)] } },
+  });
+  const history = { a: entry(1, "w", "old"), b: entry(3, "w", "new"), c: entry(4, "other", "foreign") };
+  assert.equal(report.fromHistory(history, "8", "w").runs[0].label, "new");
+  assert.equal(report.fromHistory(history, "9", "w"), null);
+  assert.equal(report.fromHistory(history, "8", undefined), null);
+});
