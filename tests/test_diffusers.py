@@ -520,3 +520,40 @@ def test_both_transformers_of_a_wan_22_pipeline():
     assert low_report.completed
     assert high_report.evaluations == round(high_report.num_steps / 2)
     assert low_report.evaluations == round(low_report.num_steps / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "size", "masks"),
+    [
+        ("LTXPipeline", "ltx", (128, 9), True),
+        ("CogVideoXPipeline", "cogvideox", (64, 5), False),
+    ],
+)
+def test_pipelines_that_batch_their_guidance(name, family, size, masks):
+    parts = {"tokenizer": None, "text_encoder": None, "vae": None}
+    pipe = getattr(diffusers, name)(
+        transformer=network(family), scheduler=scheduler_of(family), **parts
+    )
+    pipe.set_progress_bar_config(disable=True)
+    texts = {"prompt_embeds": text(0), "negative_prompt_embeds": torch.zeros(1, 8, TEXT)}
+    if masks:
+        texts["prompt_attention_mask"] = texts["negative_prompt_attention_mask"] = torch.ones(1, 8)
+
+    def clip():
+        return pipe(
+            **texts,
+            height=size[0],
+            width=size[0],
+            num_frames=size[1],
+            num_inference_steps=STEPS,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(0),
+            return_dict=False,
+        )[0]
+
+    plain = clip()
+    with host.attach(pipe, HALF) as cached:
+        error = (clip() - plain).square().mean() / plain.square().mean()
+    (report,) = cached.reports
+    assert (report.evaluations, report.calls, report.completed) == (STEPS // 2, STEPS // 2, True)
+    assert 0 < error < 0.05

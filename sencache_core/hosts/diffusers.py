@@ -64,9 +64,8 @@ class _Hook(ModelHook):
 
     Args:
         clock: its timesteps.
-        start: makes the runner of a run, given its schedule (or ``None``) and a header.
-        opened: called when a run begins.
-        publish: called with the runner of every run that has ended.
+        start: makes a run's runner, given the clock, its schedule (or ``None``) and a header.
+        opened, publish: called when a run begins, and with the runner of each that has ended.
     """
 
     _is_stateful = True
@@ -153,8 +152,8 @@ class _Hook(ModelHook):
     def _branch(self, run: _Run, arguments: dict[str, Any]) -> Branch:
         """Key of this call: the pipeline's name for it, its conditioning and its turn.
 
-        Guidance calls of pipelines that name nothing differ by conditioning; calls that share it
-        (perturbed attention, skipped layers) by their order among calls with equal t and x.
+        Unnamed guidance calls differ by conditioning; calls that share it (perturbed attention,
+        skipped layers) by their order among calls with equal t and x.
         """
         text = arguments.get("encoder_hidden_states")
         known = (i for i, other in enumerate(run.conditions) if same(text, other))
@@ -180,8 +179,7 @@ class Attachment:
     """A cache, or a recorder, on one or two transformers. Also a context manager.
 
     Attributes:
-        reports: one a run, newest last. A run ends with the pipeline, with the next one's start,
-            with an error, or at :meth:`detach`.
+        reports: one a run, newest last. It ends with the pipeline, the next start, or an error.
         recordings: one a run, if this attachment measures.
     """
 
