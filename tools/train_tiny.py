@@ -91,6 +91,24 @@ def init_weights(family: str, module: torch.nn.Module) -> None:
             parameter.data.view(6, -1)[[2, 5]] = 0.5
 
 
+def plain_attention(query, key, value, attn_mask=None, scale=None, **_):
+    """Attention as two matrix products.
+
+    On a CPU this is two to four times as fast, forward and backward, as PyTorch's fused bfloat16
+    kernel for sequences as short as these.
+    """
+    shape, size = value.shape, query.shape[-1]
+    query, key, value = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
+    with torch.autocast("cpu", enabled=False):
+        scores = torch.baddbmm(
+            query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale or size**-0.5
+        )
+        if attn_mask is not None:
+            raise NotImplementedError("no masks in training")
+        out = torch.bmm(scores.softmax(-1), value)
+    return out.view(*shape[:-2], query.shape[1], shape[-1])
+
+
 def make_optimizers(module: torch.nn.Module, rate: float, muon: bool) -> list:
     """AdamW for everything; with ``muon`` the block matrices go to Muon instead."""
     matrices, gains, text = [], [], []
@@ -284,6 +302,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    F.scaled_dot_product_attention = plain_attention
     args.work_dir.mkdir(parents=True, exist_ok=True)
     if args.fit_codec or not codec_path(args.family).exists():
         fit_codec(args.family)
