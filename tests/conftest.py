@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,6 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # and the pack's `nodes` folder must not hide ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(ROOT))
+
+# The same examples every time, however slow the machine.
+settings.register_profile("sencache", deadline=None, derandomize=True)
+settings.load_profile("sencache")
 
 #: Requirements of ComfyUI that its server can do without.
 OPTIONAL = {"comfyui-workflow-templates", "comfyui-embedded-docs", "pyopengl", "comfy-angle"}

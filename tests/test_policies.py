@@ -151,7 +151,7 @@ def test_budgets_are_met_exactly(name, sampler, steps):
 
 
 @pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_budgets_are_met_under_any_guards(name, data):
     steps = data.draw(st.integers(10, 40))

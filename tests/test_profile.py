@@ -60,7 +60,7 @@ def profiles(draw):
 
 
 @given(profiles())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_save_and_load_round_trip(tmp_path_factory, profile):
     path = tmp_path_factory.mktemp("p") / "profile.safetensors"
     profile.save(path)
@@ -179,7 +179,7 @@ def test_a_checkpoint_picked_by_mistake_is_not_read(tmp_path, monkeypatch):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_flipped_bytes_never_raise_anything_else(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("flip")
     path = folder / "p.safetensors"

@@ -137,6 +137,9 @@ def test_a_payload_of_another_shape_is_computed():
     play(session, 1.0, {COND: noise(*SHAPE)})
     other = noise(1, 2, 5, 5)
     assert play(session, 0.9, {COND: other})[COND] is other
+    report = session.finish(True)
+    assert (report.evaluations, report.reused) == (2, 0)
+    assert report.steps[-1].reason == Reason.NO_HISTORY.value
 
 
 def test_rising_time_drops_the_history():
