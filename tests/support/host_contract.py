@@ -137,8 +137,9 @@ class HostContract:
         assert after.calls == fresh.calls
         assert not driver.holds_state()
 
-    def test_failed_run_is_reported_as_such(self, driver):
-        failed = driver.one(HALF, Job(fail_at=6))
+    @pytest.mark.parametrize("fail_at", [6, 2 * STEPS - 1])
+    def test_failed_run_is_reported_as_such(self, driver, fail_at):
+        failed = driver.one(HALF, Job(fail_at=fail_at))
         assert failed.report is not None
         assert not failed.report.completed
 
