@@ -35,8 +35,8 @@ TINY = "a red circle moving left on a dark striped background"
 
 PLACE = (
     "**SenCache Apply** sits between the model and the sampler, **SenCache Stats Viewer** after "
-    "the sampler. Lower *budget* is faster and departs further from the uncached sample: it is another "
-    "sample of similar quality. To see the difference, sample the same seed with *enable* off."
+    "the sampler. Lower *budget* is faster and departs further from the uncached sample: "
+    "it is another sample of similar quality. To see the difference, sample the same seed with *enable* off."
 )
 
 
@@ -221,14 +221,15 @@ def wan_two_experts() -> list[list[Node]]:
         "off: there are no steps to spare."
     )
 
-    def stage(key: str, model: str, latent: str, **widgets) -> Node:
+    def stage(key: str, title: str, model: str, latent: str, **widgets) -> Node:
         shared = {"steps": 40, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
         links = {"positive": "positive.CONDITIONING", "negative": "negative.CONDITIONING"}
         links |= {"model": model, "latent_image": latent}
-        return Node(key, "KSamplerAdvanced", {**shared, **widgets}, links, title=f"{key} sampler")
+        return Node(key, "KSamplerAdvanced", {**shared, **widgets}, links, title=title)
 
     first = stage(
         "first",
+        "KSampler (high noise)",
         "apply_high.model",
         "latent.LATENT",
         add_noise="enable",
@@ -239,6 +240,7 @@ def wan_two_experts() -> list[list[Node]]:
     )
     second = stage(
         "second",
+        "KSampler (low noise)",
         "apply_low.model",
         "first.LATENT",
         add_noise="disable",
@@ -568,7 +570,7 @@ BUILD = """async (columns) => {
         if (widget.name === "control_after_generate") widget.value = "fixed";
       }
       if (spec.models.length) node.properties.models = spec.models;
-      if (spec.type === "MarkdownNote") node.setSize([380, 400]);
+      if (spec.type === "MarkdownNote") node.setSize([430, 400]);
       else if (spec.type === "CLIPTextEncode") node.setSize([340, 130]);
       else if (spec.type === "SenCacheTinyPrompt") node.setSize([340, 150]);
       else if (spec.type === "SenCacheStatsViewer") node.setSize([560, 480]);

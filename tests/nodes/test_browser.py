@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+TINY = ROOT / "example_workflows" / "sencache_tiny_wan.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 STEPS = 10
 
@@ -88,51 +89,54 @@ def viewer_text(tab) -> str:
     return tab.evaluate("() => document.querySelector('.sencache-view')?.innerText ?? ''")
 
 
-@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
-def test_viewer_fills(page, server, vue):
-    known = page.evaluate(f"() => {APP}.extensionManager.setting.get('Comfy.VueNodes.Enabled')")
-    if vue and known is None:
-        pytest.skip("this frontend does not show DOM widgets in Vue nodes")
-    page.evaluate(f"(on) => {APP}.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
-    load(page, ROOT / "example_workflows" / "sencache_tiny_wan.json")
-    page.wait_for_function("() => document.querySelector('.sencache-view')")
-    assert "Queue the graph" in viewer_text(page)
-    page.evaluate(
-        f"""([steps, seed]) => {{
+def wait_for_text(tab, text: str, seconds: float) -> None:
+    tab.wait_for_function(
+        "(text) => document.querySelector('.sencache-view')?.innerText.includes(text)",
+        arg=text,
+        timeout=1000 * seconds,
+    )
+
+
+def run_tiny(tab, vue: bool = False) -> None:
+    """Load the tiny workflow, run it on a few steps, wait for the viewer."""
+    set_vue = f"(on) => {APP}.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    tab.evaluate(set_vue, vue)
+    load(tab, TINY)
+    tab.wait_for_function("() => document.querySelector('.sencache-view')")
+    tab.evaluate(
+        f"""(steps) => {{
           for (const n of {APP}.graph._nodes) for (const w of n.widgets ?? []) {{
-          if (w.name === "steps") w.value = steps;
-          if (w.name === "seed") w.value = seed; }}
+            if (w.name === "steps") w.value = steps; }}
           {APP}.queuePrompt(0, 1); }}""",
-        [STEPS, 100 + vue],
+        STEPS,
     )
-    page.wait_for_function(
-        f"() => document.querySelector('.sencache-view')?.innerText.includes("
-        f"'{STEPS // 2} of {STEPS} evaluations run')",
-        timeout=240_000,
-    )
-    cells = page.locator(".sencache-view svg.chart title")
-    assert cells.count() == STEPS
+    wait_for_text(tab, f"{STEPS // 2} of {STEPS} evaluations run", 300)
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_viewer_fills(page, vue):
+    if vue and not page.evaluate("() => !!LiteGraph.registered_node_types.VOIDSampler"):
+        pytest.skip("the frontend of this ComfyUI shows no DOM widgets in Vue nodes")
+    run_tiny(page, vue)
+    assert page.locator(".sencache-view svg.chart title").count() == STEPS
     box = page.locator(".sencache-view svg.chart").first.bounding_box()
     assert box["width"] > 100 and box["height"] > 40
-    serialized = page.evaluate(
+    saved = page.evaluate(
         f"() => {APP}.graph.serialize().nodes.find((n) => n.type === 'SenCacheStatsViewer')"
     )
-    assert not serialized.get("widgets_values")
+    assert not saved.get("widgets_values")
     assert our_faults(page) == []
 
 
 def test_viewer_survives_a_reload(page, server):
     """After the graph ran, a fresh page that loads the same workflow shows the last figures."""
-    graph = load(page, ROOT / "example_workflows" / "sencache_tiny_wan.json")
-    assert graph["id"]
-    page.wait_for_function(
-        "(text) => document.querySelector('.sencache-view')?.innerText.includes(text)",
-        arg=f"of {STEPS} evaluations",
-        timeout=30_000,
+    run_tiny(page)
+    open_frontend(page, server)
+    load(page, TINY)
+    wait_for_text(page, f"of {STEPS} evaluations", 30)
+    page.evaluate(
+        f"""() => {APP}.graph.remove(
+          {APP}.graph._nodes.find((n) => n.type === 'SenCacheStatsViewer'))"""
     )
-    removed = page.evaluate(
-        f"""() => {{ const n = {APP}.graph._nodes.find((n) => n.type === 'SenCacheStatsViewer');
-          {APP}.graph.remove(n); return !document.querySelector('.sencache-view'); }}"""
-    )
-    assert removed or page.locator(".sencache-view:visible").count() == 0
+    page.wait_for_function("() => !document.querySelector('.sencache-view')?.isConnected")
     assert our_faults(page) == []
