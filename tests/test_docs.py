@@ -43,6 +43,16 @@ def test_tables_name_every_choice():
         assert re.search(rf"^\| `{name}`", README, re.MULTILINE), name
 
 
+def test_commands_exist(capsys):
+    from sencache_core.cli import main
+
+    commands = set(re.findall(r"sencache (demo|calibrate|profile \w+)", README))
+    assert len(commands) == 4
+    for command in commands:
+        with pytest.raises(SystemExit, match="0"):
+            main([*command.split(), "--help"])
+
+
 def test_linked_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         if target != "docs/demo.png":
