@@ -82,6 +82,8 @@ def run_demo(
             raise ValueError(f"{name!r} is not one of {', '.join(table)}")
     if clips < 1 or (steps is not None and steps < 2):
         raise ValueError("need at least one clip and two steps")
+    for family in families:
+        _check_weights(family)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     results = []
@@ -99,7 +101,7 @@ def _demo(
 ) -> dict[str, Any]:
     from .hosts.diffusers import attach
 
-    module, scheduler = _load(family), make_scheduler(family)
+    module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = held_out_prompts()[:clips]
     seconds, reports, rows, figures = [0.0, 0.0], [], [], []
     with (
@@ -235,7 +237,8 @@ def calibrate(
     if samples < 1 or (steps is not None and steps < 2):
         raise ValueError("need at least one sample and two steps")
     spec, steps = SPECS[family], steps or SPECS[family].steps
-    module, scheduler = _load(family), make_scheduler(family)
+    _check_weights(family)
+    module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = calibration_prompts()
     recordings, profile = [], None
     try:
@@ -265,10 +268,9 @@ def calibrate(
     return profile, len(recordings) == samples
 
 
-def _load(family: str) -> nn.Module:
+def _check_weights(family: str) -> None:
     if not weights_path(family).is_file():
         raise FileNotFoundError(f"the weights of the tiny {family} model are not installed")
-    return load_diffusers(family)
 
 
 @contextmanager
@@ -297,7 +299,7 @@ def _fastest_threads(family: str, module: nn.Module) -> Iterator[None]:
     usual, spec, seconds = torch.get_num_threads(), SPECS[family], {}
     x, context = torch.randn(2, *spec.latent), torch.zeros(2, 8, 4096)
     try:
-        for threads in {1, usual}:
+        for threads in sorted({1, usual}):
             torch.set_num_threads(threads)
             for _ in range(2):
                 started = time.perf_counter()
