@@ -25,9 +25,7 @@ def node(module: str, cls: str, *args, **kwargs):
     return found.execute(*args, **kwargs).result[0]
 
 
-def check(
-    runs, host, case, patch=lambda m: m, guide=None, tap="output", elsewhere=0, **kwargs
-):
+def check(runs, host, case, patch=lambda m: m, guide=None, tap="output", elsewhere=0, **kwargs):
     """Compare a replaying run with a plain one; return its report.
 
     Args:

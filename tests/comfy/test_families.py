@@ -11,6 +11,7 @@ from sencache_core import CacheConfig
 pytestmark = pytest.mark.comfyui
 
 FULL = CacheConfig(budget=1.0, min_steps=1)
+FAMILY = {"wan": "wan", "ltxv": "ltx", "ltxav": "ltx2", "cog": "cogvideox"}
 ZERO = CacheConfig(min_steps=1).with_tolerance(0.0)
 
 
@@ -38,9 +39,7 @@ def test_budget_is_met_and_counted(runs, host, name):
     assert report.calls == calls[0]
     assert report.calls + report.calls_saved == 12 * report.calls // 6
     assert sum(record.calls for record in report.steps) == calls[0]
-    assert report.family == {"wan": "wan", "ltxv": "ltx", "ltxav": "ltx2", "cog": "cogvideox"}[
-        name.split("_")[0]
-    ]
+    assert report.family == FAMILY[name.split("_")[0]]
     assert runs.flat(out).isfinite().all()
 
 
@@ -72,9 +71,7 @@ def test_caching_reads_the_callers_tensors_only(runs, host, name):
     import comfy.patcher_extension
 
     patched = host.attach(case.model, CacheConfig(), None)
-    patched.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "spy", spy
-    )
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "spy", spy)
     latent = runs.flat(case.latent).clone()
     runs.sample(patched, case, steps=12)
     assert all(untouched for untouched, _ in seen)

@@ -1,0 +1,107 @@
+"""Which chunk of which ComfyUI call is which: one key per chunk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+
+from ..types import Branch
+
+KEY = "sencache"
+CALL = "sencache_call"
+
+#: Options that every call carries; any other name marks a special pass (skip-layer guidance,
+#: LTX-2 modality guidance...) whose outputs must not be mixed with the plain one's.
+_PLAIN_OPTIONS = frozenset(
+    (
+        *("wrappers", "callbacks", "patches", "patches_replace", "optimized_attention_override"),
+        *("sigmas", "sample_sigmas", "cond_or_uncond", "uuids", "context_window"),
+        *("block_index", "block_type", "total_blocks", "grid_sizes", "rope_options"),
+        *("prefetch_dynamic_vbars", "multigpu_thread_device", KEY, CALL),
+    )
+)
+
+#: Names that ComfyUI's guiders give to their lists of conditions.
+_ROLES = {"positive": "cond", "negative": "uncond"}
+#: Position of those lists in a call of the plain guider.
+_POSITIONS = {0: "cond", 1: "uncond"}
+
+
+class Keys:
+    """Makes the branch keys of one run.
+
+    A cond's uuid alone does not tell: area conds lend theirs to the uncond twin, context windows
+    repeat it over other frames, and guidance passes over the very same input. So a key also holds
+    model, position of the cond's list, chunk shape, window, what marks the pass, and how many
+    equal chunks came before it in this round.
+    """
+
+    def __init__(self) -> None:
+        self._roles: dict[Hashable, set[str]] = {}
+        self._seen: Counter = Counter()
+
+    def begin(self, guider: Any) -> None:
+        """Open a round. ``guider.conds`` holds, by now, the twins that areas get."""
+        self._seen.clear()
+        if not self._roles:
+            for name, conds in guider.conds.items():
+                for cond in conds:
+                    self._roles.setdefault(cond.get("uuid"), set()).add(_ROLES.get(name, name))
+
+    def branches(
+        self, base_model: Any, options: Mapping[str, Any], shape: torch.Size, marks: Hashable
+    ) -> list[Branch]:
+        """Keys of a call's chunks, in the order of its batch.
+
+        Args:
+            base_model: ComfyUI's model; one guider may call several.
+            options: ``transformer_options`` of the call.
+            shape: of the call's input ``[chunks B, ...]``.
+            marks: what else tells this pass from others.
+        """
+        uuids, indices = options["uuids"], options["cond_or_uncond"]
+        chunk = (shape[0] // len(uuids), *shape[1:])
+        fixed = (
+            *(id(base_model), chunk, _window(options), marks),
+            *(_pass_marks(options), _hooks(base_model)),
+        )
+        keys = []
+        for uuid, index in zip(uuids, indices, strict=True):
+            ident = (uuid, index, *fixed)
+            self._seen[ident] += 1
+            keys.append(Branch(self._role(uuid, index), (*ident, self._seen[ident])))
+        return keys
+
+    def _role(self, uuid: Hashable, index: int) -> str:
+        roles = self._roles.get(uuid, ())
+        if len(roles) == 1:
+            return next(iter(roles))
+        return _POSITIONS.get(index, str(index))
+
+
+def _window(options: Mapping[str, Any]) -> Hashable:
+    """Frames of a context window, and the frame put before them."""
+    window = options.get("context_window")
+    if window is None:
+        return None
+    return tuple(window.index_list), getattr(window, "causal_anchor_index", None)
+
+
+def _pass_marks(options: Mapping[str, Any]) -> Hashable:
+    replaced = options.get("patches_replace", {})
+    return (
+        frozenset(options) - _PLAIN_OPTIONS,
+        tuple(sorted(str(key) for kind in replaced.values() for key in kind)),
+        tuple(sorted(options.get("patches", {}))),
+    )
+
+
+def _hooks(base_model: Any) -> Hashable:
+    """Weight hooks in force (LoRA schedules) and their strengths."""
+    group = getattr(base_model.current_patcher, "current_hooks", None)
+    if group is None:
+        return None
+    return tuple((hook.hook_ref, hook.strength) for hook in group.hooks)
