@@ -96,6 +96,12 @@ class CacheConfig:
         if not run.schedule.falling:
             report.say("Caching is off: the sampler's noise levels do not fall throughout.")
             return Off(), self.guards
+        if run.schedule.adaptive:
+            report.say(
+                f"Caching is off: the sampler {run.schedule.sampler} measures its own error to "
+                "choose its steps, and would measure that of the forecasts instead."
+            )
+            return Off(), self.guards
         if run.schedule.stochastic:
             report.say(
                 f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "

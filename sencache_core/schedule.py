@@ -9,10 +9,21 @@ from functools import cached_property
 #: Samplers whose second evaluation of a step sits at the *next* sigma of the list, the last step
 #: (to 0) having none. Names are k-diffusion's, without the ``sample_`` prefix.
 SECOND_AT_NEXT = frozenset(
-    {"heun", "exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2_ancestral", "dpmpp_2s_ancestral_cfg_pp"}
+    {
+        *("heun", "exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2_ancestral"),
+        *("dpmpp_2s_ancestral_cfg_pp", "sa_solver_pece"),
+    }
 )
 #: Samplers whose second evaluation sits between two sigmas of the list.
 SECOND_BETWEEN = frozenset({"dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "seeds_2"})
+#: Samplers with two evaluations between, at a third and two thirds of the way.
+TWO_BETWEEN = frozenset({"seeds_3"})
+#: Samplers that look two sigmas ahead and come back.
+TWO_AHEAD = frozenset({"heunpp2"})
+#: Samplers that choose their steps by what the model answers.
+ADAPTIVE = frozenset({"dpm_adaptive"})
+#: Parts of the names of samplers that add fresh noise between steps.
+_STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,12 @@ class Schedule:
     @property
     def stochastic(self) -> bool:
         """Whether the sampler's name says that it adds noise between steps."""
-        return any(word in self.sampler for word in ("ancestral", "sde", "ddpm", "lcm"))
+        return any(word in self.sampler for word in _STOCHASTIC)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of rounds depends on the model's outputs."""
+        return self.sampler in ADAPTIVE
 
     def locate(self, sigma: float, tolerance: float = 1e-4) -> int:
         """Index of the step that ``sigma`` belongs to: its grid point, else the last one above.
@@ -63,16 +79,23 @@ class Schedule:
     def rounds(self) -> tuple[float, ...]:
         """Sigmas of the evaluations to be expected, in order.
 
-        One per step, or two for the samplers of :data:`SECOND_AT_NEXT` and
-        :data:`SECOND_BETWEEN` (whose mid-step value is taken as the geometric mean, exact for
-        ``dpm_2`` and near enough for counting).
+        Mid-step values are taken evenly in the logarithm: exact for ``dpm_2`` and near enough for
+        counting elsewhere.
         """
-        steps = list(zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
-        if self.sampler in SECOND_AT_NEXT:
-            return tuple(s for a, b in steps for s in ((a, b) if b > 0 else (a,)))
-        if self.sampler in SECOND_BETWEEN:
-            return tuple(s for a, b in steps for s in ((a, (a * b) ** 0.5) if b > 0 else (a,)))
-        return tuple(self.sigmas[:-1])
+        out: list[float] = []
+        for index, (a, b) in enumerate(zip(self.sigmas[:-1], self.sigmas[1:], strict=True)):
+            out.append(a)
+            if b <= 0:
+                continue
+            if self.sampler in SECOND_AT_NEXT:
+                out.append(b)
+            elif self.sampler in SECOND_BETWEEN:
+                out.append((a * b) ** 0.5)
+            elif self.sampler in TWO_BETWEEN:
+                out += [(a * a * b) ** (1 / 3), (a * b * b) ** (1 / 3)]
+            elif self.sampler in TWO_AHEAD:  # never to the very end
+                out += self.sigmas[index + 1 : min(index + 3, self.num_steps)]
+        return tuple(out)
 
     def steps(self) -> tuple[int, ...]:
         """Step index of each of :attr:`rounds`."""

@@ -1,0 +1,78 @@
+"""Every sampler of ComfyUI runs cached, and the schedule foresees its evaluations."""
+
+from __future__ import annotations
+
+import models
+import pytest
+
+from sencache_core import CacheConfig
+from sencache_core.schedule import ADAPTIVE, SECOND_AT_NEXT, SECOND_BETWEEN, TWO_BETWEEN, Schedule
+
+pytestmark = pytest.mark.comfyui
+
+STEPS = 12
+#: As of ComfyUI 0.33; older ones lack some.
+SAMPLERS = (
+    *("euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2"),
+    *("exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast"),
+    *("dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde"),
+    *("dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
+    *("dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm"),
+    *("lcm", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp"),
+    *("res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation"),
+    *("gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3", "sa_solver"),
+    *("sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2"),
+)
+
+
+def test_no_sampler_is_forgotten(runs):
+    import comfy.samplers
+
+    assert set(comfy.samplers.SAMPLER_NAMES) <= set(SAMPLERS)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler(runs, host, name):
+    import comfy.samplers
+
+    if name not in comfy.samplers.SAMPLER_NAMES:
+        pytest.skip("this ComfyUI lacks it")
+    case = models.load("wan_t2v")
+    reports = runs.Reports()
+    patched = host.attach(case.model, CacheConfig(), reports)
+    sigmas = runs.sigmas_of(patched, name, STEPS)
+    with runs.counted(case.model) as calls:
+        out = runs.sample(patched, case, sampler=name, sigmas=sigmas)
+    report = reports.last
+    assert runs.flat(out).isfinite().all()
+    assert report.calls == calls[0]
+    assert report.evaluations == calls[0] <= len(report.steps)
+    if name in ADAPTIVE:
+        assert report.reused == 0
+        return
+    expected = Schedule(tuple(sigmas.tolist()), name)
+    assert len(report.steps) == len(expected.rounds)
+    # dpm_fast and the samplers that step between grid points visit other sigmas than foreseen.
+    if name not in SECOND_BETWEEN | TWO_BETWEEN | {"dpm_fast"}:
+        visited = [record.sigma for record in report.steps]
+        assert visited == pytest.approx(expected.rounds, rel=2e-3)
+    if name == "heunpp2":  # it comes back to noisier latents, which are always computed
+        assert report.evaluations < len(report.steps)
+        return
+    assert abs(report.evaluations - round(0.5 * len(report.steps))) <= 1
+
+
+@pytest.mark.parametrize("name", sorted(SECOND_AT_NEXT))
+def test_first_and_second_evaluations_lie_on_the_grid(runs, host, name):
+    import comfy.samplers
+
+    if name not in comfy.samplers.SAMPLER_NAMES:
+        pytest.skip("this ComfyUI lacks it")
+    case = models.load("wan_t2v")
+    reports = runs.Reports()
+    patched = host.attach(case.model, CacheConfig(budget=1.0), reports)
+    sigmas = runs.sigmas_of(patched, name, STEPS)
+    runs.sample(patched, case, sampler=name, sigmas=sigmas)
+    grid = sigmas.tolist()
+    for record in reports.last.steps:
+        assert min(abs(record.sigma - s) for s in grid) < 1e-3
