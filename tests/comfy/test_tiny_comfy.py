@@ -1,33 +1,27 @@
 """The bundled files load in ComfyUI by its own detection and give the diffusers modules' output."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from sencache_core import tiny
 from sencache_core.tiny import sampling
 
-sys.path.insert(0, str(Path(__file__).parent))
-import _comfy
-
 pytest.importorskip("diffusers", reason="the tiny models need diffusers")
-if _comfy.comfyui_path() is None:
-    pytest.skip("ComfyUI not found (set COMFYUI_PATH)", allow_module_level=True)
+pytestmark = pytest.mark.comfyui
 
 CLASS_NAMES = {"wan": "WAN21", "ltx": "LTXV", "cogvideox": "CogVideoX"}
 
 
 @pytest.fixture(scope="module", params=sorted(tiny.SPECS))
-def pair(request):
+def pair(request, comfyui):
     """(family, diffusers module, ComfyUI model patcher), both fp32, same bundled file."""
+    import comfy.sd
+    import comfy.supported_models
+
     family = request.param
-    sd = _comfy.import_comfyui()
-    supported = sys.modules["comfy.supported_models"]
-    if family == "cogvideox" and not hasattr(supported, "CogVideoX_T2V"):
+    if family == "cogvideox" and not hasattr(comfy.supported_models, "CogVideoX_T2V"):
         pytest.skip("this ComfyUI has no CogVideoX")
-    patcher = sd.load_diffusion_model(
+    patcher = comfy.sd.load_diffusion_model(
         str(tiny.weights_path(family)), model_options={"dtype": torch.float32}
     )
     assert patcher is not None, "ComfyUI did not recognise the file"
