@@ -156,6 +156,10 @@ class _Entry:
         # CogVideoX blocks hand a pair on; only the image stream reaches the head.
         return (x, kwargs["encoder_hidden_states"]) if "encoder_hidden_states" in kwargs else x
 
+    def forward_gen(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Wan Animate 2 calls its blocks by this name; their pose stream runs untapped."""
+        return x if self._call.enter((x,)) else self._block.forward_gen(x, *args, **kwargs)
+
 
 def _pack(streams: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     if len(streams) == 1:

@@ -32,10 +32,10 @@ _WRAPPERS = comfy.patcher_extension.WrappersMP
 Publish = Callable[[RunReport], None]
 
 #: Other caches by the wrapper key or option that they leave on a model. Two caches on one model
-#: each take the other's forecast for the truth.
+#: each take the other's forecast for the truth. LazyCache also leaves EasyCache's option.
 _OTHER_CACHES = {
-    "easycache": "EasyCache",
     "lazycache": "LazyCache",
+    "easycache": "EasyCache",
     "rel_l1_thresh": "TeaCache",
     "magcache_thresh": "MagCache",
 }

@@ -1,0 +1,109 @@
+"""The stack tap on every family: silent while it computes, exact when it replays, gone after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import models
+import pytest
+import torch
+
+from sencache_core import CacheConfig
+from sencache_core.families import FAMILIES
+from sencache_core.taps import StackCall, stack_tap
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.mark.parametrize("name", models.CACHED)
+def test_stack(runs, host, name):
+    case = models.load(name)
+    network = case.model.model.diffusion_model
+    stack = getattr(network, "transformer_blocks", None) or network.blocks
+    sigmas = runs.paired(case.model, 3)
+    plain = runs.sample(case.model, case, sigmas=sigmas)
+    last = stack[len(stack) - 1]
+    ran = [0]
+    # Animate 2 calls its blocks by another name, so count a part that every block has.
+    part = next(m for n, m in last.named_modules() if n in ("norm2", "ff", "ffn"))
+    handle = part.register_forward_hook(lambda *_: ran.__setitem__(0, ran[0] + 1))
+    try:
+        full = host.attach(case.model, CacheConfig(tap="stack", budget=1.0, min_steps=1))
+        assert runs.same(runs.sample(full, case, sigmas=sigmas), plain)
+        everything, ran[0] = ran[0], 0
+        reports = runs.Reports()
+        config = replace(runs.REPLAY, tap="stack")
+        out = runs.sample(host.attach(case.model, config, reports), case, sigmas=sigmas)
+    finally:
+        handle.remove()
+    assert not any("no block stack" in message for message in reports.last.messages)
+    assert reports.last.evaluations == 3
+    assert ran[0] == everything / 2
+    assert runs.error(out, plain) <= 1e-5
+    found = getattr(network, "transformer_blocks", None) or network.blocks
+    assert found is stack and type(stack) is torch.nn.ModuleList
+    assert not any(m._forward_pre_hooks for m in network.modules())
+    assert "_process_transformer_blocks" not in vars(network)
+
+
+@pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "cog_1_0"])
+def test_payload_is_the_residual(runs, host, name):
+    """One call outside of any sampler: predicted zeros skip the stack, truth replays it."""
+    case = models.load(name)
+    kind, network = models.KINDS[name], case.model.model.diffusion_model
+    family = FAMILIES[{"wan": "wan", "ltxv": "ltx", "cog": "cogvideox"}[name.split("_")[0]]]
+    x, context = models.noise(1, *kind.shape), models.noise(1, 5, kind.text)
+    mask = {"attention_mask": torch.ones(1, 5, dtype=torch.long)} if name == "ltxv" else {}
+
+    def run(call=None):
+        time = torch.tensor([0.5 if name == "ltxv" else 500.0])
+        with torch.inference_mode():
+            if call is None:
+                return network(x.clone(), time, context, transformer_options={}, **mask)
+            with stack_tap(network, call):
+                return network(x.clone(), time, context, transformer_options={}, **mask)
+
+    truth = run()
+    seen = StackCall(family, lambda shape: None)
+    assert torch.equal(run(seen), truth)
+    assert seen.payload is not None and not seen.reused
+    replay = StackCall(family, lambda shape: seen.payload.clone())
+    assert (run(replay) - truth).abs().max() < 1e-4
+    assert replay.reused and replay.payload is None
+    nothing = StackCall(family, lambda shape: torch.zeros(shape))
+    assert (run(nothing) - truth).abs().max() > 1e-2
+
+
+def test_a_module_without_a_stack_runs_untapped(comfyui):
+    module = torch.nn.Linear(3, 3)
+    call = StackCall(FAMILIES["wan"], lambda shape: None)
+    with stack_tap(module, call):
+        module(torch.zeros(1, 3))
+    assert call.payload is None and not call.reused
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["wan_t2v", "ltxv"])
+def test_half_precision_weights(runs, host, name, dtype):
+    if name == "ltxv" and dtype is torch.float16:
+        pytest.skip("LTX-Video runs in bfloat16 or float32")
+    shared = models.load(name)
+    model = models.build(name, dtype=dtype)
+    case = replace(shared, model=model)
+    kept = []
+    from sencache_core import session
+
+    anchor = session.Anchor
+    sigmas = runs.paired(model, 4)
+    plain = runs.sample(model, case, sigmas=sigmas)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "Anchor", lambda t, y: kept.append(y.dtype) or anchor(t, y))
+        output = runs.sample(host.attach(model, runs.REPLAY), case, sigmas=sigmas)
+        assert set(kept) == {torch.float32}
+        kept.clear()
+        tapped = host.attach(model, replace(runs.REPLAY, tap="stack"))
+        stack = runs.sample(tapped, case, sigmas=sigmas)
+        assert set(kept) == {model.model.get_dtype_inference()}
+    assert runs.error(output, plain) <= 1e-5
+    # The residual itself is rounded to the weights' precision.
+    assert runs.error(stack, plain) <= 0.1
