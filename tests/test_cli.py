@@ -100,7 +100,7 @@ def test_sampling_agrees_with_the_reference_sampler(family):
     ours = demo.sample(family, module, demo.make_scheduler(family), prompt, 3, STEPS)
     reference = sample(family, module, [prompt], seed=3, steps=STEPS)
     error = (ours - reference).square().mean() / reference.square().mean()
-    assert error < 1e-6
+    assert error < 1e-4
 
 
 @needs("wan")
