@@ -35,8 +35,9 @@ TINY = "a red circle moving left on a dark striped background"
 
 PLACE = (
     "**SenCache Apply** sits between the model and the sampler, **SenCache Stats Viewer** after "
-    "the sampler. Lower *budget* is faster and departs further from the uncached sample: "
-    "it is another sample of similar quality. To see the difference, sample the same seed with *enable* off."
+    "the sampler. Lower *budget* is faster and departs further from the uncached sample: it is "
+    "another sample of similar quality. To see the difference, sample the same seed with "
+    "*enable* off."
 )
 
 
@@ -573,6 +574,7 @@ BUILD = """async (columns) => {
       if (spec.type === "MarkdownNote") node.setSize([430, 400]);
       else if (spec.type === "CLIPTextEncode") node.setSize([340, 130]);
       else if (spec.type === "SenCacheTinyPrompt") node.setSize([340, 150]);
+      else if (spec.type === "SenCacheCompare") node.setSize([300, 260]);
       else if (spec.type === "SenCacheStatsViewer") node.setSize([560, 480]);
       else if (/^Save|^Preview|^LoadImage$/.test(spec.type)) node.setSize([300, 430]);
       else node.setSize(node.computeSize().map((v, i) => (i ? v : Math.max(v, 280))));

@@ -272,7 +272,7 @@ class _Teller:
     def finished(self, report: RunReport) -> None:
         self.reports.post(report)
         short = (
-            f"{report.evaluations} of {len(report.steps)} evaluations run\n"
+            f"{report.evaluations} of {len(report.steps)} evaluations run;\n"
             f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved"
         )
         show_text("\n".join([short, *report.messages]), self.node)

@@ -69,10 +69,10 @@ class SenCacheCompare(io.ComfyNode):
             )
         found = metrics.compare(metrics.from_images(reference), metrics.from_images(image))
         mean, worst, likeness = found.psnr_mean, found.psnr_worst, found.ssim_mean
-        text = f"PSNR {mean:.1f} dB (worst frame {worst:.1f} dB), SSIM {likeness:.4f}"
+        text = f"PSNR {mean:.1f} dB (worst {worst:.1f} dB),\nSSIM {likeness:.4f}"
         pairs = enumerate(zip(found.psnr, found.ssim, strict=True))
         rows = [f"{i:5d}  {psnr:8.2f}  {ssim:8.4f}" for i, (psnr, ssim) in pairs]
         table = "\n".join(["frame   PSNR dB      SSIM", *rows, text])
         difference = ((reference - image).abs() * amplify).clamp(0, 1)
-        show_text(f"{text}\ndifference picture amplified {amplify:g} times", cls.hidden.unique_id)
+        show_text(f"{text};\ndifference shown {amplify:g} times", cls.hidden.unique_id)
         return io.NodeOutput(mean, worst, likeness, table, difference, ui={"text": (text,)})

@@ -84,7 +84,7 @@ def server(comfyui: Path, comfyui_python: str, tmp_path_factory) -> Iterator[Ser
     command = [comfyui_python, "main.py", "--cpu", "--base-directory", str(folder)]
     command += ["--port", str(port), "--disable-api-nodes", "--dont-print-server"]
     made = Server(f"http://127.0.0.1:{port}", folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
             command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT, env=environment
