@@ -1,0 +1,77 @@
+"""torch.compile on top of or under SenCache: nothing of a run is traced at the output tap."""
+
+from __future__ import annotations
+
+import models
+import pytest
+import torch
+
+from sencache_core import CacheConfig
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture
+def compiled(comfyui):
+    """``model -> compiled clone``, with the number of graphs compiled so far."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def node(model):
+        out = model.clone()
+        set_torch_compile_wrapper(model=out, backend=backend)
+        return out
+
+    torch._dynamo.reset()
+    yield node, graphs
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("ours_last", [True, False])
+def test_compiled_model(runs, host, compiled, ours_last):
+    node, graphs = compiled
+    case = models.load("wan_t2v")
+    runs.sample(node(case.model), case, steps=3)
+    plain = len(graphs)
+    assert plain
+    torch._dynamo.reset()
+    graphs.clear()
+    reports = runs.Reports()
+    if ours_last:
+        model = host.attach(node(case.model), CacheConfig(), reports)
+    else:
+        model = node(host.attach(case.model, CacheConfig(), reports))
+    out = runs.sample(model, case, steps=12)
+    first = len(graphs)
+    again = runs.sample(model, case, steps=12)
+    assert first <= plain
+    assert len(graphs) == first
+    assert [r.evaluations for r in reports] == [6, 6]
+    assert runs.same(out, again)
+    eager = runs.sample(host.attach(case.model, CacheConfig()), case, steps=12)
+    assert runs.error(out, eager) <= 1e-4
+
+
+def test_compiled_blocks_under_the_stack_tap(runs, host, comfyui):
+    """Per-block compilation replaces modules; the tap puts them back as it found them."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    torch._dynamo.reset()
+    case = models.load("wan_t2v")
+    model = case.model.clone()
+    keys = [f"diffusion_model.blocks.{i}" for i in range(3)]
+    set_torch_compile_wrapper(model=model, backend="eager", keys=keys)
+    reports = runs.Reports()
+    blocks = list(case.model.model.diffusion_model.blocks)
+    out = runs.sample(host.attach(model, CacheConfig(tap="stack"), reports), case, steps=12)
+    eager = runs.sample(host.attach(case.model, CacheConfig(tap="stack")), case, steps=12)
+    assert reports.last.evaluations == 6
+    assert runs.error(out, eager) <= 1e-4
+    found = list(case.model.model.diffusion_model.blocks)
+    assert all(a is b for a, b in zip(found, blocks, strict=True))
+    torch._dynamo.reset()
