@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sencache_core import Profile, ProfileHeader
+from ..sencache_core import Profile, ProfileError, ProfileHeader
 from ..sencache_core.config import TAPS
 from ..sencache_core.profile import Recording, combine
 from . import folders
@@ -158,6 +158,8 @@ class SenCacheCalibrate(io.ComfyNode):
 
 
 def _profile(recordings: list, scheduler: str, cfg: float) -> Profile:
+    if not recordings:
+        raise ProfileError("nothing was measured: the sampler ended without running the model")
     header = replace(
         recordings[-1][1],
         samples=len(recordings),
