@@ -310,7 +310,7 @@ def _fill(shapes: dict[str, torch.Size], seed: int) -> dict[str, Tensor]:
 
 
 @functools.cache
-def _state(name: str, seed: int) -> dict[str, Tensor]:
+def _state(name: str, seed: int, layers: int | None) -> dict[str, Tensor]:
     import comfy.ops
 
     kind = KINDS[name]
@@ -318,8 +318,9 @@ def _state(name: str, seed: int) -> dict[str, Tensor]:
         cls = getattr(importlib.import_module(kind.module), kind.cls)
     except (ImportError, AttributeError):
         raise Missing(kind.cls) from None
+    options = kind.options if layers is None else kind.options | {"num_layers": layers}
     network = cls(
-        **kind.options, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init
+        **options, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init
     )
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     if kind.replaced:
@@ -328,8 +329,10 @@ def _state(name: str, seed: int) -> dict[str, Tensor]:
     return _fill(shapes, seed)
 
 
-def build(name: str, seed: int = 0, dtype: torch.dtype | None = None) -> Any:
-    """A fresh ``ModelPatcher``.
+def build(
+    name: str, seed: int = 0, dtype: torch.dtype | None = None, layers: int | None = None
+) -> Any:
+    """A fresh ``ModelPatcher``, by default of float32 and the kind's own number of layers.
 
     Raises:
         Missing: this ComfyUI does not know the model.
@@ -340,7 +343,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype | None = None) -> Any:
     kwargs = {}
     if kind.metadata is not None:
         kwargs["metadata"] = {"config": json.dumps({"transformer": kind.metadata})}
-    state = {k: v.clone() for k, v in _state(name, seed).items()}
+    state = {k: v.clone() for k, v in _state(name, seed, layers).items()}
     options = {"dtype": dtype or torch.float32}
     model = comfy.sd.load_diffusion_model_state_dict(state, model_options=options, **kwargs)
     found = type(model.model).__name__ if model is not None else None

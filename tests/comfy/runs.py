@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,6 +99,19 @@ def sigmas_of(model: Any, sampler: str, steps: int) -> Tensor:
     return comfy.samplers.KSampler(
         model, steps, torch.device("cpu"), sampler, "simple", 1.0, model.model_options
     ).sigmas
+
+
+def windowed(model: Any, schedule: str, length: int = 4, overlap: int = 2, **more: Any) -> Any:
+    """``model`` behind the stock context windows node, over frames (dimension 2).
+
+    Options that this ComfyUI does not know are left out.
+    """
+    node = importlib.import_module("comfy_extras.nodes_context_windows").ContextWindowsManualNode
+    options = {"context_schedule": schedule, "context_stride": 1, "closed_loop": False}
+    options |= {"context_length": length, "context_overlap": overlap, "fuse_method": "pyramid"}
+    options |= {"dim": 2, "freenoise": False, **more}
+    known = inspect.signature(node.execute).parameters
+    return node.execute(model, **{k: v for k, v in options.items() if k in known}).result[0]
 
 
 @contextmanager

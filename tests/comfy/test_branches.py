@@ -119,18 +119,7 @@ def test_context_windows(runs, host, schedule, causal, tap):
     case.latent = torch.zeros(1, 16, 7, 8, 8)
 
     def windowed(model):
-        import inspect
-
-        cls = "ContextWindowsManualNode"
-        options = {"context_schedule": schedule, "context_stride": 1, "closed_loop": False}
-        options |= {"context_length": 4, "context_overlap": 2, "fuse_method": "pyramid"}
-        options |= {"dim": 2, "freenoise": False}
-        found = importlib.import_module("comfy_extras.nodes_context_windows")
-        if "causal_window_fix" in inspect.signature(getattr(found, cls).execute).parameters:
-            options["causal_window_fix"] = causal
-        elif causal:
-            pytest.skip("this ComfyUI's windows have no anchor frame")
-        return node("nodes_context_windows", cls, model, **options)
+        return runs.windowed(model, schedule, causal_window_fix=causal)
 
     report = check(runs, host, case, patch=windowed, tap=tap)
     assert report.calls > 3

@@ -93,15 +93,9 @@ def test_rotating_windows_have_nothing_to_forecast_from(runs, host):
     """Each step asks for other frames: the report must not claim a reuse."""
     case = models.load("wan_t2v")
     case.latent = torch.zeros(1, 16, 9, 8, 8)
-    found = importlib.import_module("comfy_extras.nodes_context_windows")
-    options = {"context_schedule": "looped_uniform", "context_stride": 1, "closed_loop": True}
-    options |= {"context_length": 4, "context_overlap": 1, "fuse_method": "pyramid"}
-    windowed = found.ContextWindowsManualNode.execute(
-        host.attach(case.model, CacheConfig(), reports := runs.Reports()),
-        **options,
-        dim=2,
-        freenoise=False,
-    ).result[0]
+    reports = runs.Reports()
+    cached = host.attach(case.model, CacheConfig(), reports)
+    windowed = runs.windowed(cached, "looped_uniform", overlap=1, closed_loop=True)
     with runs.counted(case.model) as calls:
         runs.sample(windowed, case, steps=12)
     report = reports.last

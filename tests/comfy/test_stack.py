@@ -103,7 +103,7 @@ def test_half_precision_weights(runs, host, name, dtype):
         kept.clear()
         tapped = host.attach(model, replace(runs.REPLAY, tap="stack"))
         stack = runs.sample(tapped, case, sigmas=sigmas)
-        assert set(kept) == {model.model.get_dtype_inference()}
+        assert set(kept) == {model.model.manual_cast_dtype or dtype}
     assert runs.error(output, plain) <= 1e-5
     # The residual itself is rounded to the weights' precision.
     assert runs.error(stack, plain) <= 0.1
