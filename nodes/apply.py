@@ -132,7 +132,7 @@ class SenCacheApply(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Share of the steps (not of the noise schedule) that are all computed at "
-                        "the start, where layout and motion form. 0.2 of 20 steps is 4 steps. "
+                        "the start, where layout and motion form. 0.1 of 20 steps is 2 steps. "
                         "Raising it is safer and leaves fewer steps to reuse."
                     ),
                 ),
@@ -221,7 +221,7 @@ class SenCacheApply(io.ComfyNode):
         control: str = "budget",
         tolerance: float = 0.49,
         rule: str = _DEFAULT.rule.name,
-        start_percent: float = 0.0,
+        start_percent: float = _DEFAULT.guards.start,
         end_percent: float = 1.0,
         longest_run: int = 3,
         tap: str = "output",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from torch import Tensor
 
 from ..types import Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
@@ -34,11 +36,19 @@ class Interval(Policy):
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1, not {self.interval}")
 
-    def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
-        # Bresenham's line: rounds are spread evenly for every mean distance.
-        due = int(step.ordinal / self.interval) > int((step.ordinal - 1) / self.interval)
-        reason = Reason.SCHEDULED_COMPUTE if due else Reason.SCHEDULED_REUSE
-        return Decision(not due, reason), state
+    def start(self, run: RunInfo) -> float:
+        """Rounds passed since evaluations were last due."""
+        return 0.0
+
+    def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
+        due = state + 1 >= self.interval - 1e-9
+        if due:
+            return Decision(False, Reason.SCHEDULED_COMPUTE), state
+        return Decision(True, Reason.SCHEDULED_REUSE), state + 1
+
+    def observe(self, step: Step, y: Tensor | None, state: float) -> float:
+        # What exceeds the interval is carried on, so that any mean distance is spread evenly.
+        return max(0.0, state + 1 - self.interval)
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         """The interval whose count, guards included, is ``evaluations`` or the nearest below."""
@@ -54,9 +64,11 @@ class Interval(Policy):
 
     def count(self, steps: tuple[int, ...], run: RunInfo, guards: Guards) -> int:
         """Evaluations of a whole run at this interval."""
-        total, reused = 0, 0
+        total, reused, passed = 0, 0, 0.0
         for number, index in enumerate(steps):
             forced = guards.forces(number, index, run.schedule.num_steps, reused)
-            due = int(number / self.interval) > int((number - 1) / self.interval)
-            total, reused = (total + 1, 0) if forced or due else (total, reused + 1)
+            if forced or passed + 1 >= self.interval - 1e-9:
+                total, reused, passed = total + 1, 0, max(0.0, passed + 1 - self.interval)
+            else:
+                reused, passed = reused + 1, passed + 1
         return total
