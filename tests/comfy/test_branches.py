@@ -7,11 +7,14 @@ evaluation at the very input it was computed at and must give the same samples.
 from __future__ import annotations
 
 import importlib
+import random
 from dataclasses import replace
 
 import models
 import pytest
 import torch
+
+from sencache_core import CacheConfig
 
 pytestmark = pytest.mark.comfyui
 
@@ -73,6 +76,35 @@ def test_batched_or_split(runs, host, name, tokens, tap):
     case = models.load(name, tokens=tokens)
     report = check(runs, host, case, tap=tap)
     assert report.calls == 3 * (1 if tokens[0] == tokens[1] else 2)
+
+
+@TAPS
+def test_memory_decides_the_batching_but_nothing_else(runs, host, monkeypatch, tap):
+    """Short of memory, ComfyUI splits cond and uncond, from one call to the next."""
+    case = models.load("wan_t2v")
+    base = type(case.model.model)
+    config = CacheConfig(tap=tap)
+    found = []
+    dice = random.Random(0)
+    for share in (0.0, 1.0, 0.5):
+
+        def required(self, *args, share=share, **kwargs):
+            return 1e18 if dice.random() < share else 0
+
+        reports = runs.Reports()
+        patched = host.attach(case.model, config, reports)
+        with monkeypatch.context() as patch, runs.counted(case.model) as calls:
+            patch.setattr(base, "memory_required", required)
+            out = runs.sample(patched, case, steps=12)
+        report = reports.last
+        if tap == "output":
+            assert report.calls == calls[0]
+        found.append((out, [r.decision for r in report.steps], report.calls))
+    (out, decisions, calls), split, flipping = found
+    assert split[2] == 2 * calls and calls < flipping[2] < 2 * calls
+    for other in (split, flipping):
+        assert other[1] == decisions
+        assert runs.error(other[0], out) <= 1e-5
 
 
 @TAPS
@@ -188,6 +220,28 @@ def test_spatio_temporal_and_modality_guidance(runs, host, tap):
 
     report = check(runs, host, case, patch=guided, tap=tap)
     assert report.calls > 6
+
+
+@TAPS
+def test_extra_passes_that_nothing_marks(runs, host, tap):
+    """Only their place in the round tells them apart."""
+    import comfy.samplers
+
+    case = models.load("wan_t2v")
+
+    def guided(model):
+        def after(args):
+            (other,) = comfy.samplers.calc_cond_batch(
+                args["model"], [args["cond"]], -args["input"], args["sigma"], args["model_options"]
+            )
+            return args["denoised"] + 0.1 * other
+
+        out = model.clone()
+        out.set_model_sampler_post_cfg_function(after)
+        return out
+
+    report = check(runs, host, case, patch=guided, tap=tap)
+    assert report.calls == 6
 
 
 def test_guiders_with_more_conditions(runs, host):
