@@ -309,3 +309,22 @@ def test_profile_of_another_family_is_refused_and_notes_are_passed_on():
         config.start(FAMILIES["ltx"], schedule(), ProfileHeader("ltx"))
     session = config.start(WAN, schedule(), ProfileHeader("wan", sampler="uni_pc"))
     assert any("measured with euler, this is uni_pc" in m for m in session.report.messages)
+
+
+def test_a_rule_that_misleads_is_held_until_it_does_not():
+    """One jump after a slope: the line overshoots by far more than the last output misses."""
+    outputs = {1.0: 0.0, 0.9: 1.0, 0.7: 1.1, 0.5: 1.2, 0.4: 1.3}
+    session = started(replace(EAGER, rule=Linear(), guards=Guards(warmup=2, longest_run=1)))
+    seen = []
+    for sigma in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45):
+        session.begin((torch.zeros(1, 4) + sigma,), sigma)
+        y = session.predict((Branch("cond"),), (1, 4))
+        if y is None:
+            y = torch.full((1, 4), outputs[sigma])
+            session.observe((Branch("cond"),), y, None)
+        seen.append(round(float(y[0, 0]), 4))
+    report = session.finish(True)
+    # 0.8 follows the line (2.0). At 0.7 the line says 3.0 and the truth is 1.1: 0.6 is held. At 0.5
+    # the line would have been right again, so 0.45 follows it.
+    assert seen == [0.0, 1.0, 2.0, 1.1, 1.1, 1.2, 1.225]
+    assert any("held" in message for message in report.messages)
