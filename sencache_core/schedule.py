@@ -33,10 +33,13 @@ class Schedule:
     Attributes:
         sigmas: the sampler's list, ``num_steps + 1`` falling values, the last one where it ends.
         sampler: name of the sampler, empty if unknown.
+        assumed: only the number of steps is known; evaluations may lie elsewhere, and rounds are
+            counted to tell the step.
     """
 
     sigmas: tuple[float, ...]
     sampler: str = ""
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2:

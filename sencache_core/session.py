@@ -127,14 +127,17 @@ class Session:
         self._tick()
         if errors:
             self._choose_rule(*errors)
+        ordinal = len(self.report.steps)
+        last_step = schedule.num_steps - 1
+        index = min(ordinal, last_step) if schedule.assumed else schedule.locate(sigma)
         step = Step(
             x=sketches,
             moved=moved,
             sigma=sigma,
             t=family.time(sigma),
-            index=schedule.locate(sigma),
+            index=index,
             num_steps=schedule.num_steps,
-            ordinal=len(self.report.steps),
+            ordinal=ordinal,
             run=self._reused_in_a_row,
         )
         decision = self._decide(step)
@@ -208,7 +211,7 @@ class Session:
 
     def _fresh(self, history: list[Anchor] | None) -> bool:
         """Whether a branch was computed at the last true evaluation, or since."""
-        return bool(history) and history[-1].t <= self._last.t + 1e-9
+        return bool(history) and (self._last is None or history[-1].t <= self._last.t + 1e-9)
 
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
@@ -239,7 +242,9 @@ class Session:
             del history[: -self.rule.history]
 
     def _leads(self, branch: Branch) -> bool:
-        if self._leader is None or (self._leader.role != "cond" and branch.role == "cond"):
+        lead = self._leader
+        better = lead is not None and lead.role != "cond" and branch.role == "cond"
+        if lead is None or better or not self._fresh(self._history.get(lead)):
             self._leader = branch
         return branch == self._leader
 

@@ -62,7 +62,8 @@ class Clock:
     def schedule(self, first: float) -> Schedule | None:
         """Noise levels from timestep ``first`` on; ``None`` if the scheduler does not list it."""
         if self.scheduler is None:
-            return Schedule(tuple(s * self.sigma(first) for s in flow_sigmas(self.num_steps)))
+            start = self.sigma(first)
+            return Schedule(tuple(s * start for s in flow_sigmas(self.num_steps)), assumed=True)
         scheduler = self.scheduler()
         known = [t for t in as_floats(scheduler.timesteps) if self.low <= t < self.high]
         ahead = [t for t in known if t <= first * (1 + 1e-4)]

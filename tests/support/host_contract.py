@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sencache_core import CacheConfig, Interval, RunReport, SenCache
+from sencache_core import CacheConfig, Guards, Interval, RunReport, SenCache
 
 #: Enough steps for a default configuration to cache at all, few enough to be quick.
 STEPS = 12
 #: Forces exactly 6 of 12 rounds, wherever the scores lie.
-HALF = CacheConfig(policy=SenCache(), budget=0.5)
+HALF = CacheConfig(policy=SenCache(), guards=Guards(), budget=0.5)
 
 
 class Interrupted(RuntimeError):
