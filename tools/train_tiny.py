@@ -23,36 +23,24 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sencache_core.tiny import (
-    SPECS,
-    Codec,
-    build,
-    codec_path,
-    data,
-    encode_prompt,
-    forward,
-    held_out_prompts,
-    sample,
-    sampling,
-    to_comfyui_keys,
-    to_diffusers_keys,
-    weights_path,
-)
+from sencache_core import tiny
+from sencache_core.tiny import data, sampling
 from sencache_core.tiny.codec import to_patches
+from sencache_core.tiny.sheet import contact_sheet
 
 
-def fit_codec(family: str, clips: int = 200) -> Codec:
+def fit_codec(family: str, clips: int = 200) -> tiny.Codec:
     """Fit and save the codec on random training clips."""
-    spec, rng, rows = SPECS[family], random.Random(11), []
+    spec, rng, rows = tiny.SPECS[family], random.Random(11), []
     torch.manual_seed(11)
     for index in tqdm(range(clips), desc=f"{family} codec"):
         video = data.make_clip(data.random_spec(rng), family, 10_000_000 + index)
         patches = to_patches(video, spec.temporal, spec.spatial).flatten(0, 2)
         rows.append(patches[torch.randperm(len(patches))[: 40_000 // spec.spatial**2]])
-    codec = Codec.fit(torch.cat(rows), spec.latent[0], spec.temporal, spec.spatial)
-    codec_path(family).parent.mkdir(exist_ok=True)
-    codec.save(codec_path(family))
-    return Codec.load(family)
+    codec = tiny.Codec.fit(torch.cat(rows), spec.latent[0], spec.temporal, spec.spatial)
+    tiny.codec_path(family).parent.mkdir(exist_ok=True)
+    codec.save(tiny.codec_path(family))
+    return tiny.Codec.load(family)
 
 
 def latent_pool(family: str, work_dir: Path, clips: int) -> tuple[torch.Tensor, list[str]]:
@@ -61,8 +49,8 @@ def latent_pool(family: str, work_dir: Path, clips: int) -> tuple[torch.Tensor, 
     if path.exists():
         saved = torch.load(path)
         return saved["latents"], saved["prompts"]
-    codec, rng = Codec.load(family), random.Random(12)
-    latents = torch.empty(clips, *SPECS[family].latent, dtype=torch.float16)
+    codec, rng = tiny.Codec.load(family), random.Random(12)
+    latents = torch.empty(clips, *tiny.SPECS[family].latent, dtype=torch.float16)
     prompts = []
     for index in tqdm(range(clips), desc=f"{family} clips", mininterval=5):
         spec = data.random_spec(rng)
@@ -109,8 +97,8 @@ def plain_attention(query, key, value, attn_mask=None, scale=None, **_):
     return out.view(*shape[:-2], query.shape[1], shape[-1])
 
 
-def make_optimizers(module: torch.nn.Module, rate: float, muon: bool) -> list:
-    """AdamW for everything; with ``muon`` the block matrices go to Muon instead."""
+def make_optimizer(module: torch.nn.Module, rate: float) -> torch.optim.Optimizer:
+    """AdamW; no decay for gains and biases, a lower rate for the wide text projection."""
     matrices, gains, text = [], [], []
     for name, parameter in module.named_parameters():
         if parameter.shape[-1] == 4096:
@@ -120,18 +108,11 @@ def make_optimizers(module: torch.nn.Module, rate: float, muon: bool) -> list:
         else:
             gains.append(parameter)
     groups = [{"params": gains, "weight_decay": 0.0}, {"params": text, "lr": rate * 0.3}]
-    optimizers = []
-    if muon:
-        optimizers.append(
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
-        )
-    else:
-        groups.append({"params": matrices})
-    optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), weight_decay=0.02))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["base"] = group["lr"]
-    return optimizers
+    groups.append({"params": matrices})
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), weight_decay=0.02)
+    for group in optimizer.param_groups:
+        group["base"] = group["lr"]
+    return optimizer
 
 
 def loss_of(family, module, clean, context, generator, train_shift):
@@ -139,7 +120,7 @@ def loss_of(family, module, clean, context, generator, train_shift):
     batch = len(clean)
     u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     noise = torch.randn(clean.shape, generator=generator)
-    if SPECS[family].prediction == "flow":
+    if tiny.SPECS[family].prediction == "flow":
         t = train_shift * u / (1 + (train_shift - 1) * u)
         s = t.view(-1, 1, 1, 1, 1)
         noisy, target = (1 - s) * clean + s * noise, noise - clean
@@ -150,62 +131,56 @@ def loss_of(family, module, clean, context, generator, train_shift):
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = forward(family, module, noisy, t, context)
+        out = tiny.forward(family, module, noisy, t, context)
     return F.mse_loss(out.float(), target)
 
 
-def random_crop(clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A window of three quarters of the rows and columns.
+def salient_crop(clean: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """One window of ``size`` x ``size`` cells per clip, mostly on the moving shape.
 
     With rotary positions the networks see relative positions only, so most of what they learn on
-    windows holds for whole clips, at half the price.
+    windows holds for whole clips, at a fraction of the price.
     """
-    side = clean.shape[-1]
-    size = side * 3 // 4
-    top, left = torch.randint(side - size + 1, (2,), generator=generator).tolist()
-    return clean[..., top : top + size, left : left + size].contiguous()
+    contrast = (clean - clean.median(-1, keepdim=True).values.median(-2, keepdim=True).values).abs()
+    score = F.avg_pool2d(contrast.mean((1, 2)), size, stride=1)
+    weights = score.flatten(1).div(score.flatten(1).mean(1, keepdim=True)).pow(8)
+    places = torch.multinomial(weights, 1, generator=generator).flatten().tolist()
+    windows = []
+    for clip, place in zip(clean, places):
+        top, left = divmod(place, score.shape[-1])
+        windows.append(clip[..., top : top + size, left : left + size])
+    return torch.stack(windows)
 
 
 def export(family: str, state_dict: dict, path: Path | None = None) -> Path:
     """Write fp16 weights under ComfyUI's names."""
-    path = path or weights_path(family)
+    path = path or tiny.weights_path(family)
     path.parent.mkdir(exist_ok=True)
-    renamed = to_comfyui_keys(family, state_dict)
+    renamed = tiny.to_comfyui_keys(family, state_dict)
     save_file({k: v.detach().half().contiguous() for k, v in renamed.items()}, path)
     path.chmod(0o644)
     return path
 
 
-def contact_sheet(family: str, state_dict: dict, path: Path, rows: int, steps: int | None) -> None:
-    """PNG: one held-out prompt per row, every other frame; weights are rounded to fp16 first."""
-    from PIL import Image, ImageDraw
-
-    module = build(family).eval()
+def sample_sheet(family: str, state_dict: dict, path: Path, rows: int, steps: int | None) -> None:
+    """PNG of held-out prompts, one per row; the weights are rounded to fp16 first."""
+    module = tiny.build(family).eval()
     module.load_state_dict({k: v.half().float() for k, v in state_dict.items()})
-    prompts = held_out_prompts()[:rows]
+    prompts = tiny.held_out_prompts()[:rows]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        latents = sample(family, module, prompts, seed=100, steps=steps)
-    videos = Codec.load(family).decode(latents)[:, ::2]
-    _, columns, _, side, _ = videos.shape
-    sheet = Image.new("RGB", (columns * side, rows * (side + 12)))
-    draw = ImageDraw.Draw(sheet)
-    for row, (prompt, video) in enumerate(zip(prompts, videos)):
-        draw.text((2, row * (side + 12)), prompt, fill="white")
-        for column, frame in enumerate(video):
-            array = (frame.permute(1, 2, 0) * 255).round().byte().numpy()
-            sheet.paste(Image.fromarray(array), (column * side, row * (side + 12) + 12))
-    sheet.save(path)
+        latents = tiny.sample(family, module, prompts, seed=100, steps=steps)
+    contact_sheet(tiny.Codec.load(family).decode(latents), prompts, path)
 
 
 def train(args: argparse.Namespace, work_dir: Path) -> dict:
     """Run the training loop; returns the averaged weights (diffusers names, float32)."""
     family = args.family
     latents, prompts = latent_pool(family, work_dir, args.clips)
-    words = {prompt: encode_prompt(prompt) for prompt in set(prompts)}
+    words = {prompt: tiny.encode_prompt(prompt) for prompt in set(prompts)}
     torch.manual_seed(args.seed)
-    module = build(family).train()
+    module = tiny.build(family).train()
     init_weights(family, module)
-    optimizers = make_optimizers(module, args.rate, args.muon)
+    optimizer = make_optimizer(module, args.rate)
     average = {k: v.detach().clone() for k, v in module.state_dict().items()}
     generator = torch.Generator().manual_seed(args.seed)
     step, seconds, checkpoint = 0, 0.0, work_dir / f"{args.name or family}.pt"
@@ -213,8 +188,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         saved = torch.load(checkpoint)
         module.load_state_dict(saved["model"])
         average, step, seconds = saved["average"], saved["step"], saved["seconds"]
-        for optimizer, state in zip(optimizers, saved["optimizers"]):
-            optimizer.load_state_dict(state)
+        optimizer.load_state_dict(saved["optimizers"][0])
         generator.set_state(saved["rng"])
     log = work_dir / f"{args.name or family}.log"
 
@@ -223,7 +197,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
             {
                 "model": module.state_dict(),
                 "average": average,
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "optimizers": [optimizer.state_dict()],
                 "step": step,
                 "seconds": seconds,
                 "rng": generator.get_state(),
@@ -239,21 +213,19 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         started = time.time()
         progress = min(1.0, max(seconds / budget, step / args.steps if args.steps else 0.0))
         factor = min(1.0, (step + 1) / args.warmup) * min(1.0, (1.02 - progress) / args.decay)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["base"] * factor
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * factor
         index = torch.randint(len(latents), (args.batch,), generator=generator)
         context = torch.stack([words[prompts[i]] for i in index.tolist()])
         context[torch.rand(args.batch, generator=generator) < args.dropout] = 0
         clean = latents[index].float()
         if progress < args.crop_until:
-            clean = random_crop(clean, generator)
+            clean = salient_crop(clean, clean.shape[-1] * 5 // 8, generator)
         loss = loss_of(family, module, clean, context, generator, args.train_shift)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         step += 1
         rate = min(args.ema, step / (step + 10))
         with torch.no_grad():
@@ -277,7 +249,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--family", choices=list(SPECS), required=True)
+    parser.add_argument("--family", choices=list(tiny.SPECS), required=True)
     parser.add_argument("--minutes", type=float, default=0.0, help="training time (0: no limit)")
     parser.add_argument("--steps", type=int, default=0, help="training steps (0: no limit)")
     parser.add_argument("--work-dir", type=Path, default=Path(".train"))
@@ -290,13 +262,12 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10000, help="size of the latent pool")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--decay", type=float, default=0.5, help="final share with falling rate")
     parser.add_argument("--dropout", type=float, default=0.12, help="share of empty prompts")
     parser.add_argument("--train-shift", type=float, default=3.0)
-    parser.add_argument("--crop-until", type=float, default=0.75, help="share of training on crops")
+    parser.add_argument("--crop-until", type=float, default=0.75, help="share on windows")
     parser.add_argument("--print-every", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
@@ -304,7 +275,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     F.scaled_dot_product_attention = plain_attention
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    if args.fit_codec or not codec_path(args.family).exists():
+    if args.fit_codec or not tiny.codec_path(args.family).exists():
         fit_codec(args.family)
     checkpoint = args.work_dir / f"{args.name or args.family}.pt"
     if args.minutes or args.steps:
@@ -312,12 +283,12 @@ def main() -> None:
     elif checkpoint.exists():
         weights = torch.load(checkpoint)["average"]
     else:
-        weights = to_diffusers_keys(args.family, load_file(weights_path(args.family)))
+        weights = tiny.to_diffusers_keys(args.family, load_file(tiny.weights_path(args.family)))
     if args.export:
         print("wrote", export(args.family, weights))
     if args.sheet:
         path = args.work_dir / f"{args.name or args.family}_sheet.png"
-        contact_sheet(args.family, weights, path, args.sheet, args.sheet_steps)
+        sample_sheet(args.family, weights, path, args.sheet, args.sheet_steps)
         print("wrote", path)
 
 
