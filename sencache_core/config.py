@@ -14,6 +14,10 @@ from .stats import RunReport
 
 TAPS = ("output", "stack")
 
+#: No reuse in the first tenth of the steps: a forecast across the very first outputs errs most
+#: (measured on the bundled models; TeaCache's ret-steps mode forces 5 of 50 steps too).
+DEFAULT_GUARDS = Guards(start=0.1)
+
 
 @dataclass(frozen=True)
 class CacheConfig:
@@ -22,10 +26,7 @@ class CacheConfig:
     Attributes:
         policy: decides when to skip.
         rule: makes the missing outputs.
-        guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs. By
-            default not in the first tenth of the steps: a forecast across the very first outputs
-            errs most (measured on the bundled models; TeaCache's ret-steps mode forces 5 of 50
-            steps too).
+        guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs.
         budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
             own tolerance or options rule.
         profile: measured sensitivities; ``None`` uses the family's closed-form prior.
@@ -37,7 +38,7 @@ class CacheConfig:
 
     policy: Policy = field(default_factory=SenCache)
     rule: ReuseRule = field(default_factory=Linear)
-    guards: Guards = Guards(start=0.1)
+    guards: Guards = DEFAULT_GUARDS
     budget: float | None = 0.5
     profile: Profile | None = None
     tap: str = "output"
