@@ -1,7 +1,11 @@
 """Tiny demo models: files, key maps, prompt encoder, codec, held-out prompts, diffusers calls."""
 
+import argparse
+import functools
 import hashlib
+import importlib.util
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +25,7 @@ PSNR_FLOOR = {"wan": 26.5, "ltx": 28.0, "cogvideox": 26.5}
 @pytest.fixture(scope="module")
 def modules():
     pytest.importorskip("diffusers", reason="the tiny models need diffusers")
-    return {family: tiny.load_diffusers(family) for family in FAMILIES}
+    return functools.cache(tiny.load_diffusers)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -161,7 +165,7 @@ def test_flow_sigmas():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forward(family, modules):
-    spec, module = tiny.SPECS[family], modules[family]
+    spec, module = tiny.SPECS[family], modules(family)
     count = sum(p.numel() for p in module.parameters())
     assert 2e6 < count < 6.1e6
     blocks = module.blocks if family == "wan" else module.transformer_blocks
@@ -183,7 +187,7 @@ def test_forward(family, modules):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_output_predicts_its_target(family, modules):
     """The network beats the best constant guess on fresh clips, at a low and a high noise level."""
-    spec, module = tiny.SPECS[family], modules[family]
+    spec, module = tiny.SPECS[family], modules(family)
     prompt = tiny.held_out_prompts()[0]
     clean = tiny.Codec.load(family).encode(tiny.make_clip(prompt, family, seed=123))[None]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
@@ -203,6 +207,38 @@ def test_output_predicts_its_target(family, modules):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampling_is_deterministic(family, modules):
     prompts = tiny.held_out_prompts()[:1]
-    first, again = (tiny.sample(family, modules[family], prompts, steps=3) for _ in range(2))
+    first, again = (tiny.sample(family, modules(family), prompts, steps=3) for _ in range(2))
     assert torch.equal(first, again)
     assert tiny.decode_video(family, first).shape[:3] == (1, tiny.SPECS[family].frames, 3)
+
+
+def test_contact_sheet(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="contact sheets need Pillow")
+    from sencache_core.tiny.sheet import contact_sheet
+
+    clips = torch.stack(
+        [tiny.make_clip("a red ring growing", size=(5, 32), seed=i) for i in (1, 2)]
+    )
+    contact_sheet(clips, ["one", "two"], tmp_path / "sheet.png")
+    assert image.open(tmp_path / "sheet.png").size == (3 * 32, 2 * 44)
+
+
+@pytest.mark.parametrize("family", ["wan", "cogvideox"])
+def test_training_step_and_resume(family, tmp_path, monkeypatch):
+    """Two steps, a checkpoint, one more step from it, and an export that loads."""
+    pytest.importorskip("diffusers", reason="the tiny models need diffusers")
+    path = Path(__file__).resolve().parents[1] / "tools" / "train_tiny.py"
+    spec = importlib.util.spec_from_file_location("train_tiny", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    functional = torch.nn.functional
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", script.plain_attention)
+    options = {"family": family, "minutes": 0.0, "steps": 2, "clips": 4, "batch": 2, "name": ""}
+    options |= {"resume": True, "rate": 1e-3, "ema": 0.9, "warmup": 1, "decay": 0.5, "seed": 1}
+    options |= {"dropout": 0.5, "train_shift": 3.0, "crop_until": 0.4, "print_every": 1}
+    script.train(argparse.Namespace(**options), tmp_path)
+    weights = script.train(argparse.Namespace(**(options | {"steps": 3})), tmp_path)
+    assert torch.load(tmp_path / f"{family}.pt")["step"] == 3
+    assert len((tmp_path / f"{family}.log").read_text().splitlines()) == 3
+    written = script.export(family, weights, tmp_path / "weights.safetensors")
+    assert tiny.to_diffusers_keys(family, load_file(written)).keys() == weights.keys()
