@@ -115,7 +115,11 @@ def _server(comfyui: Path, base: Path, log: Path) -> Iterator[tuple[str, subproc
     command = [python, "main.py", "--cpu", "--base-directory", str(base), "--port", str(port)]
     command += ["--disable-api-nodes", "--dont-print-server"]
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, cwd=comfyui, stdout=file, stderr=subprocess.STDOUT)
+        # One thread suits the tiny model; several stall one another on a busy machine.
+        env = {"OMP_NUM_THREADS": "1", **os.environ}
+        process = subprocess.Popen(
+            command, cwd=comfyui, env=env, stdout=file, stderr=subprocess.STDOUT
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:

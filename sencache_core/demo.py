@@ -322,5 +322,5 @@ def _bar(show: bool, total: int, title: str) -> Iterator:
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError("the progress bar needs tqdm: pip install 'sencache[demo]'") from error
-    with tqdm(total=total, desc=title, unit="step") as bar:
+    with tqdm(total=total, desc=title, unit="step", mininterval=0.5) as bar:
         yield lambda: bar.update()

@@ -46,7 +46,9 @@ def load_diffusers(
     module = build(family)
     state_dict = to_diffusers_keys(family, load_file(weights_path(family)))
     module.load_state_dict(state_dict, strict=True)
-    return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if dtype != torch.float32:  # diffusers warns of any cast, even to what is there
+        module = module.to(dtype)
+    return module.to(device).eval().requires_grad_(False)
 
 
 def cog_rotary(frames: int, height: int, width: int, head_dim: int = 64, device=None):
