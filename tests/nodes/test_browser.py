@@ -119,8 +119,12 @@ def test_viewer_fills(page, vue):
         pytest.skip("the frontend of this ComfyUI shows no DOM widgets in Vue nodes")
     run_tiny(page, vue)
     assert page.locator(".sencache-view svg.chart title").count() == STEPS
-    box = page.locator(".sencache-view svg.chart").first.bounding_box()
-    assert box["width"] > 100 and box["height"] > 40
+    page.wait_for_function(  # the chart is drawn anew whenever the node is laid out
+        """() => {
+          const box = document.querySelector(".sencache-view svg.chart")?.getBoundingClientRect();
+          return box && box.width > 100 && box.height > 40; }""",
+        timeout=30_000,
+    )
     saved = page.evaluate(
         f"() => {APP}.graph.serialize().nodes.find((n) => n.type === 'SenCacheStatsViewer')"
     )
