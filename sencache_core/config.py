@@ -82,13 +82,10 @@ class CacheConfig:
             for note in self.profile.mismatches(header):
                 report.say(f"Note: {note}; its figures may not fit.")
         run = RunInfo(row, schedule, slopes)
-        policy, guards = self._policy(run, report)
-        if not isinstance(policy, Off):
-            policy = Guarded(policy, guards)
-        return Session(policy, self.rule, run, report)
+        return Session(self._policy(run, report), self.rule, run, report)
 
-    def _policy(self, run: RunInfo, report: RunReport) -> tuple[Policy, Guards]:
-        """The policy to run with: off where caching cannot pay, else set for the budget."""
+    def _policy(self, run: RunInfo, report: RunReport) -> Policy:
+        """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
         steps = run.schedule.num_steps
         if steps < self.min_steps and not isinstance(self.policy, Off):
             report.say(
@@ -96,27 +93,29 @@ class CacheConfig:
                 f"{self.min_steps} (distilled models, speed LoRAs) have none to spare. Lower "
                 "min_steps to cache all the same."
             )
-            return Off(), self.guards
+            return Off()
         if not run.schedule.falling:
             report.say("Caching is off: the sampler's noise levels do not fall throughout.")
-            return Off(), self.guards
+            return Off()
         if run.schedule.adaptive:
             report.say(
                 f"Caching is off: the sampler {run.schedule.sampler} measures its own error to "
                 "choose its steps, and would measure that of the forecasts instead."
             )
-            return Off(), self.guards
+            return Off()
         if run.schedule.stochastic:
             report.say(
                 f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "
                 "outputs harder to forecast; expect less quality at the same budget."
             )
-        if self.budget is None or isinstance(self.policy, Off):
-            return self.policy, self.guards
+        if isinstance(self.policy, Off):
+            return self.policy
+        if self.budget is None:
+            return Guarded(self.policy, self.guards)
         rounds = len(run.schedule.rounds)
         evaluations = max(1, round(self.budget * rounds))
         if evaluations >= rounds:
-            return Off(), self.guards
+            return Off()
         guards = fit_guards(self.guards, evaluations, run)
         forced = guards.fewest(run.schedule.steps(), steps)
         if forced > evaluations:
@@ -130,7 +129,7 @@ class CacheConfig:
                 f"a row; the limit of {self.guards.longest_run} was raised for this run."
             )
         evaluations = max(evaluations, forced)
-        return self.policy.for_budget(evaluations, run, guards), guards
+        return Guarded(self.policy.for_budget(evaluations, run, guards), guards)
 
     def with_tolerance(self, tolerance: float) -> CacheConfig:
         """This configuration, ruled by a tolerance instead of a budget.

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .policies import RunInfo
+from .families import Family
+from .policies import Prior, RunInfo
 from .profile import Recording
 from .reuse import Hold, Linear, Quadratic, ReuseRule
+from .schedule import Schedule
 from .session import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
 from .types import Anchor, Branch, Decision, Reason, rms
@@ -49,6 +51,12 @@ class Recorder:
         self._rows: list[tuple[float, dict[str, Tensor | list]]] = []
         self._started = 0.0
 
+    @classmethod
+    def start(cls, family: Family, schedule: Schedule, tap: str = "output") -> Recorder:
+        """A recorder for one run; see ``CacheConfig.start`` for its counterpart."""
+        report = RunReport(family.name, "calibration", "none", tap, schedule.num_steps)
+        return cls(RunInfo(family, schedule, Prior(family)), report)
+
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
         sketches = sketch_latent(x, self.run.family)
@@ -57,9 +65,10 @@ class Recorder:
         self._tick()
         t = self.run.family.time(sigma)
         self._now = _Round(sketches, sigma, t, moved)
+        ordinal = len(self.report.steps)
         record = StepRecord(
-            ordinal=len(self.report.steps),
-            step=self.run.schedule.locate(sigma),
+            ordinal=ordinal,
+            step=self.run.schedule.step_of(sigma, ordinal),
             sigma=sigma,
             t=t,
             decision="computed",
@@ -80,8 +89,7 @@ class Recorder:
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
     ) -> None:
-        self.report.calls += 1
-        self.report.steps[-1].calls += 1
+        self.report.count_call()
         if y is None:
             return
         if self._leader is None:
@@ -97,8 +105,7 @@ class Recorder:
             dt = abs(now.t - previous.t)
             if dt > 1e-9 and now.moved > 0:
                 between = evaluate_at(previous.sigma).chunk(chunks)[position].float()
-                self.report.calls += 1
-                self.report.steps[-1].calls += 1
+                self.report.count_call()
                 self._rows.append((previous.t, self._curves(truth, between, dt)))
         if past is not None and abs(past.t - now.t) < 1e-9:
             self._past.pop()
@@ -144,7 +151,7 @@ class Recorder:
         for name in names:
             rows = [row[name] for _, row in self._rows]
             stacked = [torch.stack(r) if isinstance(r, list) else r for r in rows]
-            curves[name] = torch.stack(stacked).double().cpu().numpy()
+            curves[name] = torch.stack(stacked).cpu().double().numpy()
         times = [t for t, _ in self._rows]
         # Samplers that go back up visit a time twice; a table needs each once: the first visit.
         keep = np.sort(np.unique(np.round(times, 9), return_index=True)[1]) if times else []

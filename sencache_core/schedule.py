@@ -78,6 +78,10 @@ class Schedule:
         above = sum(value > sigma for value in self.sigmas[:-1]) - 1
         return min(max(above, 0), last)
 
+    def step_of(self, sigma: float, ordinal: int) -> int:
+        """Step of evaluation round number ``ordinal``, which asks at ``sigma``."""
+        return min(ordinal, self.num_steps - 1) if self.assumed else self.locate(sigma)
+
     @cached_property
     def rounds(self) -> tuple[float, ...]:
         """Sigmas of the evaluations to be expected, in order.

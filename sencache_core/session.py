@@ -80,14 +80,17 @@ def read_round(
 ) -> list[float]:
     """Noise level, RMS displacement (``nan`` if nothing comparable came before) and ``more``.
 
-    Everything on a device comes over in one copy.
+    Everything on a device comes over in one copy, in float32: not every device knows float64.
     """
     comparable = before is not None and [a.shape for a in now] == [b.shape for b in before]
-    wanted = [displacement(now, before) if comparable else float("nan"), *more]
-    wanted.insert(0, sigma.reshape(-1)[0] if isinstance(sigma, Tensor) else float(sigma))
-    tensors = [value.to(now[0].device, torch.float64) for value in wanted if torch.is_tensor(value)]
-    values = iter(torch.stack(tensors).tolist() if tensors else ())
-    return [next(values) if torch.is_tensor(value) else value for value in wanted]
+    values = [displacement(now, before)] if comparable else []
+    on_device = isinstance(sigma, Tensor)
+    asked = [sigma.reshape(-1)[0]] if on_device else []
+    tensors = [value.to(now[0].device, torch.float32) for value in (*asked, *values, *more)]
+    floats = torch.stack(tensors).tolist() if tensors else []
+    level = floats.pop(0) if on_device else float(sigma)
+    moved = floats.pop(0) if comparable else float("nan")
+    return [level, moved, *floats]
 
 
 class Session:
@@ -128,14 +131,12 @@ class Session:
         if errors:
             self._choose_rule(*errors)
         ordinal = len(self.report.steps)
-        last_step = schedule.num_steps - 1
-        index = min(ordinal, last_step) if schedule.assumed else schedule.locate(sigma)
         step = Step(
             x=sketches,
             moved=moved,
             sigma=sigma,
             t=family.time(sigma),
-            index=index,
+            index=schedule.step_of(sigma, ordinal),
             num_steps=schedule.num_steps,
             ordinal=ordinal,
             run=self._reused_in_a_row,
@@ -216,8 +217,7 @@ class Session:
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
     ) -> None:
-        self.report.calls += 1
-        self._record.calls += 1
+        self.report.count_call()
         if y is None:
             return
         for branch, part in zip(branches, y.chunk(len(branches)), strict=True):

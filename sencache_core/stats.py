@@ -84,6 +84,11 @@ class RunReport:
     def seconds(self) -> float:
         return sum(record.seconds for record in self.steps)
 
+    def count_call(self) -> None:
+        """Book a model call that has been run, in the present round."""
+        self.calls += 1
+        self.steps[-1].calls += 1
+
     def say(self, message: str) -> None:
         """Add a sentence for the user, once."""
         if message not in self.messages:
@@ -133,7 +138,7 @@ class RunReport:
         """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""
         out = {
             "version": REPORT_VERSION,
-            **{k: v for k, v in asdict(self).items() if k != "steps"},
+            **asdict(self),
             "evaluations": self.evaluations,
             "reused": self.reused,
             "forced": sum(r.decision == "forced" for r in self.steps),
@@ -141,7 +146,6 @@ class RunReport:
             "saved_seconds": self.saved_seconds(),
             "summary": self.summary(),
             "why": self.why_nothing_was_reused(),
-            "steps": [asdict(record) for record in self.steps],
         }
         return _finite(out)
 

@@ -41,14 +41,19 @@ class Interval(Policy):
         return 0.0
 
     def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
-        due = state + 1 >= self.interval - 1e-9
-        if due:
+        if self._due(state):
             return Decision(False, Reason.SCHEDULED_COMPUTE), state
         return Decision(True, Reason.SCHEDULED_REUSE), state + 1
 
     def observe(self, step: Step, y: Tensor | None, state: float) -> float:
-        # What exceeds the interval is carried on, so that any mean distance is spread evenly.
-        return max(0.0, state + 1 - self.interval)
+        return self._carried(state)
+
+    def _due(self, passed: float) -> bool:
+        return passed + 1 >= self.interval - 1e-9
+
+    def _carried(self, passed: float) -> float:
+        """What exceeds the interval is carried on, so that any mean distance is spread evenly."""
+        return max(0.0, passed + 1 - self.interval)
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         """The interval whose count, guards included, is ``evaluations`` or the nearest below."""
@@ -67,8 +72,8 @@ class Interval(Policy):
         total, reused, passed = 0, 0, 0.0
         for number, index in enumerate(steps):
             forced = guards.forces(number, index, run.schedule.num_steps, reused)
-            if forced or passed + 1 >= self.interval - 1e-9:
-                total, reused, passed = total + 1, 0, max(0.0, passed + 1 - self.interval)
+            if forced or self._due(passed):
+                total, reused, passed = total + 1, 0, self._carried(passed)
             else:
                 reused, passed = reused + 1, passed + 1
         return total
