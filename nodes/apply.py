@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from comfy_api.latest import io
 
@@ -247,7 +246,7 @@ class SenCacheApply(io.ComfyNode):
             min_steps=min_steps,
         )
         if control == "tolerance" and not own_settings:
-            config = replace(config, budget=None).with_tolerance(tolerance)
+            config = config.with_tolerance(tolerance)
         from ..sencache_core.hosts.comfy import attach
 
         reports = Reports()

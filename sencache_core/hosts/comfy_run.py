@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..families import GENERIC, family_of
+from ..families import GENERIC, Family, family_of
 from ..session import Runner
 from ..taps import StackCall, stack_tap
 from ..types import Branch
@@ -74,7 +74,8 @@ class Run:
             own = torch.full_like(options["sigmas"], sigma)
             return _raw(sampling, other, x, model(other, {"sigmas": own}))
 
-        v = _raw(sampling, t, x, denoised) if self._sigma() >= _SMALLEST_SIGMA else None
+        sigma = self.runner.report.steps[-1].sigma
+        v = _raw(sampling, t, x, denoised) if sigma >= _SMALLEST_SIGMA else None
         with self.lock:
             self.runner.observe(branches, v, evaluate_at)
         return denoised
@@ -86,7 +87,7 @@ class Run:
             with self.lock:
                 return self.runner.predict(branches, shape)
 
-        family = family_of(base_model, lambda row: row.comfy_classes) or GENERIC
+        family = model_family(base_model) or GENERIC
         call = StackCall(family, predict)
         denoised = model(t, {CALL: call})
         if call.reused:
@@ -107,8 +108,10 @@ class Run:
             self.runner.observe(branches, call.payload, evaluate_at)
         return denoised
 
-    def _sigma(self) -> float:
-        return self.runner.report.steps[-1].sigma
+
+def model_family(base_model: Any) -> Family | None:
+    """Row of ComfyUI's model, ``None`` if it is of no known family."""
+    return family_of(base_model, lambda row: row.comfy_classes)
 
 
 def diffusion_model(executor, *args, **kwargs):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import CacheConfig
-from ..policies import Off, Prior, RunInfo
+from ..policies import Off
 from ..profile import ProfileHeader, Recording
 from ..recorder import Recorder
 from ..schedule import Schedule
@@ -64,7 +64,8 @@ class _Hook(ModelHook):
 
     Args:
         clock: its timesteps.
-        start: makes a run's runner, given the clock, its schedule (or ``None``) and a header.
+        start: makes a run's runner, given the clock, its schedule (or ``None``), the transformer
+            and its noisy inputs.
         opened, publish: called when a run begins, and with the runner of each that has ended.
     """
 
@@ -139,8 +140,7 @@ class _Hook(ModelHook):
         if self.run is None:
             self.opened(self)
             schedule = self.clock.schedule(timestep)
-            header = header_of(module, self.clock.family, schedule, inputs)
-            runner = self.start(self.clock, schedule, header)
+            runner = self.start(self.clock, schedule, module, inputs)
             self.run = _Run(runner, len(schedule.rounds) if schedule else None)
         run = self.run
         run.timestep, run.inputs = timestep, tuple(x.clone() for x in inputs)
@@ -259,7 +259,8 @@ def attach(
     if config.tap != "output":
         raise ValueError(f"this host caches the output only; set tap='output', not {config.tap!r}")
 
-    def start(clock: Clock, schedule: Schedule | None, header: ProfileHeader) -> Runner:
+    def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
+        header = header_of(module, clock.family, schedule, inputs) if config.profile else None
         if schedule is not None:
             return config.start(clock.family, schedule, header)
         off = replace(config, policy=Off(), budget=None)
@@ -279,12 +280,10 @@ def record(model: Any, scheduler: Any = None, num_steps: int | None = None) -> A
     Args and errors as for :func:`attach`. Costs one more evaluation a step.
     """
 
-    def start(clock: Clock, schedule: Schedule | None, header: ProfileHeader) -> Runner:
+    def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
         if schedule is None:
             raise ValueError("the first timestep is not on the scheduler's list")
-        family, steps = clock.family, schedule.num_steps
-        report = RunReport(family.name, "calibration", "none", "output", steps)
-        return Recorder(RunInfo(family, schedule, Prior(family)), report)
+        return Recorder.start(clock.family, schedule)
 
     return _attached(Attachment(start), clocks_of(model, scheduler, num_steps))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sencache_core import CacheConfig
+from sencache_core.fingerprint import fingerprint
 from sencache_core.profile import combine
 
 pytestmark = pytest.mark.comfyui
@@ -31,7 +32,7 @@ def test_measures_and_changes_nothing(runs, host, name, tap):
         assert known.size and (known >= 0).all()
     assert calls[0] == reports[-1].calls == 2 * STEPS - 1
     assert header.tap == tap and header.sampler == "euler" and header.guidance == 4.0
-    assert header.fingerprint == host.describe(case.model).fingerprint
+    assert header.fingerprint == fingerprint(case.model.model.diffusion_model)
 
     config = CacheConfig(profile=combine([recording], header), tap=tap)
     kept = runs.Reports()

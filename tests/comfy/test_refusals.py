@@ -76,7 +76,7 @@ def test_unknown_models(runs, host, monkeypatch, tap):
     case = models.load("wan_t2v")
     others = {name: row for name, row in families.FAMILIES.items() if name != "wan"}
     monkeypatch.setattr(families, "FAMILIES", others)
-    assert host.describe(case.model).family is None
+    assert host.model_family(case.model.model) is None
     reports = runs.Reports()
     plain = runs.sample(case.model, case, steps=12)
     out = runs.sample(host.attach(case.model, CacheConfig(tap=tap), reports), case, steps=12)
