@@ -1,0 +1,71 @@
+"""SenCache's own rows, through its diffusers host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from sencache_core.config import CacheConfig
+from sencache_core.hosts.diffusers import attach, record
+from sencache_core.policies import Interval, SenCache
+from sencache_core.profile import Profile, ProfileHeader, combine
+from sencache_core.reuse import Hold, Linear, Quadratic
+
+from .case import Case
+from .method import Method, Setting, Sweep
+
+
+def cached(
+    name: str, config: Callable[[Case, float], CacheConfig], calibrated: bool = False
+) -> Method:
+    """A method by SenCache, which meets budgets by itself.
+
+    Args:
+        name: the rows' ``method``.
+        config: how to cache, given the case and the budget.
+        calibrated: measure a :func:`profile` first, for ``config`` to find in ``case.prepared``.
+    """
+
+    def connect(case: Case, setting: Setting) -> AbstractContextManager:
+        chosen = config(case, setting["budget"])
+        return attach(case.model.module, chosen, case.host.scheduler)
+
+    def sweeps(case: Case, budget: float) -> list[Sweep]:
+        return [Sweep.over("budget", [budget])]
+
+    return Method(name, sweeps, connect, prepare=profile if calibrated else None)
+
+
+def profile(case: Case) -> Profile:
+    """Sensitivities measured on the case's calibration clips.
+
+    Raises:
+        RuntimeError: a calibration clip gave no complete recording.
+    """
+    recordings = []
+    for prompt, seed in case.calibration:
+        with record(case.model.module, case.host.scheduler) as measured:
+            case.sample(prompt, seed)
+        recordings += measured.recordings
+    if len(recordings) != len(case.calibration):
+        raise RuntimeError("a calibration clip gave no complete recording")
+    header = ProfileHeader(
+        family=case.model.family,
+        sigmas=tuple(step.sigma for step in measured.reports[0].steps),
+        guidance=case.regime.guidance,
+        samples=len(recordings),
+        source="sencache bench",
+    )
+    return combine(recordings, header)
+
+
+METHODS = (
+    cached("sencache", lambda case, budget: CacheConfig(SenCache(), Linear(), budget=budget)),
+    *(
+        cached(
+            f"interval-{rule.name}",
+            lambda case, budget, rule=rule: CacheConfig(Interval(), rule, budget=budget),
+        )
+        for rule in (Hold(), Linear(), Quadratic())
+    ),
+)
