@@ -50,8 +50,11 @@ class SenCacheTinyPrompt(io.ComfyNode):
         from ..sencache_core.tiny import encode_prompt
 
         tokens = encode_prompt(text)[None]
-        # LTX-Video's forward demands a mask, which a real text encoder supplies.
-        extra = {"attention_mask": torch.ones(tokens.shape[:2])} if family == "ltx" else {}
+        extra = {}
+        if family == "ltx":
+            # Its forward demands a mask, which a real text encoder supplies: of integers, for a
+            # mask of floats is taken for a bias and never given the shape of a batch.
+            extra["attention_mask"] = torch.ones(tokens.shape[:2], dtype=torch.long)
         return io.NodeOutput([[tokens, extra]])
 
 
