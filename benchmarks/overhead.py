@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,7 +34,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.comfy_host import Unavailable
-from benchmarks.overhead_full import Full, measure
+from benchmarks.overhead_full import Full, clock_name, measure
 from benchmarks.overhead_rows import BRANCHES, Costs, easycache, output_tap, stack_tap
 from benchmarks.overhead_shapes import SHAPES, Network, Shape
 from sencache_core import CacheConfig
@@ -144,9 +143,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     device = torch.device(args.device)
     config = CacheConfig()
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU thread"
-    print(f"torch {torch.__version__}, {name}, load {os.getloadavg()[0]:.1f}", flush=True)
+    clock = clock_name(device)
+    print(f"torch {torch.__version__}, {name}, {clock}", flush=True)
     setup = {
         "device": name,
+        "clock": clock,
         "torch": torch.__version__,
         "policy": config.policy.name,
         "rule": config.rule.name,

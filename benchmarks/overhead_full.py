@@ -34,15 +34,30 @@ class Full:
     how: str
 
 
+def clock_name(device: torch.device) -> str:
+    """Which clock :func:`now` reads."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return "CPU time of this process" if alone else "wall clock"
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock of unknown start, once the device has done what it was given.
+
+    With one thread on a CPU this is the process's own CPU time, which other processes on a shared
+    machine do not lengthen by taking turns.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
+
+
 def clocked(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall-clock seconds of ``call`` and what it returned; waits for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    """Seconds of ``call``, see :func:`now`, and what it returned."""
+    start = now(device)
     out = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start, out
+    return now(device) - start, out
 
 
 def measure(network: Network, blocks: int, patience: float, repeats: int) -> Full:
@@ -81,7 +96,7 @@ def measure(network: Network, blocks: int, patience: float, repeats: int) -> Ful
         one, worst = _fit(times, shape.tokens)
         how = (
             f"one of {shape.blocks} blocks extrapolated to {shape.tokens} tokens by a n + b n^2 "
-            f"from {', '.join(map(str, times))} (fit within {worst:.1%})"
+            f"from {', '.join(map(str, list(times)[-3:]))} (fit within {worst:.1%})"
         )
     elif blocks < shape.blocks:
         how += f", times {shape.blocks}"
@@ -112,16 +127,11 @@ class _Inside:
             module.register_forward_hook(self._leave),
         )
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
     def _enter(self, *_: Any) -> None:
-        self._start = self._now()
+        self._start = now(self._device)
 
     def _leave(self, *_: Any) -> None:
-        self.seconds += self._now() - self._start
+        self.seconds += now(self._device) - self._start
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -138,10 +148,10 @@ def _median(device: torch.device, call: Callable, patience: float, repeats: int)
 def _fit(times: dict[int, float], tokens: int) -> tuple[float, float]:
     """Seconds at ``tokens`` by ``a n + b n^2``, and the fit's largest relative error.
 
-    Relative errors are minimised. Neither part may be negative: noise at small n must not bend the
-    curve down at the end.
+    Fitted to the three largest clips, relative errors minimised. Neither part may be negative:
+    noise at small n must not bend the curve down at the end.
     """
-    n, t = np.array(list(times), float), np.array(list(times.values()))
+    n, t = (np.array(values, float) for values in zip(*list(times.items())[-3:]))
     both = np.stack([n / t, n * n / t], axis=1)
     best = np.linalg.lstsq(both, np.ones_like(t), rcond=None)[0]
     if best.min() < 0:

@@ -1,0 +1,189 @@
+"""ComfyUI as a host of the bench: its own EasyCache and LazyCache, unmodified, and our pack there.
+
+The same weights, prompts, seeds and noise levels as in diffusers. Rows are compared with the
+uncached clips of this host, which differ from diffusers' by rounding.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sencache_core.config import CacheConfig
+from sencache_core.policies import SenCache
+from sencache_core.reuse import Linear
+from sencache_core.schedule import flow_sigmas
+from sencache_core.tiny import to_comfyui_keys
+from sencache_core.tiny.sampling import cog_timesteps
+
+from .case import Case
+from .comfy_host import Unavailable, load
+from .host import HOSTS
+from .method import Method, Setting, Sweep
+from .models import Model, Regime
+from .work import BlockWork
+
+#: ``reuse_threshold`` from what skips nothing to the largest value that the node takes.
+THRESHOLDS = tuple(float(f"{value:.3g}") for value in np.geomspace(1e-3, 3, 128))
+
+
+class ComfyHost:
+    """Samples in ComfyUI, in this process: Euler for the flow families, DDIM for CogVideoX.
+
+    CogVideoX's sampler is that of the VOID nodes, which alone among ComfyUI's feeds the network
+    latents of the scale it was trained on.
+
+    Attributes:
+        model, regime: what is sampled, and how.
+        work: counts what is executed.
+        patcher: ComfyUI's ``ModelPatcher`` to sample with; methods put theirs here for a while.
+
+    Raises:
+        Unavailable: no ComfyUI, or none that knows the family. The message says why.
+    """
+
+    def __init__(self, model: Model, regime: Regime) -> None:
+        load()
+        import comfy.sd
+
+        self.model, self.regime = model, regime
+        state = to_comfyui_keys(model.family, model.module.state_dict())
+        # Copies, for ComfyUI may load in place of them or cast what it is given.
+        patcher = comfy.sd.load_diffusion_model_state_dict(
+            {name: value.clone() for name, value in state.items()},
+            model_options={"dtype": torch.float32},
+        )
+        if patcher is None:
+            raise Unavailable(f"this ComfyUI does not recognise the {model.name} weights")
+        self.patcher = _unshared(patcher)
+        self.sigmas = self._schedule()
+        network = patcher.model.diffusion_model
+        self.work = BlockWork(getattr(network, "transformer_blocks", None) or network.blocks)
+
+    def close(self) -> None:
+        self.work.close()
+
+    def _schedule(self) -> Tensor:
+        """``steps + 1`` noise levels; the flow families' shift is set on the model as well.
+
+        EasyCache asks the model, not the run, which levels its start and end are.
+        """
+        sampling, regime = self.patcher.model.model_sampling, self.regime
+        if self.model.spec.prediction == "v":
+            levels = sampling.sigmas[cog_timesteps(regime.steps)].float().cpu()
+            return torch.cat([levels, torch.zeros(1)])
+        import comfy.model_sampling
+
+        # This class, LTX's, takes the logarithm of the shift.
+        logarithmic = isinstance(sampling, comfy.model_sampling.ModelSamplingFlux)
+        sampling.set_parameters(shift=np.log(regime.shift) if logarithmic else regime.shift)
+        return torch.tensor(flow_sigmas(regime.steps, regime.shift))
+
+    def sample(self, prompt: str, seed: int) -> Tensor:
+        import comfy.samplers
+
+        spec = self.model.spec
+        guider = comfy.samplers.CFGGuider(self.patcher)
+        guider.set_conds(self._text(prompt), self._text(spec.negative))
+        guider.set_cfg(self.regime.guidance)
+        noise = torch.randn((1, *spec.latent), generator=torch.Generator().manual_seed(seed))
+        # As ComfyUI's executor does.
+        with torch.inference_mode():
+            latent = guider.sample(
+                noise,
+                torch.zeros_like(noise),
+                self._sampler(),
+                self.sigmas,
+                disable_pbar=True,
+                seed=seed,
+            )
+            latent = self.patcher.model.process_latent_in(latent)
+        return latent.clone()
+
+    def _sampler(self) -> Any:
+        import comfy.samplers
+
+        if self.model.spec.prediction == "v":
+            return importlib.import_module("comfy_extras.nodes_void").VOID_DDIM()
+        return comfy.samplers.sampler_object("euler")
+
+    def _text(self, prompt: str) -> list:
+        """A prompt as the tiny prompt node encodes it."""
+        tokens = self.model.encode(prompt)[None]
+        mask = {"attention_mask": torch.ones(tokens.shape[:2], dtype=torch.long)}
+        return [[tokens, mask if self.model.family == "ltx" else {}]]
+
+
+def _unshared(patcher: Any) -> Any:
+    """A patcher that hands the network a copy of its input.
+
+    EasyCache adds to this input in place. In half precision ComfyUI makes a copy anyway; at the
+    float32 of these models the sum would go into the sampler's latent and spoil every reused step,
+    through no fault of the method.
+    """
+    import comfy.patcher_extension
+
+    def copied(executor: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return executor(x.clone(), *args, **kwargs)
+
+    clone = patcher.clone()
+    clone.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "bench_copy", copied
+    )
+    return clone
+
+
+@contextmanager
+def patched(case: Case, setting: Setting, make: Callable[[Any, Setting], Any]) -> Iterator[None]:
+    """The host with the patcher that ``make`` derives from its own."""
+    host: Any = case.host
+    before = host.patcher
+    host.patcher = make(before, setting)
+    try:
+        yield
+    finally:
+        host.patcher = before
+
+
+def _node(name: str, patcher: Any, setting: Setting) -> Any:
+    """``patcher`` behind one of the two cache nodes, start and end as the node offers them."""
+    node = getattr(importlib.import_module("comfy_extras.nodes_easycache"), name)
+    return node.execute(
+        patcher, **setting, start_percent=0.15, end_percent=0.95, verbose=False
+    ).result[0]
+
+
+def _own(patcher: Any, setting: Setting) -> Any:
+    from sencache_core.hosts.comfy import attach
+
+    return attach(patcher, CacheConfig(SenCache(), Linear(), budget=setting["budget"]))
+
+
+def _peer(name: str, node: str) -> Method:
+    return Method(
+        name,
+        lambda case, budget: [Sweep.over("reuse_threshold", THRESHOLDS)],
+        partial(patched, make=partial(_node, node)),
+        host="comfyui",
+    )
+
+
+HOSTS["comfyui"] = ComfyHost
+
+METHODS = (
+    _peer("easycache", "EasyCacheNode"),
+    _peer("lazycache", "LazyCacheNode"),
+    Method(
+        "sencache (ComfyUI)",
+        lambda case, budget: [Sweep.over("budget", [budget])],
+        partial(patched, make=_own),
+        host="comfyui",
+    ),
+)

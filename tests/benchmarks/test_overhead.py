@@ -1,0 +1,147 @@
+"""The overhead benchmark: what it counts, what it extrapolates, what it writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import comfy_host, overhead, overhead_full
+from benchmarks.overhead_rows import held_bytes, output_tap
+from benchmarks.overhead_shapes import SHAPES
+from sencache_core import CacheConfig, Quadratic
+
+pytest.importorskip("diffusers", reason="the networks are those of diffusers")
+
+#: The same networks, a few tokens and channels large.
+SMALL = {
+    "wan-1.3b": replace(
+        SHAPES["wan-1.3b"],
+        config={
+            "num_attention_heads": 1,
+            "attention_head_dim": 32,
+            "ffn_dim": 64,
+            "text_dim": 16,
+        },
+        latents=((16, 3, 8, 8),),
+        grid=(3, 4, 4),
+        text=(5, 16),
+    ),
+    "ltx-2": replace(
+        SHAPES["ltx-2"],
+        config={
+            "num_attention_heads": 2,
+            "attention_head_dim": 32,
+            "cross_attention_dim": 64,
+            "audio_num_attention_heads": 2,
+            "audio_attention_head_dim": 16,
+            "audio_cross_attention_dim": 32,
+            "caption_channels": 16,
+        },
+        latents=((128, 3, 4, 4), (8, 5, 16)),
+        grid=(3, 4, 4),
+        text=(5, 16),
+    ),
+    "cogvideox-5b": replace(
+        SHAPES["cogvideox-5b"],
+        config={
+            "num_attention_heads": 1,
+            "text_embed_dim": 16,
+            "max_text_seq_length": 5,
+            "use_rotary_positional_embeddings": True,
+        },
+        latents=((16, 3, 8, 8),),
+        grid=(3, 4, 4),
+        text=(5, 16),
+    ),
+}
+
+
+def test_shapes_are_consistent():
+    for shape in SHAPES.values():
+        _, frames, height, width = shape.latents[0]
+        patch = height // shape.grid[1]
+        assert (frames, height, width) == (
+            shape.grid[0],
+            shape.grid[1] * patch,
+            shape.grid[2] * patch,
+        )
+    assert SHAPES["wan-1.3b"].tokens == 32_760
+    assert SHAPES["wan-14b"].tokens == 75_600
+
+
+def test_held_bytes_count_storages_once():
+    whole = torch.zeros(100)
+    view = whole[:10]
+    owner = SimpleNamespace(a=[view, {"b": whole}], c=SimpleNamespace(d=torch.zeros(5)), e=None)
+    owner.c.back = owner
+    assert held_bytes(owner) == 4 * 105
+
+
+def test_fit_finds_the_curve():
+    times = {n: 3e-4 * n + 5e-8 * n * n for n in (100, 1000, 2000, 4000)}
+    seconds, worst = overhead_full._fit(times, 50_000)
+    assert seconds == pytest.approx(3e-4 * 50_000 + 5e-8 * 50_000**2)
+    assert worst < 1e-6
+
+
+def test_fit_never_bends_down():
+    seconds, _ = overhead_full._fit({1000: 1.0, 2000: 1.9, 4000: 3.5}, 100_000)
+    assert seconds > 3.5
+
+
+def test_real_shape_keeps_few_latents():
+    costs = output_tap(SHAPES["wan-1.3b"], torch.device("cpu"), CacheConfig())
+    assert len(costs.reused) == len(costs.evaluated) == 25
+    latent = 4 * 16 * 21 * 60 * 104
+    assert costs.held / 2 < 3 * latent
+    more = output_tap(SHAPES["wan-1.3b"], torch.device("cpu"), CacheConfig(rule=Quadratic()))
+    assert costs.held < more.held
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_rows_are_written(name, monkeypatch, tmp_path):
+    def absent():
+        raise comfy_host.Unavailable("no ComfyUI found")
+
+    monkeypatch.setattr(comfy_host, "load", absent)
+    monkeypatch.setitem(SHAPES, name, SMALL[name])
+    threads = torch.get_num_threads()
+    try:
+        rows = overhead.main(["--model", name, "--json", str(tmp_path / "rows.json")])
+    finally:
+        torch.set_num_threads(threads)
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+    output, stack, peer = rows
+    for row in (output, stack):
+        assert row["error"] is None
+        assert 0 < row["decision_seconds"] <= row["reused_seconds"]
+        assert row["reused_share"] == row["reused_seconds"] / row["full_seconds"]
+        assert row["bytes_per_branch"] > 0
+        assert "one of" in row["full_how"] and "times" in row["full_how"]
+    assert output["latent_bytes"] == 4 * sum(torch.Size(s).numel() for s in SMALL[name].latents)
+    assert "no ComfyUI" in peer["error"]
+
+
+def test_long_blocks_are_extrapolated_and_said_so(monkeypatch):
+    shape = replace(SMALL["wan-1.3b"], latents=((16, 64, 8, 8),), grid=(64, 4, 4))
+    network = overhead.Network(shape, torch.device("cpu"))
+    with torch.inference_mode():
+        full = overhead_full.measure(network, 1, patience=1e-9, repeats=1)
+    assert "extrapolated to 1024 tokens" in full.how
+    assert full.seconds == pytest.approx(2 * (full.shell + 30 * full.block))
+
+
+@pytest.mark.comfyui
+def test_easycache_is_measured(comfyui):
+    from benchmarks.overhead_rows import easycache
+
+    for name in ("wan-1.3b", "ltx-2"):
+        with torch.inference_mode():
+            costs = easycache(SMALL[name], torch.device("cpu"))
+        assert len(costs.reused) == 20
+        assert len(costs.evaluated) == 30
+        assert costs.held > 0
