@@ -15,7 +15,7 @@ from .measures import measure
 from .method import Method, Setting, describe
 from .models import Model, Regime
 from .report import plot
-from .tune import tune
+from .tune import run_tuned
 
 #: Name of the rows of uncached sampling, with which the others are compared.
 UNCACHED = "uncached"
@@ -38,7 +38,7 @@ def run_bench(
     budgets: Sequence[float],
     json_file: str | Path,
     samples: int = 8,
-    calibration_samples: int = 1,
+    calibration_samples: int = 2,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -110,8 +110,7 @@ def _add_uncached(rows: dict[Key, Row], case: Case, host: str) -> None:
 
 
 def _row(case: Case, method: Method, budget: float) -> Row:
-    setting = tune(case, method, budget)
-    clips = [case.clip(method, setting, *test) for test in case.tests]
+    setting, clips = run_tuned(case, method, budget)
     key = case.model.name, case.regime.name, method.name, budget
     return _figures(key, case, setting, clips)
 
@@ -128,7 +127,7 @@ def _figures(key: Key, case: Case, setting: Setting, clips: Sequence[Clip]) -> R
     return {
         **dict(zip(KEYS, key)),
         "setting": describe(setting),
-        "cost": sum(clip.work for clip in clips) / (len(clips) * case.full_work),
+        "cost": case.cost(clips),
         "psnr_mean": _mean(f.psnr for f in figures),
         "psnr_worst": min(f.psnr for f in figures),
         "ssim_mean": _mean(f.ssim for f in figures),
@@ -161,6 +160,8 @@ def _read(path: Path, samples: int) -> dict[Key, Row]:
     """The rows of a file that need not be made again, by key."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError("not a list")
         return {
             tuple(row[name] for name in KEYS): row
             for row in rows

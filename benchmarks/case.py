@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,10 +80,14 @@ class Case:
     @cached_property
     def full_work(self) -> int:
         """Arithmetic of one uncached clip, which does not depend on its contents."""
-        works = {clip.work for clip in (*self.uncached, *self._uncached_calibration)}
+        works = {clip.work for clip in self.uncached}
         if len(works) != 1:
             raise RuntimeError(f"uncached clips differ in work: {sorted(works)}")
         return works.pop()
+
+    def cost(self, clips: Sequence[Clip]) -> float:
+        """Mean share of the uncached work that these clips took."""
+        return sum(clip.work for clip in clips) / (len(clips) * self.full_work)
 
     def prepare(self, method: Method) -> None:
         """Let the method calibrate, once."""
@@ -94,10 +99,9 @@ class Case:
         key = method.name, describe(setting)
         if key not in self._tried:
             clips = [self.clip(method, setting, *one) for one in self.calibration]
-            cost = sum(clip.work for clip in clips) / (len(clips) * self.full_work)
             pairs = zip(clips, self._uncached_calibration, strict=True)
             errors = [rms(a.latent - b.latent) for a, b in pairs]
-            self._tried[key] = cost, sum(errors) / len(errors)
+            self._tried[key] = self.cost(clips), sum(errors) / len(errors)
         return self._tried[key]
 
 

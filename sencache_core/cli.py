@@ -66,6 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--out", metavar="FILE", required=True)
     calibrate.set_defaults(run=_calibrate)
 
+    bench = commands.add_parser("bench", help="compare caching methods at the same cost")
+    bench.add_argument("--json", metavar="FILE", required=True, help="rows, rewritten after each")
+    bench.add_argument("--family", choices=list(SPECS), action="append", help="may be repeated")
+    bench.add_argument("--regime", choices=["smooth", "rough"], action="append", help="as --family")
+    bench.add_argument("--budgets", default="0.5,0.36,0.25", help="shares (0.5,0.36,0.25)")
+    bench.add_argument("--samples", type=int, default=8, help="test clips per model (8)")
+    bench.add_argument("--tune-samples", type=int, default=2, help="clips to tune on (2)")
+    bench.add_argument("--methods", metavar="A,B", help="only these, by name")
+    bench.add_argument("--checkpoint", metavar="FILE", help="safetensors to use instead")
+    bench.add_argument("--config", metavar="FILE", help="JSON that describes the checkpoint")
+    bench.add_argument("--out", metavar="DIR", help="folder for Pareto plots")
+    bench.add_argument("--resume", action="store_true", help="keep the file's rows, add the others")
+    bench.set_defaults(run=_bench)
+
     profile = commands.add_parser("profile", help="look at a profile, or import one")
     actions = profile.add_subparsers(required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print what a profile holds")
@@ -136,6 +150,18 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         print("sencache: interrupted; what had been measured is saved", file=sys.stderr)
         return 130
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    try:
+        from benchmarks.cli import bench
+
+        return bench(arguments)
+    except ModuleNotFoundError as error:
+        # A wheel has no benchmarks, and what they import is in an extra.
+        raise ImportError(
+            f"the bench needs {error.name}: in the source tree, pip install -e '.[bench]'"
+        ) from error
 
 
 def _show(arguments: argparse.Namespace) -> int:
