@@ -62,18 +62,13 @@ def small(tmp_path_factory):
     return models
 
 
-@pytest.fixture
-def case(small):
-    """Makes cases of the small models, and closes them."""
-    cases = []
-
-    def make(family: str):
-        cases.append(make_case(small[family], SHORT, "diffusers", 1, 1))
-        return cases[-1]
-
-    yield make
-    for one in cases:
-        one.host.close()
+@pytest.fixture(scope="module")
+def cases(small):
+    """A case of each small model."""
+    made = {f: make_case(small[f], SHORT, "diffusers", 1, 1) for f in FAMILIES}
+    yield made
+    for case in made.values():
+        case.host.close()
 
 
 def method(name: str) -> Method:
@@ -134,10 +129,9 @@ def test_work_is_what_torch_counts(small, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", PEERS)
-def test_a_method_leaves_no_trace(case, name, family):
-    tested, one = method(name), case(family)
-    prompt = one.calibration[0]
-    before = one.sample(*prompt)
+def test_a_method_leaves_no_trace(cases, name, family):
+    tested, one = method(name), cases[family]
+    prompt, before = one.tests[0], one.uncached[0].latent
     word = REFUSED.get((name, family))
     one.prepare(tested)
     setting = tested.sweeps(one, 0.5)[0].settings[-1]
@@ -172,8 +166,8 @@ def test_a_method_that_cannot_run_has_its_error_in_the_row(small, tmp_path):
     assert "Without a codec" in table(rows)
 
 
-def test_calibration_and_test_prompts_are_disjoint(case):
-    one = case("ltx")
+def test_calibration_and_test_prompts_are_disjoint(cases):
+    one = cases["ltx"]
     bigger = make_case(one.model, SHORT, "diffusers", 30, 30)
     bigger.host.close()
     assert len(set(bigger.tests)) == len(set(bigger.calibration)) == 30
@@ -181,8 +175,8 @@ def test_calibration_and_test_prompts_are_disjoint(case):
         assert not {t[part] for t in bigger.tests} & {c[part] for c in bigger.calibration}
 
 
-def test_profile_on_calibration_clips(case):
-    one = case("wan")
+def test_profile_on_calibration_clips(cases):
+    one = cases["wan"]
     measured = ours.profile(one)
     assert measured.header.samples == 1
     assert len(measured.t) >= one.regime.steps - 2
