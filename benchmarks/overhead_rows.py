@@ -18,7 +18,8 @@ from sencache_core.session import Session
 from sencache_core.taps import StackCall
 from sencache_core.types import Branch
 
-BRANCHES = (Branch("cond", 0), Branch("uncond", 1))
+Branches = tuple[Branch, ...]
+BRANCHES: Branches = (Branch("cond", 0), Branch("uncond", 1))
 #: Steps of the run that is timed; fewer at the stack tap, whose steps take seconds on a CPU.
 STEPS, STACK_STEPS = 50, 12
 
@@ -109,16 +110,26 @@ class Trajectory:
         return y[0] if len(y) == 1 else torch.cat([part.reshape(1, 1, -1) for part in y], dim=-1)
 
 
-def output_tap(shape: Shape, device: torch.device, config: CacheConfig) -> Costs:
-    """Our session at the output tap, fed as a host feeds it: float32 latents, sigma a tensor."""
+def output_tap(
+    shape: Shape, device: torch.device, config: CacheConfig, together: bool = False
+) -> Costs:
+    """Our session at the output tap, fed as a host feeds it: float32 latents, sigma a tensor.
 
-    def answer(session: Session, branch: Branch, y: Tensor) -> tuple[bool, float]:
-        seconds, forecast = clocked(device, lambda: session.predict((branch,), y.shape))
+    Args:
+        shape: the model's shape.
+        device: where the latents lie.
+        config: what the session is started with.
+        together: both branches in one call, as ComfyUI makes it where memory allows.
+    """
+
+    def answer(session: Session, branches: Branches, y: Tensor) -> tuple[bool, float]:
+        seconds, forecast = clocked(device, lambda: session.predict(branches, y.shape))
         if forecast is None:
-            seconds += clocked(device, lambda: session.observe((branch,), y, _none))[0]
+            seconds += clocked(device, lambda: session.observe(branches, y, _none))[0]
         return forecast is not None, seconds
 
-    return _drive("output tap", Trajectory(shape, device), config, answer)
+    method = "output tap, one call" if together else "output tap"
+    return _drive(method, Trajectory(shape, device), config, answer, together)
 
 
 def stack_tap(network: Network, config: CacheConfig) -> Costs:
@@ -127,14 +138,14 @@ def stack_tap(network: Network, config: CacheConfig) -> Costs:
     trajectory = Trajectory(network.shape, network.device, STACK_STEPS)
     call = network.call()
 
-    def answer(session: Session, branch: Branch, _: Tensor) -> tuple[bool, float]:
-        tapped = StackCall(network.shape.row, lambda shape: session.predict((branch,), shape))
+    def answer(session: Session, branches: Branches, _: Tensor) -> tuple[bool, float]:
+        tapped = StackCall(network.shape.row, lambda shape: session.predict(branches, shape))
         stand_in = _StandIn(tapped, device)
         network.stack([stand_in])
         whole = clocked(device, call)[0]
         if tapped.reused:
             return True, whole
-        seconds = clocked(device, lambda: session.observe((branch,), tapped.payload, _none))[0]
+        seconds = clocked(device, lambda: session.observe(branches, tapped.payload, _none))[0]
         return False, seconds + stand_in.seconds
 
     costs = _drive("stack tap", trajectory, config, answer)
@@ -194,25 +205,32 @@ def _drive(
     method: str,
     trajectory: Trajectory,
     config: CacheConfig,
-    answer: Callable[[Session, Branch, Tensor], tuple[bool, float]],
+    answer: Callable[[Session, Branches, Tensor], tuple[bool, float]],
+    together: bool = False,
 ) -> Costs:
     """One sampling run without a model.
 
     Args:
-        answer: asks and tells the session for one branch, given a true output; returns whether it
+        method: name of the row.
+        trajectory: what the session is fed.
+        config: what it is started with.
+        answer: asks and tells the session for one call, given a true output; returns whether it
             was forecast, and the seconds.
+        together: one call for both branches.
     """
     device = trajectory.device
     session = config.start(trajectory.family, trajectory.schedule)
     costs = Costs(method)
+    calls = [BRANCHES] if together else [(branch,) for branch in BRANCHES]
     gc.disable()
     try:
         for step, sigma in enumerate(trajectory.schedule.sigmas[:-1]):
             x, y = trajectory.x(step), trajectory.packed(step)
+            y = torch.cat([y] * len(calls[0]))
             level = torch.full((1,), sigma, device=device)
             decision, _ = clocked(device, lambda x=x, s=level: session.begin(x, s))
             costs.decision.append(decision)
-            answers = [answer(session, branch, y) for branch in BRANCHES]
+            answers = [answer(session, branches, y) for branches in calls]
             kind = costs.reused if all(reused for reused, _ in answers) else costs.evaluated
             kind.append(decision + sum(seconds for _, seconds in answers))
             costs.held = max(costs.held, held_bytes(session))

@@ -115,8 +115,8 @@ def test_rows_are_written(name, monkeypatch, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
-    output, stack, peer = rows
-    for row in (output, stack):
+    output, together, stack, peer = rows
+    for row in (output, together, stack):
         assert row["error"] is None
         assert 0 < row["decision_seconds"] <= row["reused_seconds"]
         assert row["reused_share"] == row["reused_seconds"] / row["full_seconds"]
