@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from sencache_core.calibration import Calibration
 from sencache_core.config import CacheConfig
 from sencache_core.hosts.diffusers import attach, record
-from sencache_core.policies import Interval, SenCache
+from sencache_core.policies import Interval, Planned, Policy, SenCache
 from sencache_core.profile import Profile, ProfileHeader, combine
-from sencache_core.reuse import Hold, Linear, Quadratic
+from sencache_core.reuse import Fitted, Hold, Linear, Quadratic, ReuseRule
 
 from .case import Case
 from .method import Method, Setting, Sweep
@@ -42,11 +43,15 @@ def profile(case: Case) -> Profile:
     Raises:
         RuntimeError: a calibration clip gave no complete recording.
     """
-    recordings = []
-    for prompt, seed in case.calibration:
-        with record(case.model.module, case.host.scheduler) as measured:
-            case.sample(prompt, seed)
-        recordings += measured.recordings
+    guidance, runs = case.regime.guidance, Calibration()
+    with record(
+        case.model.module, case.host.scheduler, guidance=guidance, probes=runs.probes
+    ) as measured:
+        for number, (prompt, seed) in enumerate(case.calibration):
+            for _ in range(runs.runs_of(number)):
+                case.sample(prompt, seed)
+        measured.close()
+        recordings = measured.recordings
     if len(recordings) != len(case.calibration):
         raise RuntimeError("a calibration clip gave no complete recording")
     header = ProfileHeader(
@@ -59,7 +64,23 @@ def profile(case: Case) -> Profile:
     return combine(recordings, header)
 
 
+def _planned(name: str, policy: Policy | None = None, rule: ReuseRule | None = None, **options):
+    """A variant of our default with a profile of the case."""
+
+    def config(case: Case, budget: float) -> CacheConfig:
+        return CacheConfig(
+            policy or Planned(), rule or Fitted(), budget=budget, profile=_shared(case), **options
+        )
+
+    return cached(name, config, calibrated=True)
+
+
+def _shared(case: Case) -> Profile:
+    return next(value for value in case.prepared.values() if isinstance(value, Profile))
+
+
 METHODS = (
+    _planned("planned"),
     cached("sencache", lambda case, budget: CacheConfig(SenCache(), Linear(), budget=budget)),
     *(
         cached(

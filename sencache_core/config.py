@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .families import GENERIC, Family
-from .policies import Guarded, Guards, Off, Policy, Prior, RunInfo, SenCache, Threshold, fit_guards
+from .hindsight import Hindsight
+from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
+from .prior import prior_moments
 from .profile import Profile, ProfileHeader
-from .reuse import Linear, ReuseRule
+from .reuse import Fitted, ReuseRule
 from .schedule import Schedule
 from .session import Session
+from .solver import transitions
 from .stats import RunReport
 
 TAPS = ("output", "stack")
@@ -32,16 +35,19 @@ class CacheConfig:
         profile: measured sensitivities; ``None`` uses the family's closed-form prior.
         tap: ``"output"`` caches the model's output (latent-sized), ``"stack"`` the residual of the
             block stack, as the paper's code does (many times the memory).
+        hindsight: take forecasts back once the outputs around them are known, with samplers where
+            that is sound.
         min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
             steps; peers' threads agree on about 10.
     """
 
-    policy: Policy = field(default_factory=SenCache)
-    rule: ReuseRule = field(default_factory=Linear)
+    policy: Policy = field(default_factory=Planned)
+    rule: ReuseRule = field(default_factory=Fitted)
     guards: Guards = DEFAULT_GUARDS
     budget: float | None = 0.5
     profile: Profile | None = None
     tap: str = "output"
+    hindsight: bool = True
     min_steps: int = 10
 
     def __post_init__(self) -> None:
@@ -81,8 +87,20 @@ class CacheConfig:
         if self.profile is not None and header is not None:
             for note in self.profile.mismatches(header):
                 report.say(f"Note: {note}; its figures may not fit.")
-        run = RunInfo(row, schedule, slopes)
-        return Session(self._policy(run, report), self.rule, run, report)
+        moments = self.profile.moments if self.profile is not None else None
+        if moments is None:
+            moments = prior_moments(row.name)
+            if isinstance(self.policy, Planned) and not self.policy.mask:
+                report.say(
+                    "The plan follows a generic prior, measured on a tiny model; calibrate for "
+                    "figures of this one."
+                )
+        # The stack's residual is not what the sampler steps with.
+        steps = transitions(row, schedule) if self.hindsight and self.tap == "output" else None
+        run = RunInfo(row, schedule, slopes, moments, steps)
+        rule = self.rule.bound(moments)
+        hindsight = steps and Hindsight(steps, rule.weights, moments.response_at)
+        return Session(self._policy(run, report), rule, run, report, hindsight)
 
     def _policy(self, run: RunInfo, report: RunReport) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
@@ -116,14 +134,14 @@ class CacheConfig:
         evaluations = max(1, round(self.budget * rounds))
         if evaluations >= rounds:
             return Off()
-        guards = fit_guards(self.guards, evaluations, run)
+        guards = self.policy.fit_guards(self.guards, evaluations, run)
         forced = guards.fewest(run.schedule.steps(), steps)
         if forced > evaluations:
             report.say(
                 f"The budget of {evaluations} of {rounds} evaluations cannot be met: start/end, "
                 f"warm-up and the longest run force {forced}, which is what this run spends."
             )
-        elif guards.longest_run > self.guards.longest_run:
+        elif guards.longest_run > self.guards.longest_run and not isinstance(self.policy, Planned):
             report.say(
                 f"{evaluations} of {rounds} evaluations need up to {guards.longest_run} reuses in "
                 f"a row; the limit of {self.guards.longest_run} was raised for this run."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import plots
+from .calibration import PROBES, Calibration
 from .config import CacheConfig
 from .families import FAMILIES
 from .fingerprint import fingerprint
@@ -186,7 +187,8 @@ def sample(
         scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         time_of_model = t if spec.prediction == "v" else t / 1000
-        both = forward(family, module, torch.cat([x, x]), time_of_model, context)
+        with module.cache_context("cond_uncond"):
+            both = forward(family, module, torch.cat([x, x]), time_of_model, context)
         negative, positive = both.chunk(2)
         guided = negative + spec.guidance * (positive - negative)
         x = scheduler.step(guided, t, x, return_dict=False)[0]
@@ -211,6 +213,7 @@ def calibrate(
     samples: int = 8,
     steps: int | None = None,
     progress: bool = True,
+    probes: int = PROBES,
 ) -> tuple[Profile, bool]:
     """Measure a bundled model on trajectories of training prompts, and save the profile.
 
@@ -222,6 +225,7 @@ def calibrate(
         samples: trajectories to average.
         steps: sampling steps; ``None`` takes the family's default (50).
         progress: show a progress bar.
+        probes: errors followed to the end, for the first two samples; each costs a part of a run.
 
     Returns:
         The profile, and whether all samples were measured (``False`` after Ctrl-C).
@@ -240,14 +244,21 @@ def calibrate(
     _check_weights(family)
     module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = calibration_prompts()
-    recordings, profile = [], None
+    runs = Calibration(probes)
+    total = steps * sum(map(runs.runs_of, range(samples)))
+    profile = None
     try:
-        with _fastest_threads(family, module), _bar(progress, samples * steps, family) as tick:
+        with (
+            _fastest_threads(family, module),
+            _bar(progress, total, family) as tick,
+            record(module, scheduler, guidance=spec.guidance, probes=probes) as measured,
+        ):
             for seed in range(samples):
-                with record(module, scheduler) as measured:
+                for _ in range(runs.runs_of(seed)):
                     prompt = prompts[seed % len(prompts)]
                     sample(family, module, scheduler, prompt, seed, steps, tick)
-                recordings += measured.recordings
+                measured.close()
+                recordings = measured.recordings
                 header = ProfileHeader(
                     family=family,
                     fingerprint=fingerprint(module),
@@ -265,7 +276,7 @@ def calibrate(
     except KeyboardInterrupt:
         if profile is None:
             raise
-    return profile, len(recordings) == samples
+    return profile, profile is not None and profile.header.samples == samples
 
 
 def _check_weights(family: str) -> None:

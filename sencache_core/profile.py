@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .families import FAMILIES, Family
+from .moments import Moments
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "sencache_profile"
@@ -23,6 +24,9 @@ CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
 #: Curves over time and lag, each ``[T, L]``: relative RMS error of a forecast over ``lag`` steps
 #: from true outputs ``lag`` apart. ``error_hold`` is the total change of the output.
 LAGGED = ("error_hold", "error_linear", "error_quadratic")
+
+#: Arrays of the moments, see ``moments.py``.
+MOMENTS = ("t", "gram", "gain", "response")
 
 
 class ProfileError(ValueError):
@@ -68,12 +72,14 @@ class Profile:
         t: ``[T]`` float64, strictly rising.
         mean: arrays ``[T]`` or ``[T, L]`` by curve name; always ``alpha_x`` and ``alpha_t``.
         spread: standard deviations over samples, of the same shapes; may be empty.
+        moments: of the guided outputs, ``None`` in files that lack them.
     """
 
     header: ProfileHeader
     t: np.ndarray
     mean: Mapping[str, np.ndarray]
     spread: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moments: Moments | None = None
 
     def __post_init__(self) -> None:
         if self.header.family not in FAMILIES:
@@ -145,6 +151,9 @@ class Profile:
         arrays = {"t": self.t}
         arrays |= {f"mean.{k}": v for k, v in self.mean.items()}
         arrays |= {f"spread.{k}": v for k, v in self.spread.items()}
+        if self.moments is not None:
+            known = {k: v for k, v in vars(self.moments).items() if isinstance(v, np.ndarray)}
+            arrays |= {f"moments.{k}": v for k, v in known.items() if k in MOMENTS}
         header = {"format": FORMAT_VERSION, **asdict(self.header)}
         save_file(
             {k: np.ascontiguousarray(v, dtype=np.float64) for k, v in arrays.items()},
@@ -179,6 +188,7 @@ class Profile:
                 arrays.pop("t"),
                 _below("mean.", arrays),
                 _below("spread.", arrays),
+                Moments(**moments) if (moments := _below("moments.", arrays)) else None,
             )
         except ProfileError:
             raise
@@ -206,10 +216,16 @@ class Recording:
     Attributes:
         t: ``[T]``, in the order of the run.
         curves: ``[T]`` or ``[T, L]`` by name; ``nan`` where a lag had no history yet.
+        visited: ``[N]`` times of all rounds, in the order of the run.
+        gram: ``[N, N]`` inner products of the guided outputs at them, ``None`` if not seen.
+        travels: ``(t, gain, response)`` of each probe.
     """
 
     t: tuple[float, ...]
     curves: Mapping[str, np.ndarray]
+    visited: tuple[float, ...] = ()
+    gram: np.ndarray | None = None
+    travels: Sequence[tuple[float, float, float]] = ()
 
 
 def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
@@ -232,7 +248,29 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
     for name in first.curves:
         rows = np.stack([_filled(r.curves[name]) for r in recordings])[:, order]
         mean[name], spread[name] = rows.mean(axis=0), rows.std(axis=0)
-    return Profile(header, np.asarray(first.t, dtype=np.float64)[order], mean, spread)
+    t = np.asarray(first.t, dtype=np.float64)[order]
+    return Profile(header, t, mean, spread, _moments(recordings))
+
+
+def _moments(recordings: Sequence[Recording]) -> Moments | None:
+    """Second moments of all samples on the times of the first; gains between probed times."""
+    first = recordings[0]
+    if any(r.gram is None or len(r.visited) != len(first.visited) for r in recordings):
+        return None
+    order = np.argsort(first.visited)
+    t = np.asarray(first.visited, dtype=np.float64)[order]
+    gram = np.stack([r.gram[np.ix_(order, order)] for r in recordings])
+    probed = [sorted(r.travels) for r in recordings if r.travels]
+    if not probed:
+        return Moments(t, gram)
+    gains, responses = [], []
+    for travels in probed:
+        when, gain, response = np.asarray(travels, dtype=np.float64).T
+        # At the end of the run a displacement is the final latent's own.
+        logs = np.log(np.maximum([1.0, *gain], 1e-6))
+        gains.append(np.exp(np.interp(t, [min(0.0, when[0] - 1e-6), *when], logs)))
+        responses.append(np.interp(t, when, response))
+    return Moments(t, gram, np.stack(gains), np.stack(responses))
 
 
 def _filled(curve: np.ndarray) -> np.ndarray:

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from .families import Family
 from .policies import Prior, RunInfo
+from .probe import Probe, Seen, Travel, guided
 from .profile import Recording
 from .reuse import Hold, Linear, Quadratic, ReuseRule
 from .schedule import Schedule
 from .session import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
-from .types import Anchor, Branch, Decision, Reason, rms
+from .types import Anchor, Branch, Decision, Reason, rms, sketch
 
 #: Longest distance in rounds at which forecast errors are measured.
 MAX_LAG = 4
@@ -41,8 +42,14 @@ class Recorder:
     sampler's own step as the direction and one extra evaluation instead of three.
     """
 
-    def __init__(self, run: RunInfo, report: RunReport) -> None:
-        self.run, self.report = run, report
+    def __init__(
+        self, run: RunInfo, report: RunReport, guidance: float | None = None, keep: bool = False
+    ) -> None:
+        self.run, self.report, self.guidance, self.keep = run, report, guidance, keep
+        self.seen: list[Seen] = []
+        self.travels: list[Travel] = []
+        self._sketches: dict[Branch, Tensor] = {}
+        self._outputs: dict[Branch, Tensor] = {}
         self._leader: Branch | None = None
         # Three anchors MAX_LAG apart are the most that any rule at any lag reads.
         self._past: deque[Anchor] = deque(maxlen=3 * MAX_LAG)
@@ -52,10 +59,26 @@ class Recorder:
         self._started = 0.0
 
     @classmethod
-    def start(cls, family: Family, schedule: Schedule, tap: str = "output") -> Recorder:
-        """A recorder for one run; see ``CacheConfig.start`` for its counterpart."""
+    def start(
+        cls,
+        family: Family,
+        schedule: Schedule,
+        tap: str = "output",
+        guidance: float | None = None,
+        keep: bool = False,
+    ) -> Recorder:
+        """A recorder for one run; see ``CacheConfig.start`` for its counterpart.
+
+        Args:
+            family: the model's row.
+            schedule: the sampler's noise levels.
+            tap: ``"output"`` or ``"stack"``: what the host hands over.
+            guidance: scale of the cond/uncond pair, ``None`` if unknown: moments are then those of
+                the conditional output.
+            keep: keep all outputs in main memory, for :meth:`probe`.
+        """
         report = RunReport(family.name, "calibration", "none", tap, schedule.num_steps)
-        return cls(RunInfo(family, schedule, Prior(family)), report)
+        return cls(RunInfo(family, schedule, Prior(family)), report, guidance, keep)
 
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
@@ -92,6 +115,10 @@ class Recorder:
         self.report.count_call()
         if y is None:
             return
+        for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
+            self._sketches[branch] = sketch(part)
+            if self.keep:
+                self._outputs[branch] = part.to("cpu", copy=True)
         if self._leader is None:
             self._leader = next((b for b in branches if b.role == "cond"), None)
         if self._leader not in branches:
@@ -133,8 +160,24 @@ class Recorder:
         return rms(rule.predict(self._now.t, picked).float() - truth) / size
 
     def _close_round(self) -> None:
-        if self._now is not None:
-            self._previous, self._now = self._now, None
+        now = self._now
+        if now is not None:
+            output = guided(self._sketches, self.guidance)
+            self.seen.append(Seen(now.x, now.sigma, now.t, output, self._outputs))
+            self._sketches, self._outputs = {}, {}
+            self._previous, self._now = now, None
+
+    def probe(self, at: int) -> Probe:
+        """A runner that perturbs this run at round ``at``; the recorder must have been kept."""
+        run = self.run
+        report = RunReport(
+            run.family.name, "calibration", "none", self.report.tap, run.schedule.num_steps
+        )
+        return Probe(run.family, self.seen, self.guidance, at, report)
+
+    def release(self) -> None:
+        """Drop the outputs kept for probes."""
+        self.seen = [round_._replace(outputs={}) for round_ in self.seen]
 
     def finish(self, completed: bool) -> RunReport:
         self._tick()
@@ -155,7 +198,20 @@ class Recorder:
         times = [t for t, _ in self._rows]
         # Samplers that go back up visit a time twice; a table needs each once: the first visit.
         keep = np.sort(np.unique(np.round(times, 9), return_index=True)[1]) if times else []
-        return Recording(tuple(times[k] for k in keep), {n: c[keep] for n, c in curves.items()})
+        rows = {n: c[keep] for n, c in curves.items()}
+        return Recording(tuple(times[k] for k in keep), rows, *self._gram(), tuple(self.travels))
+
+    def _gram(self) -> tuple[tuple[float, ...], np.ndarray | None]:
+        """Times and inner products of the guided outputs, each time once: the first visit."""
+        first: dict[float, Tensor] = {}
+        for seen in self.seen:
+            if seen.guided is not None:
+                first.setdefault(round(seen.t, 9), seen.guided.reshape(-1))
+        if len({len(y) for y in first.values()}) != 1:
+            return (), None
+        outputs = torch.stack(list(first.values()))
+        gram = (outputs @ outputs.T / outputs.shape[1]).cpu().double().numpy()
+        return tuple(first), gram
 
 
 def _lags() -> range:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .families import Family
+from .hindsight import Hindsight
 from .policies import Policy, RunInfo
 from .reuse import Hold, ReuseRule
 from .stats import RunReport, StepRecord, decision_name
@@ -54,10 +55,14 @@ class Runner(Protocol):
 
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
-    ) -> None:
+    ) -> Tensor | None:
         """Take note of a true payload ``[n B, ...]``. It is read; what is kept is copied.
 
         ``None`` says that the model ran but no payload could be had: the call is only counted.
+
+        Returns:
+            What to hand on in the payload's place (see ``hindsight.py``), of its shape and dtype;
+            ``None``: the payload itself.
         """
 
     def finish(self, completed: bool) -> RunReport:
@@ -99,12 +104,21 @@ class Session:
     Args:
         policy: decides; ask it through ``Guarded``.
         rule: makes the missing outputs.
-        run: family, schedule and slopes.
+        run: family, schedule and what is known of the model.
         report: filled as the run goes.
+        hindsight: takes forecasts back, ``None`` where that is not sound.
     """
 
-    def __init__(self, policy: Policy, rule: ReuseRule, run: RunInfo, report: RunReport) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rule: ReuseRule,
+        run: RunInfo,
+        report: RunReport,
+        hindsight: Hindsight | None = None,
+    ) -> None:
         self.policy, self.rule, self.run, self.report = policy, rule, run, report
+        self._hindsight = hindsight
         self._state: Any = policy.start(run)
         self._history: dict[Branch, list[Anchor]] = {}
         self._last: Step | None = None
@@ -116,7 +130,8 @@ class Session:
         self._leader: Branch | None = None
         self._leader_y: Tensor | None = None
         self._errors: list[tuple[StepRecord, Tensor]] = []
-        # Errors of the rule's forecast and of holding over the last run of reuse.
+        # Error of the rule's forecast at the last true evaluation; after a run of reuse also that
+        # of holding.
         self._trial: tuple[Tensor, ...] = ()
         self._rule_in_force = rule
         self._started = 0.0
@@ -128,7 +143,8 @@ class Session:
         before = self._last.x if self._last else None
         sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial)
         self._tick()
-        if errors:
+        self._trial = ()
+        if len(errors) > 1:
             self._choose_rule(*errors)
         ordinal = len(self.report.steps)
         step = Step(
@@ -140,8 +156,11 @@ class Session:
             num_steps=schedule.num_steps,
             ordinal=ordinal,
             run=self._reused_in_a_row,
+            error=errors[0] if errors else float("nan"),
         )
         decision = self._decide(step)
+        if decision.reuse and self._hindsight is not None:
+            self._hindsight.skip(step.t, step.index)
         self._step, self._decision, self._saved = step, decision, False
         self._record = StepRecord(
             ordinal=step.ordinal,
@@ -163,7 +182,6 @@ class Session:
         two this sample is, the true evaluation that ends a run of reuse tells, for the cost of one
         more difference.
         """
-        self._trial = ()
         misled = forecast > HOLD_MARGIN * held
         self._rule_in_force = _HOLD if misled else self.rule
         if misled:
@@ -208,6 +226,9 @@ class Session:
         self.report.calls_saved += 1
         self._saved = True
         parts = [self._rule_in_force.predict(self._step.t, h) for h in histories]
+        if self._hindsight is not None:
+            for branch, part in zip(branches, parts, strict=True):
+                self._hindsight.book(branch, part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _fresh(self, history: list[Anchor] | None) -> bool:
@@ -216,30 +237,46 @@ class Session:
 
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
-    ) -> None:
+    ) -> Tensor | None:
         self.report.count_call()
         if y is None:
-            return
+            return None
+        handed, corrected = [], False
         for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
-            history = self._history.get(branch)
+            history = self._history.setdefault(branch, [])
             if history and history[-1].y.shape != part.shape:
-                history = None
-            if history is None:
-                history = self._history[branch] = []
+                history.clear()
             if self._leads(branch):
                 self._leader_y = part
-                if history and history[-1].t != self._step.t:
-                    truth = part.float()
-                    forecast = self.rule.predict(self._step.t, history).float()
-                    size = rms(truth).clamp_min(1e-12)
-                    error = rms(forecast - truth) / size
-                    self._errors.append((self._record, error))
-                    if self._reused_in_a_row and len(history) > 1:
-                        self._trial = (error, rms(history[-1].y.float() - truth) / size)
+                self._judge(part, history)
+            kept, given = self._settle(branch, part, history) or (part, part)
+            corrected |= given is not part
+            handed.append(given.to(part.dtype))
             while history and abs(history[-1].t - self._step.t) < 1e-9:
                 history.pop()
-            history.append(Anchor(self._step.t, part.clone()))
+            history.append(Anchor(self._step.t, kept.to(part.dtype, copy=True)))
             del history[: -self.rule.history]
+        if not corrected:
+            return None
+        return handed[0] if len(handed) == 1 else torch.cat(handed)
+
+    def _settle(self, branch: Branch, y: Tensor, history: list[Anchor]):
+        if self._hindsight is None or self._decision.reuse:
+            return None
+        step = self._step
+        return self._hindsight.settle(branch, y, step.t, step.index, history)
+
+    def _judge(self, y: Tensor, history: list[Anchor]) -> None:
+        """Measure the forecast that would have stood in for ``y``, on the leading branch."""
+        if not history or history[-1].t == self._step.t:
+            return
+        truth = y.float()
+        size = rms(truth).clamp_min(1e-12)
+        error = rms(self.rule.predict(self._step.t, history).float() - truth) / size
+        self._errors.append((self._record, error))
+        self._trial = (error,)
+        if self._reused_in_a_row and len(history) > 1:
+            self._trial = (error, rms(history[-1].y.float() - truth) / size)
 
     def _leads(self, branch: Branch) -> bool:
         lead = self._leader
@@ -263,9 +300,12 @@ class Session:
         else:
             self._state = self.policy.observe(self._step, self._leader_y, self._state)
             self._last, self._reused_in_a_row = self._step, 0
+            if self._hindsight is not None:
+                self._hindsight.evaluated()
         self._leader_y = self._step = None
         held = sum(a.y.nbytes for h in self._history.values() for a in h)
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
+        held += self._hindsight.nbytes if self._hindsight is not None else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
 
     def finish(self, completed: bool) -> RunReport:
@@ -277,6 +317,7 @@ class Session:
         self._tick()
         self._errors.clear()
         self._trial = ()
+        self._hindsight = None
         self._history.clear()
         self._last = self._state = None
         self.report.completed = completed

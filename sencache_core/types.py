@@ -94,6 +94,8 @@ class Step:
         num_steps: number of schedule steps of the run.
         ordinal: number of rounds before this one.
         run: rounds reused since the last true evaluation.
+        error: what the forecast in place of the last true output would have erred by, RMS relative
+            to that output, on the leading branch; ``nan`` where there was none.
     """
 
     x: tuple[Tensor, ...]
@@ -104,6 +106,7 @@ class Step:
     num_steps: int
     ordinal: int
     run: int = 0
+    error: float = float("nan")
 
     @property
     def share(self) -> float:

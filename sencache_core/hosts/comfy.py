@@ -15,6 +15,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ..calibration import Calibration
 from ..config import CacheConfig
 from ..families import GENERIC
 from ..fingerprint import fingerprint
@@ -81,25 +82,29 @@ def record(
     done: Callable[[Recording, ProfileHeader], None],
     live: Publish | None = None,
     tap: str = "output",
+    calibration: Calibration | None = None,
 ) -> Any:
     """A clone of ``model`` that measures instead of caching, at about twice the time of a run.
 
     Args:
         model: ``ModelPatcher``; see :func:`attach`.
-        done: called with what was measured at the end of every completed run.
+        done: called with what was measured at the end of every completed run but a probe's.
         live: called with the report so far after every evaluation round.
         tap: where to measure, see ``CacheConfig.tap``.
+        calibration: says which runs measure and which probe; ``None``: all measure.
 
     Raises:
         UnsupportedModel: as for :func:`attach`.
     """
+    runs = calibration or Calibration(probes=0)
 
     def start(guider: Any, schedule: Schedule, header: ProfileHeader) -> Runner:
         family = model_family(guider.model_patcher.model) or GENERIC
-        return Recorder.start(family, schedule, tap)
+        return runs.start(family, schedule, tap, header.guidance or None)
 
-    def measured(runner: Recorder, header: ProfileHeader) -> None:
-        if runner.report.completed:
+    def measured(runner: Runner, header: ProfileHeader) -> None:
+        runs.finished(runner)
+        if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
     return _patched(model, _Host(start, tap, True, measured, live))

@@ -77,8 +77,8 @@ class Run:
         sigma = self.runner.report.steps[-1].sigma
         v = _raw(sampling, t, x, denoised) if sigma >= _SMALLEST_SIGMA else None
         with self.lock:
-            self.runner.observe(branches, v, evaluate_at)
-        return denoised
+            handed = self.runner.observe(branches, v, evaluate_at)
+        return denoised if handed is None else sampling.calculate_denoised(t, handed.to(x), x)
 
     def serve_stack(self, base_model, model, x, t, options, branches) -> Tensor:
         """Run the model; inside it, the block stack's residual is predicted or observed."""

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..calibration import Calibration
 from ..config import CacheConfig
 from ..policies import Off
 from ..profile import ProfileHeader, Recording
-from ..recorder import Recorder
 from ..schedule import Schedule
 from ..session import Runner
 from ..stats import RunReport
@@ -67,13 +67,15 @@ class _Hook(ModelHook):
         start: makes a run's runner, given the clock, its schedule (or ``None``), the transformer
             and its noisy inputs.
         opened, publish: called when a run begins, and with the runner of each that has ended.
+        paired: hand the halves of a batched guidance pair over as two branches.
     """
 
     _is_stateful = True
 
-    def __init__(self, clock: Clock, start, opened, publish) -> None:
+    def __init__(self, clock: Clock, start, opened, publish, paired: bool = False) -> None:
         super().__init__()
         self.clock, self.start, self.opened, self.publish = clock, start, opened, publish
+        self.paired = paired
         self.context, self.warned = ContextName(), False
         self.run: _Run | None = None
 
@@ -105,10 +107,10 @@ class _Hook(ModelHook):
     def _call(self, module: nn.Module, forward, call: inspect.BoundArguments):
         arguments = call.arguments
         run = self._round(module, arguments)
-        branch = self._branch(run, arguments)
-        key = (branch, arguments.get("return_dict", True))
+        branches = self._branches(run, arguments)
+        key = (branches, arguments.get("return_dict", True))
         if container := run.containers.get(key):
-            payload = run.runner.predict((branch,), container.shape)
+            payload = run.runner.predict(branches, container.shape)
             if payload is not None:
                 return container.put(payload)
 
@@ -120,8 +122,8 @@ class _Hook(ModelHook):
         run.containers[key], payload = Container.of(output)
         if payload is None:
             run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
-        run.runner.observe((branch,), payload, evaluate_at)
-        return output
+        handed = run.runner.observe(branches, payload, evaluate_at)
+        return output if handed is None else run.containers[key].put(handed)
 
     def _round(self, module: nn.Module, arguments: dict[str, Any]) -> _Run:
         """The run that this call belongs to, with its evaluation round opened if it is new."""
@@ -146,11 +148,18 @@ class _Hook(ModelHook):
         run.timestep, run.inputs = timestep, tuple(x.clone() for x in inputs)
         run.calls.clear()
         noisy = noisy_channels(self.clock.family, module, inputs[0])
-        run.runner.begin((noisy, *inputs[1:]), self.clock.sigma(timestep))
+        latents = noisy, *inputs[1:]
+        if self._holds_pair(arguments):  # both halves show the same latent
+            latents = tuple(x[: len(x) // 2] for x in latents)
+        run.runner.begin(latents, self.clock.sigma(timestep))
         return run
 
-    def _branch(self, run: _Run, arguments: dict[str, Any]) -> Branch:
-        """Key of this call: the pipeline's name for it, its conditioning and its turn.
+    def _holds_pair(self, arguments: dict[str, Any]) -> bool:
+        batch = len(arguments["hidden_states"])
+        return self.paired and self.context.name == "cond_uncond" and batch % 2 == 0
+
+    def _branches(self, run: _Run, arguments: dict[str, Any]) -> tuple[Branch, ...]:
+        """Keys of this call's chunks: the pipeline's name for it, its conditioning and its turn.
 
         Unnamed guidance calls differ by conditioning; calls that share it (perturbed attention,
         skipped layers) by their order among calls with equal t and x.
@@ -164,7 +173,10 @@ class _Hook(ModelHook):
         turn = run.calls[name, index]
         run.calls[name, index] += 1
         role = {None: "cond" if index == 0 else "call", "cond_uncond": "cond"}.get(name, name)
-        return Branch(role, (name, index, turn))
+        ident = name, index, turn
+        if self._holds_pair(arguments):
+            return Branch("uncond", ident), Branch("cond", ident)  # diffusers' order
+        return (Branch(role, ident),)
 
     def finish(self, failed: bool = False) -> None:
         """End the run, if there is one. It counts as completed if all its rounds were seen."""
@@ -180,20 +192,31 @@ class Attachment:
 
     Attributes:
         reports: one a run, newest last. It ends with the pipeline, the next start, or an error.
-        recordings: one a run, if this attachment measures.
     """
 
-    def __init__(self, start: Callable[..., Runner], on_report: Callable | None = None) -> None:
+    def __init__(
+        self,
+        start: Callable[..., Runner],
+        on_report: Callable | None = None,
+        done: Callable[[Runner], None] | None = None,
+        recordings: Callable[[], list[Recording]] = list,
+        paired: bool = False,
+    ) -> None:
         self.reports: list[RunReport] = []
-        self.recordings: list[Recording] = []
-        self._start, self._on_report = start, on_report
+        self._start, self._on_report, self._done = start, on_report, done
+        self._recordings, self._paired = recordings, paired
         self._hooks: list[tuple[nn.Module, _Hook, bool, Callable]] = []
+
+    @property
+    def recordings(self) -> list[Recording]:
+        """What was measured so far, one entry a completed sample; empty for a cache."""
+        return self._recordings()
 
     def add(self, module: nn.Module, clock: Clock) -> None:
         registry = HookRegistry.check_if_exists_or_initialize(module)
         if registry.get_hook(HOOK_NAME) is not None:
             raise ValueError("this model has a SenCache attached already; detach it first")
-        hook = _Hook(clock, self._start, self._opened, self._publish)
+        hook = _Hook(clock, self._start, self._opened, self._publish, self._paired)
         plain = "forward" not in vars(module)
         registry.register_hook(hook, HOOK_NAME)
         self._hooks.append((module, hook, plain, module.forward))
@@ -213,6 +236,11 @@ class Attachment:
                 del module._diffusers_hook
             hook.finish()
 
+    def close(self) -> None:
+        """End open runs now, instead of at the next start or :meth:`detach`."""
+        for _, hook, *_ in self._hooks:
+            hook.finish()
+
     def _opened(self, hook: _Hook) -> None:
         for _, other, *_ in self._hooks:
             if other is not hook:
@@ -220,8 +248,8 @@ class Attachment:
 
     def _publish(self, runner: Runner) -> None:
         self.reports.append(runner.report)
-        if isinstance(runner, Recorder):
-            self.recordings.append(runner.recording())
+        if self._done is not None:
+            self._done(runner)
         if self._on_report is not None:
             self._on_report(runner.report)
 
@@ -274,18 +302,44 @@ def attach(
     return _attached(Attachment(start, on_report), clocks)
 
 
-def record(model: Any, scheduler: Any = None, num_steps: int | None = None) -> Attachment:
-    """Measure the sensitivities of a transformer while it samples; see ``Attachment.recordings``.
+def record(
+    model: Any,
+    scheduler: Any = None,
+    num_steps: int | None = None,
+    guidance: float | None = None,
+    probes: int = 0,
+) -> Attachment:
+    """Measure a transformer while it samples; see ``Attachment.recordings``.
 
     Args and errors as for :func:`attach`. Costs one more evaluation a step.
+
+    Args:
+        guidance: scale of classifier-free guidance; ``None``: a pipeline's own, else unknown, and
+            what is measured are the conditional outputs instead of the guided ones.
+        probes: how many errors to follow to the end, in runs of their own: each sample must then be
+            sampled ``Calibration(probes).runs_of(sample)`` times from the same noise.
     """
+    if guidance is None:
+        guidance = getattr(model, "_guidance_scale", None)
+    runs: dict[nn.Module, Calibration] = {}
+    owners: dict[int, Calibration] = {}
 
     def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
         if schedule is None:
             raise ValueError("the first timestep is not on the scheduler's list")
-        return Recorder.start(clock.family, schedule)
+        calibration = runs.setdefault(module, Calibration(probes))
+        runner = calibration.start(clock.family, schedule, guidance=guidance)
+        owners[id(runner)] = calibration
+        return runner
 
-    return _attached(Attachment(start), clocks_of(model, scheduler, num_steps))
+    def done(runner: Runner) -> None:
+        owners.pop(id(runner)).finished(runner)
+
+    def recordings() -> list[Recording]:
+        return [recording for calibration in runs.values() for recording in calibration.recordings]
+
+    attachment = Attachment(start, None, done, recordings, paired=guidance is not None)
+    return _attached(attachment, clocks_of(model, scheduler, num_steps))
 
 
 def _attached(attachment: Attachment, clocks: list[tuple[nn.Module, Clock]]) -> Attachment:

@@ -66,7 +66,8 @@ def _call(model, x, sigma, branch, condition, runner) -> Tensor:
     output = runner.predict((branch,), x.shape)
     if output is None:
         output = model(x, sigma, condition)
-        runner.observe((branch,), output, lambda other: model(x, other, condition))
+        handed = runner.observe((branch,), output, lambda other: model(x, other, condition))
+        return output if handed is None else handed
     return output
 
 

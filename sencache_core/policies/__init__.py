@@ -4,11 +4,14 @@ from .base import Guards, Policy, Prior, RunInfo, Slopes
 from .guarded import Guarded
 from .interval import Interval
 from .off import Off
+from .planned import Planned
 from .sencache import SenCache
-from .threshold import Budgeted, Threshold, fit_guards
+from .threshold import Budgeted, Threshold
 
 #: Policies that people can pick, by name. Every one of them joins the contract tests.
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (SenCache, Interval, Off)}
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy for policy in (Planned, SenCache, Interval, Off)
+}
 
 __all__ = [
     "POLICIES",
@@ -17,11 +20,11 @@ __all__ = [
     "Guards",
     "Interval",
     "Off",
+    "Planned",
     "Policy",
     "Prior",
     "RunInfo",
     "SenCache",
     "Slopes",
     "Threshold",
-    "fit_guards",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,10 +14,6 @@ from .base import Guards, Policy, RunInfo
 #: Share of the measured-to-expected ratio that one new measurement contributes (ours): a sample's
 #: speed along its trajectory changes slowly, single displacements are noisy.
 RATIO_MEMORY = 0.3
-
-#: Reuses in a row that a budget may demand (ours): the smallest budget offered, 0.2 of 20 steps,
-#: needs 6; beyond about 8 a forecast is a guess.
-LONGEST_RUN = 8
 
 
 class Threshold(Policy):
@@ -151,18 +147,3 @@ class Budgeted(Policy):
             else:
                 reused += 1
         return count
-
-
-def fit_guards(guards: Guards, evaluations: int, run: RunInfo) -> Guards:
-    """``guards`` with the shortest ``longest_run`` that leaves room for ``evaluations``.
-
-    At equal cost many short runs of reuse beat few long ones (paper, ablation of n: 32.8, 29.0,
-    28.1 and 26.5 dB for n = 1, 3, 4 and 7). If even :data:`LONGEST_RUN` reuses in a row are too
-    few, because warm-up, last steps and start/end force too much, that many are returned.
-    """
-    steps, num_steps = run.schedule.steps(), run.schedule.num_steps
-    for longest in range(1, max(guards.longest_run, LONGEST_RUN) + 1):
-        fitted = replace(guards, longest_run=longest)
-        if fitted.fewest(steps, num_steps) <= evaluations:
-            break
-    return fitted

@@ -1,8 +1,11 @@
 """Reuse rules: how a missing output is made. A new rule is one file and one line here."""
 
 from .base import ReuseRule
+from .fitted import Fitted
 from .polynomial import Hold, Linear, Quadratic
 
-REUSE_RULES: dict[str, type[ReuseRule]] = {rule.name: rule for rule in (Hold, Linear, Quadratic)}
+REUSE_RULES: dict[str, type[ReuseRule]] = {
+    rule.name: rule for rule in (Fitted, Hold, Linear, Quadratic)
+}
 
-__all__ = ["REUSE_RULES", "Hold", "Linear", "Quadratic", "ReuseRule"]
+__all__ = ["REUSE_RULES", "Fitted", "Hold", "Linear", "Quadratic", "ReuseRule"]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..moments import Moments
 from ..types import Anchor
 
 
@@ -21,6 +22,20 @@ class ReuseRule(ABC):
 
     name: ClassVar[str]
     history: int
+
+    def bound(self, moments: Moments | None) -> ReuseRule:
+        """This rule for one run of a model with these moments. Most rules need none."""
+        return self
+
+    @abstractmethod
+    def weights(self, times: Sequence[float], t: float) -> list[float]:
+        """Weights, which sum to 1, of outputs known at ``times`` for the output at ``t``.
+
+        Args:
+            times: where outputs are known, the newest last, no two equal; on one side of ``t`` for
+                a forecast, on both for an interpolation.
+            t: where the output is wanted.
+        """
 
     @abstractmethod
     def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor:

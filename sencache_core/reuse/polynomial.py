@@ -38,12 +38,15 @@ class Polynomial(ReuseRule):
 
     history: int = 1
 
+    def weights(self, times: Sequence[float], t: float) -> list[float]:
+        return lagrange_weights(t, times)
+
     def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor:
         used = anchors[-self.history :]
         if len(used) == 1:
             return used[0].y.clone()
         total = None
-        for weight, anchor in zip(lagrange_weights(t, [a.t for a in used]), used, strict=True):
+        for weight, anchor in zip(self.weights([a.t for a in used], t), used, strict=True):
             part = anchor.y.to(torch.float32)
             total = part * weight if total is None else total.add_(part, alpha=weight)
         return total.to(used[-1].y.dtype)

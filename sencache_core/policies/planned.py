@@ -1,0 +1,162 @@
+"""Spend an exact number of evaluations where the final latent needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..planner import Plan, Planner, Round, parse_mask
+from ..solver import round_weights
+from ..types import Decision, Reason, Step
+from .base import LONGEST_RUN, Guards, Policy, RunInfo
+from .correction import Hardness
+
+#: Budget of a plan that nobody gave one.
+DEFAULT_BUDGET = 0.5
+
+
+@dataclass
+class PlanState:
+    """Run state of :class:`Planned`.
+
+    Attributes:
+        planner: costs of this run's schedule, ``None`` under a mask of the user's.
+        plan: the schedule in force.
+        evaluations: of the whole run.
+        hardness: what the run has shown so far.
+        done: rounds evaluated.
+    """
+
+    planner: Planner | None
+    plan: Plan
+    evaluations: int
+    hardness: Hardness
+    done: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Planned(Policy):
+    """A schedule planned from terminal sensitivity, corrected by what each evaluation reveals.
+
+    Args:
+        correct: move the remaining evaluations to where this sample proves harder than expected.
+        risk: 0 plans for the mean over the calibration samples, 1 for the worst of them.
+        mask: a schedule of one's own, ``C`` to compute and ``.`` to reuse, one letter a round; it
+            rules instead of the budget. Empty: plan one.
+        evaluations: of the whole run; 0: half of the rounds. Set by :meth:`for_budget`.
+        guards: forced rounds and longest run that the plan obeys.
+    """
+
+    name: ClassVar[str] = "planned"
+    title: ClassVar[str] = "Planned (exact budget)"
+    correct: bool = field(
+        default=True,
+        metadata={
+            "help": "Move the remaining evaluations to where this very clip proves harder than "
+            "the calibration clips. The total stays as asked."
+        },
+    )
+    risk: float = field(
+        default=0.0,
+        metadata={
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "help": "0 plans for the average of the calibration clips, 1 for the worst of them.",
+        },
+    )
+    mask: str = field(
+        default="",
+        metadata={
+            "help": "Your own schedule instead of a budget: one letter per evaluation, C computes, "
+            "a dot reuses, as the stats show it. Empty: plan one."
+        },
+    )
+    evaluations: int = field(default=0, metadata={"hidden": True})
+    guards: Guards = field(default=Guards(longest_run=LONGEST_RUN), metadata={"hidden": True})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.risk <= 1:
+            raise ValueError(f"risk must lie in 0..1, not {self.risk}")
+        if self.mask:
+            parse_mask(self.mask)
+
+    def start(self, run: RunInfo) -> PlanState:
+        rounds = rounds_of(run, self.guards)
+        hardness = Hardness(len(rounds))
+        if self.mask:
+            plan = Plan(self.fit_mask(len(rounds)))
+            return PlanState(None, plan, plan.evaluations, hardness)
+        planner = Planner(
+            rounds, run.moments, self.guards.longest_run, run.transitions is not None, self.risk
+        )
+        wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
+        wanted = max(wanted, planner.fewest())
+        return PlanState(planner, planner.plan(wanted), wanted, hardness)
+
+    def fit_mask(self, rounds: int) -> tuple[bool, ...]:
+        """The user's mask, for a run of ``rounds`` rounds.
+
+        Raises:
+            ValueError: the mask has another length.
+        """
+        mask = parse_mask(self.mask)
+        if len(mask) != rounds:
+            raise ValueError(
+                f"the mask has {len(mask)} letters, but this run has {rounds} evaluations; plan "
+                "anew, or write one letter per evaluation"
+            )
+        return mask
+
+    def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
+        if step.run == 0 and self.correct and state.planner is not None:
+            self._correct(step, state)
+        mask, errors = state.plan.mask, state.plan.errors
+        expected = errors[step.ordinal] if step.ordinal < len(errors) else None
+        if step.ordinal < len(mask) and not mask[step.ordinal]:
+            return Decision(True, Reason.SCHEDULED_REUSE, expected), state
+        return Decision(False, Reason.SCHEDULED_COMPUTE, expected), state
+
+    def _correct(self, step: Step, state: PlanState) -> None:
+        """Replan what is left, once the last evaluation has shown how its forecast erred."""
+        last = state.done[-1]
+        expected = state.plan.errors[last]
+        if not state.hardness.learn(step.error, expected) or last + 1 >= len(state.plan.mask):
+            return
+        self._replan(state)
+
+    def _replan(self, state: PlanState) -> None:
+        try:
+            factors = state.hardness.factors(state.done[-1])
+            state.plan = state.planner.plan(state.evaluations, state.done, factors)
+        except ValueError:
+            return  # forced rounds have used up the room: the plan in force stays
+
+    def observe(self, step: Step, y: Tensor | None, state: PlanState) -> PlanState:
+        if step.ordinal < len(state.plan.mask):
+            state.done.append(step.ordinal)
+            if not state.plan.mask[step.ordinal] and state.planner is not None:
+                self._replan(state)  # a guard asked for this one: it is paid for elsewhere
+        return state
+
+    def fit_guards(self, guards: Guards, evaluations: int, run: RunInfo) -> Guards:
+        """The planner weighs long runs of reuse itself: they are only capped."""
+        return replace(guards, longest_run=max(guards.longest_run, LONGEST_RUN))
+
+    def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
+        return replace(self, evaluations=evaluations, guards=guards)
+
+
+def rounds_of(run: RunInfo, guards: Guards) -> list[Round]:
+    """The run's expected rounds as the planner needs them."""
+    steps, num_steps = run.schedule.steps(), run.schedule.num_steps
+    weights = round_weights(run.family, run.schedule)
+    out = []
+    for number, (t, step, (weight, after)) in enumerate(
+        zip(run.times, steps, weights, strict=True)
+    ):
+        forced = guards.forces(number, step, num_steps, 0) is not None
+        out.append(Round(t, weight, after, forced))
+    return out

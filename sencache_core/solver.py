@@ -1,0 +1,56 @@
+"""What one step of the sampler does with the model's output: x' = a x + b y."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from .families import Family
+from .schedule import Schedule
+
+#: Samplers whose step is ``x' = a x + b y`` in the output ``y`` of that step alone. An empty name
+#: is the plain loop's: Euler for flow models, DDIM for v-prediction.
+_ONE_STEP = frozenset({"", "euler", "ddim"})
+
+
+def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float], ...] | None:
+    """``(a, b)`` of each step ``x' = a x + b y``; ``None`` for a sampler of another form.
+
+    Multistep samplers carry old outputs on, two-evaluation samplers average two, and stochastic
+    ones draw noise that was sized for the latent as it is: for all of them a latent cannot be
+    corrected through one output, and none is.
+
+    Flow: Euler, ``b`` is the difference of sigmas. v-prediction under the name ``ddim`` or none: a
+    rotation by the angle between the noise levels (Salimans and Ho 2022, appendix D). v-prediction
+    under the name ``euler``: k-diffusion's latent ``x0 + sigma noise``, whose derivative is
+    ``x sigma / (sigma^2 + 1) + y / sqrt(sigma^2 + 1)`` (Karras et al. 2022, table 1).
+    """
+    if schedule.assumed or schedule.sampler not in _ONE_STEP or not schedule.falling:
+        return None
+    out = []
+    for now, after in zip(schedule.sigmas[:-1], schedule.sigmas[1:], strict=True):
+        if family.prediction == "flow":
+            out.append((1.0, after - now))
+        elif schedule.sampler == "euler":
+            square = now * now + 1
+            out.append((1 + (after - now) * now / square, (after - now) / math.sqrt(square)))
+        else:
+            angle = math.atan(after) - math.atan(now)
+            out.append((math.cos(angle), math.sin(angle)))
+    return tuple(out)
+
+
+def round_weights(family: Family, schedule: Schedule) -> list[tuple[float, float]]:
+    """``(weight, t_after)`` of every expected round: RMS that the latent moves per RMS of output.
+
+    In the units of a latent of constant scale: the difference of sigmas (flow) or the angle in
+    radians (v-prediction). Rounds that share a step share its weight.
+    """
+    steps = schedule.steps()
+    shared = Counter(steps)
+    unit = 1.0 if family.prediction == "flow" else math.pi / 2
+    out = []
+    for step in steps:
+        now, after = (family.time(s) for s in schedule.sigmas[step : step + 2])
+        out.append((unit * abs(now - after) / shared[step], after))
+    return out
