@@ -38,7 +38,8 @@ def run_bench(
     budgets: Sequence[float],
     json_file: str | Path,
     samples: int = 8,
-    calibration_samples: int = 2,
+    tune_samples: int = 2,
+    calibration_samples: int = 8,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -52,7 +53,8 @@ def run_bench(
         budgets: shares of the uncached run's block executions to spend, in (0, 1].
         json_file: the list of rows.
         samples: test clips, one prompt and seed each.
-        calibration_samples: clips to tune and calibrate on; never among the test clips.
+        tune_samples: clips that settings are tried on; never among the test clips.
+        calibration_samples: clips that methods calibrate on; never among the test clips.
         out: folder for a Pareto plot per model and regime; ``None``: no plots.
         resume: keep the file's rows of this many samples that have no error, and add the others.
         progress: show a progress bar.
@@ -83,7 +85,12 @@ def run_bench(
                         try:
                             if method.host not in cases:
                                 case = make_case(
-                                    model, regime, method.host, samples, calibration_samples
+                                    model,
+                                    regime,
+                                    method.host,
+                                    samples,
+                                    tune_samples,
+                                    calibration_samples,
                                 )
                                 cases[method.host] = case
                                 _add_uncached(rows, case, method.host)

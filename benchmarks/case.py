@@ -44,7 +44,8 @@ class Case:
     Attributes:
         model, regime, host: what is sampled, how, and by what.
         tests: prompt and seed of each test clip.
-        calibration: prompt and seed of each clip that methods may calibrate and be tuned on.
+        calibration: prompt and seed of each clip that methods may calibrate on.
+        tuning: those of them that settings are tried on.
         prepared: by method name, what its ``prepare`` returned.
     """
 
@@ -53,6 +54,7 @@ class Case:
     host: Host
     tests: tuple[tuple[str, int], ...]
     calibration: tuple[tuple[str, int], ...]
+    tuning: tuple[tuple[str, int], ...]
     prepared: dict[str, Any] = field(default_factory=dict)
     _tried: dict[Any, tuple[float, float]] = field(default_factory=dict)
 
@@ -74,8 +76,8 @@ class Case:
         return tuple(self.clip(None, {}, *test) for test in self.tests)
 
     @cached_property
-    def _uncached_calibration(self) -> tuple[Clip, ...]:
-        return tuple(self.clip(None, {}, *one) for one in self.calibration)
+    def _uncached_tuning(self) -> tuple[Clip, ...]:
+        return tuple(self.clip(None, {}, *one) for one in self.tuning)
 
     @cached_property
     def full_work(self) -> int:
@@ -95,29 +97,34 @@ class Case:
             self.prepared[method.name] = method.prepare(self)
 
     def try_setting(self, method: Method, setting: Setting) -> tuple[float, float]:
-        """Cost and RMS of the final latents' error over the calibration clips, remembered."""
+        """Cost and RMS of the final latents' error over the tuning clips, remembered."""
         key = method.name, describe(setting)
         if key not in self._tried:
-            clips = [self.clip(method, setting, *one) for one in self.calibration]
-            pairs = zip(clips, self._uncached_calibration, strict=True)
+            clips = [self.clip(method, setting, *one) for one in self.tuning]
+            pairs = zip(clips, self._uncached_tuning, strict=True)
             errors = [rms(a.latent - b.latent) for a, b in pairs]
             self._tried[key] = self.cost(clips), sum(errors) / len(errors)
         return self._tried[key]
 
 
 def make_case(
-    model: Model, regime: Regime, host: str, samples: int, calibration_samples: int
+    model: Model,
+    regime: Regime,
+    host: str,
+    samples: int,
+    tune_samples: int,
+    calibration_samples: int,
 ) -> Case:
     """A case with its prompts. Those of tests and of calibration have nothing in common.
 
     Raises:
-        ValueError: ``samples`` or ``calibration_samples`` is below 1, or the host is unknown.
+        ValueError: a number of clips is below 1, or the host is unknown.
     """
-    if samples < 1 or calibration_samples < 1:
-        raise ValueError("need at least one test clip and one calibration clip")
+    if min(samples, tune_samples, calibration_samples) < 1:
+        raise ValueError("need at least one clip to test, to tune and to calibrate on")
     if host not in HOSTS:
         raise ValueError(f"host {host!r} is not one of {', '.join(HOSTS)}")
-    held_out, known = held_out_prompts(), calibration_prompts(max(24, calibration_samples))
+    held_out, known = held_out_prompts(), calibration_prompts(max(24, calibration_samples, tune_samples))
     assert not set(held_out) & set(known), "a calibration prompt is among the test prompts"
     regime = model.regime(regime)
     return Case(
@@ -126,4 +133,5 @@ def make_case(
         HOSTS[host](model, regime),
         tuple((held_out[k % len(held_out)], k) for k in range(samples)),
         tuple((known[k], CALIBRATION_SEED + k) for k in range(calibration_samples)),
+        tuple((known[k], CALIBRATION_SEED + k) for k in range(tune_samples)),
     )

@@ -40,7 +40,8 @@ def bench(arguments: argparse.Namespace) -> int:
         budgets,
         arguments.json,
         samples=arguments.samples,
-        calibration_samples=arguments.tune_samples,
+        tune_samples=arguments.tune_samples,
+        calibration_samples=arguments.calibration_samples,
         out=arguments.out,
         resume=arguments.resume,
     )

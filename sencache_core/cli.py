@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--budgets", default="0.5,0.36,0.25", help="shares (0.5,0.36,0.25)")
     bench.add_argument("--samples", type=int, default=8, help="test clips per model (8)")
     bench.add_argument("--tune-samples", type=int, default=2, help="clips to tune on (2)")
+    bench.add_argument("--calibration-samples", type=int, default=8, help="to calibrate on (8)")
     bench.add_argument("--methods", metavar="A,B", help="only these, by name")
     bench.add_argument("--checkpoint", metavar="FILE", help="safetensors to use instead")
     bench.add_argument("--config", metavar="FILE", help="JSON that describes the checkpoint")

@@ -65,7 +65,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cases(small):
     """A case of each small model."""
-    made = {f: make_case(small[f], SHORT, "diffusers", 1, 1) for f in FAMILIES}
+    made = {f: make_case(small[f], SHORT, "diffusers", 1, 1, 1) for f in FAMILIES}
     yield made
     for case in made.values():
         case.host.close()
@@ -82,7 +82,7 @@ def test_rows_of_a_bundled_model(tmp_path, capsys, monkeypatch):
         pytest.skip("no weights of the tiny ltx model")
     file, models = tmp_path / "rows.json", [load_tiny("ltx")]
     methods = find_methods(["interval-hold"])
-    arguments = {"samples": 1, "calibration_samples": 1, "progress": False}
+    arguments = {"samples": 1, "calibration_samples": 1, "tune_samples": 1, "progress": False}
     rows = run_bench(models, [SHORT], methods, [0.5], file, out=tmp_path, **arguments)
     assert [row["method"] for row in rows] == ["uncached", "interval-hold"]
     for row in rows:
@@ -147,7 +147,7 @@ def test_a_method_leaves_no_trace(cases, name, family):
 
 
 def test_a_method_that_cannot_run_has_its_error_in_the_row(small, tmp_path):
-    arguments = {"samples": 1, "calibration_samples": 1, "progress": False}
+    arguments = {"samples": 1, "calibration_samples": 1, "tune_samples": 1, "progress": False}
     rows = run_bench(
         [small["wan"]],
         [SHORT],
@@ -168,7 +168,7 @@ def test_a_method_that_cannot_run_has_its_error_in_the_row(small, tmp_path):
 
 def test_calibration_and_test_prompts_are_disjoint(cases):
     one = cases["ltx"]
-    bigger = make_case(one.model, SHORT, "diffusers", 30, 30)
+    bigger = make_case(one.model, SHORT, "diffusers", 30, 30, 30)
     bigger.host.close()
     assert len(set(bigger.tests)) == len(set(bigger.calibration)) == 30
     for part in (0, 1):
@@ -183,7 +183,7 @@ def test_profile_on_calibration_clips(cases):
 
 
 def test_a_peer_is_tuned_to_the_budget(small, tmp_path):
-    arguments = {"samples": 2, "calibration_samples": 1, "progress": False}
+    arguments = {"samples": 2, "calibration_samples": 1, "tune_samples": 1, "progress": False}
     methods = find_methods(["taylorseer-1"])
     rows = run_bench([small["ltx"]], [SHORT], methods, [0.5], tmp_path / "rows.json", **arguments)
     assert rows[1]["cost"] == pytest.approx(0.5, abs=0.05)

@@ -31,7 +31,7 @@ def cases(request, peers):
     if request.param == "cogvideox":
         pytest.importorskip("comfy_extras.nodes_void", reason="this ComfyUI has no CogVideoX")
     model = load_tiny(request.param)
-    both = [make_case(model, SHORT, host, 1, 1) for host in ("diffusers", "comfyui")]
+    both = [make_case(model, SHORT, host, 1, 1, 1) for host in ("diffusers", "comfyui")]
     yield both
     for case in both:
         case.host.close()
