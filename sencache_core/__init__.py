@@ -1,11 +1,13 @@
 """SenCache: skip the calls of a video diffusion transformer whose output hardly changes."""
 
+from .calibration import Calibration
 from .config import CacheConfig
 from .families import FAMILIES, Family
-from .policies import POLICIES, Guards, Interval, Off, Policy, SenCache
+from .moments import Moments
+from .policies import POLICIES, Guards, Interval, Off, Planned, Policy, SenCache
 from .profile import Profile, ProfileError, ProfileHeader
 from .recorder import Recorder
-from .reuse import REUSE_RULES, Hold, Linear, Quadratic, ReuseRule
+from .reuse import REUSE_RULES, Fitted, Hold, Linear, Quadratic, ReuseRule
 from .schedule import Schedule, flow_sigmas
 from .session import Runner, Session
 from .stats import RunReport, StepRecord
@@ -19,12 +21,16 @@ __all__ = [
     "REUSE_RULES",
     "Branch",
     "CacheConfig",
+    "Calibration",
     "Family",
+    "Fitted",
     "Guards",
     "Hold",
     "Interval",
     "Linear",
+    "Moments",
     "Off",
+    "Planned",
     "Policy",
     "Profile",
     "ProfileError",

@@ -10,12 +10,16 @@ NAMES = {
     "REUSE_RULES",
     "Branch",
     "CacheConfig",
+    "Calibration",
     "Family",
+    "Fitted",
     "Guards",
     "Hold",
     "Interval",
     "Linear",
+    "Moments",
     "Off",
+    "Planned",
     "Policy",
     "Profile",
     "ProfileError",
@@ -48,8 +52,8 @@ def test_public_names_are_documented():
 
 def test_registries_and_their_order():
     """Saved workflows hold these words."""
-    assert list(sencache_core.POLICIES) == ["sencache", "interval", "off"]
-    assert list(sencache_core.REUSE_RULES) == ["hold", "linear", "quadratic"]
+    assert list(sencache_core.POLICIES) == ["planned", "sencache", "interval", "off"]
+    assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]
     assert list(sencache_core.FAMILIES) == ["wan", "ltx", "ltx2", "cogvideox"]
 
 

@@ -83,7 +83,9 @@ def batched_sample(model, x, sched, conditions, guidance, runner):
         if output is None:
             output = model(pair, sigma, both)
             if runner is not None:
-                runner.observe((COND, UNCOND), output, partial(model, pair, condition=both))
+                again = partial(model, pair, condition=both)
+                handed = runner.observe((COND, UNCOND), output, again)
+                output = output if handed is None else handed
         cond, uncond = output.chunk(2)
         x = x + (following - sigma) * (uncond + guidance * (cond - uncond))
     if runner is not None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import COND, WAN, cached_run, noise, plain_run, run_info, schedule
 
-from sencache_core import POLICIES, CacheConfig, Guards, Interval, Off, SenCache
-from sencache_core.policies import Guarded, Threshold, fit_guards
+from sencache_core import POLICIES, CacheConfig, Guards, Interval, Off, Planned, SenCache
+from sencache_core.policies import Guarded, Threshold
 from sencache_core.types import Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
@@ -17,8 +17,9 @@ THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshol
 
 #: The setting of each policy at which it never reuses.
 STRICTEST = {"sencache": SenCache(tolerance=0, early_tolerance=0), "interval": Interval(1.0)}
-STRICTEST["off"] = Off()
+STRICTEST |= {"off": Off(), "planned": Planned(mask="C" * 20)}
 LOOSE = {"sencache": SenCache(1.0, 1.0), "interval": Interval(4.0), "off": Off()}
+LOOSE["planned"] = Planned()
 
 
 def step(t: float, moved: float = 0.1, **changes) -> Step:
@@ -36,7 +37,12 @@ def test_names_and_options(name):
     assert policy.name == name
     assert policy.title
     for option in fields(policy):
-        assert {"min", "max", "step", "help"} <= option.metadata.keys(), option.name
+        if option.metadata.get("hidden"):
+            continue
+        assert option.metadata["help"], option.name
+        if isinstance(option.default, bool | str):
+            continue
+        assert {"min", "max", "step"} <= option.metadata.keys(), option.name
         assert option.metadata["min"] <= option.default <= option.metadata["max"]
 
 
@@ -45,7 +51,10 @@ def test_names_and_options(name):
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_strictest_setting_is_bit_identical(name, sampler, guidance):
     sched = schedule(sampler=sampler)
-    config = CacheConfig(policy=STRICTEST[name], budget=None)
+    policy = STRICTEST[name]
+    if name == "planned":
+        policy = Planned(mask="C" * len(sched.rounds))
+    config = CacheConfig(policy=policy, budget=None)
     out, report = cached_run(config, sched, guidance=guidance)
     assert report.reused == 0
     assert torch.equal(out, plain_run(sched, guidance=guidance))
@@ -62,11 +71,11 @@ def test_budget_one_is_bit_identical(name):
 @by_policy
 def test_decisions_leave_their_input_alone(name):
     policy, run = LOOSE[name], run_info()
-    now, last = step(0.5), step(0.6)
+    now, last = step(0.5, ordinal=5), step(0.6, ordinal=0)
     before = [now.x[0].clone(), last.x[0].clone()]
     y = noise(1, 8, seed=3)
     kept = y.clone()
-    state = policy.start(run)
+    state = policy.observe(last, y, policy.start(run))
     _, state = policy.decide(now, last, state)
     policy.observe(now, y, state)
     assert torch.equal(now.x[0], before[0])
@@ -166,19 +175,21 @@ def test_budgets_are_met_under_any_guards(name, data):
     sched = schedule(steps, data.draw(st.floats(1, 12)))
     report = cached_run(CacheConfig(policy=LOOSE[name], guards=guards, budget=budget), sched)[1]
     asked = round(budget * steps)
-    forced = fit_guards(guards, asked, run_info(sched)).fewest(sched.steps(), steps)
+    fitted = LOOSE[name].fit_guards(guards, asked, run_info(sched))
+    forced = fitted.fewest(sched.steps(), steps)
     assert report.evaluations == max(asked, forced)
     assert any("cannot be met" in m for m in report.messages) == (forced > asked)
 
 
-def test_budget_is_met_whatever_the_scores():
+@pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
+def test_budget_is_met_whatever_the_scores(name):
     """A model that jumps in mid-run spoils the forecast of the scores, not the count."""
 
     def jumpy(x, sigma, condition):
         return torch.full_like(x, 30.0 if sigma < 0.7 else -0.01)
 
     sched = schedule(30)
-    report = cached_run(CacheConfig(budget=0.4), sched, jumpy)[1]
+    report = cached_run(CacheConfig(policy=LOOSE[name], budget=0.4), sched, jumpy)[1]
     assert report.evaluations == 12
 
 
@@ -237,7 +248,8 @@ def test_a_budget_the_guards_forbid_says_so():
 
 
 def test_a_small_budget_widens_the_longest_run_and_says_so():
-    report = cached_run(CacheConfig(budget=0.2, guards=Guards(longest_run=1)), schedule(20))[1]
+    config = CacheConfig(policy=SenCache(), budget=0.2, guards=Guards(longest_run=1))
+    report = cached_run(config, schedule(20))[1]
     assert report.evaluations == 4
     assert any("in a row" in message for message in report.messages)
 

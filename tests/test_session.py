@@ -28,7 +28,11 @@ from sencache_core.types import Reason
 
 #: Reuses wherever the guards allow it.
 EAGER = CacheConfig(
-    policy=SenCache(1e9, 1e9), guards=Guards(longest_run=50, cooldown=0), budget=None
+    policy=SenCache(1e9, 1e9),
+    rule=Linear(),
+    guards=Guards(longest_run=50, cooldown=0),
+    budget=None,
+    hindsight=False,
 )
 SHAPE = (1, 2, 3, 4)
 
@@ -163,14 +167,15 @@ def test_the_callers_tensors_are_neither_kept_nor_written():
     assert torch.equal(play(session, 0.9, {COND: noise(*SHAPE)}, x=x)[COND], kept[1])
 
 
+@pytest.mark.parametrize("hindsight", [False, True])
 @pytest.mark.parametrize("name", REUSE_RULES)
-def test_memory_is_bounded(name):
-    """At most ``history`` outputs a branch, and one sketch of the latent."""
+def test_memory_is_bounded(name, hindsight):
+    """``history`` outputs a branch, what forecasts did to the latent, one sketch of the latent."""
     rule = REUSE_RULES[name]()
     x = noise(1, 8, 10, 10)
-    config = CacheConfig(rule=rule, budget=0.7)
+    config = CacheConfig(rule=rule, budget=0.7, hindsight=hindsight)
     _, report = cached_run(config, schedule(20), x=x, guidance=3.0)
-    assert report.history_bytes == (2 * rule.history + 1) * x.nbytes
+    assert report.history_bytes == (2 * (rule.history + hindsight) + 1) * x.nbytes
 
 
 def test_payload_keeps_its_dtype():

@@ -10,6 +10,7 @@ from torch import Tensor
 from sencache_core import FAMILIES, Branch, CacheConfig, Recorder, RunReport, Schedule, flow_sigmas
 from sencache_core.hosts import loop
 from sencache_core.policies import Prior, RunInfo
+from sencache_core.prior import prior_moments
 
 COND, UNCOND = Branch("cond"), Branch("uncond")
 WAN = FAMILIES["wan"]
@@ -55,7 +56,7 @@ def schedule(steps: int = 20, shift: float = 5.0, sampler: str = "euler") -> Sch
 
 
 def run_info(sched: Schedule | None = None) -> RunInfo:
-    return RunInfo(WAN, sched or schedule(), Prior(WAN))
+    return RunInfo(WAN, sched or schedule(), Prior(WAN), prior_moments("wan"))
 
 
 def report(steps: int = 20) -> RunReport:
