@@ -13,6 +13,7 @@ from . import folders
 NODES = (
     ("apply", "SenCacheApply"),
     ("policy", "SenCachePolicySelect"),
+    ("plan", "SenCachePlan"),
     ("calibrate", "SenCacheCalibrate"),
     ("profiles", "SenCacheProfileLoad"),
     ("profiles", "SenCacheProfileSave"),

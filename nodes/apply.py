@@ -6,16 +6,18 @@ import logging
 
 from comfy_api.latest import io
 
-from ..sencache_core import REUSE_RULES, CacheConfig, Guards, RunReport
+from ..sencache_core import REUSE_RULES, CacheConfig, Guards, RunReport, SenCache
 from ..sencache_core.config import TAPS
 from .host import ALIASES, CATEGORY, Throttle, make, send_event, show_text
-from .reports import Reports
+from .reports import Reports, mask_of
 from .sockets import POLICY, PROFILE, STATS, PolicyChoice
 
 _log = logging.getLogger("sencache")
 _DEFAULT = CacheConfig()
 
 CONTROLS = ("budget", "tolerance", "policy")
+#: Under this key the patched model carries its configuration, for SenCache Plan.
+CONFIG = "sencache_config"
 
 
 class SenCacheApply(io.ComfyNode):
@@ -47,9 +49,10 @@ class SenCacheApply(io.ComfyNode):
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
                     tooltip=(
-                        "Share of the evaluations to run in full. Lower is faster and departs "
-                        "further from the uncached sample: 0.5 takes about half the time, 0.65 is "
-                        "careful, 0.35 is for drafts. 1.0 leaves the model as it is."
+                        "Share of the evaluations to run in full, met exactly. Lower is faster and "
+                        "departs further from the uncached sample: 0.5 takes about half the time, "
+                        "0.65 is careful, 0.35 is for drafts. 1.0 leaves the model as it is. "
+                        "SenCache Plan shows which ones."
                     ),
                 ),
                 io.Boolean.Input(
@@ -63,8 +66,8 @@ class SenCacheApply(io.ComfyNode):
                     "policy",
                     optional=True,
                     tooltip=(
-                        "How to decide what to reuse, from SenCache Policy Select. Without it: "
-                        "the sensitivity bound of the SenCache paper. A paper preset brings its "
+                        "How to decide what to reuse, from SenCache Policy Select. Without it: a "
+                        "plan for the budget, corrected as the run goes. A paper preset brings its "
                         "own tolerances, reuse rule and longest run and overrides the inputs here."
                     ),
                 ),
@@ -73,9 +76,9 @@ class SenCacheApply(io.ComfyNode):
                     "profile",
                     optional=True,
                     tooltip=(
-                        "Sensitivities measured on this model, from SenCache Calibrate or Load "
-                        "Profile. Without it a closed formula of the model family is used and "
-                        "corrected by what the run shows, which is enough to start with."
+                        "Figures measured on this model, from SenCache Calibrate or Load Profile. "
+                        "Without it a generic prior of the model family is used and corrected by "
+                        "what the run shows, which is enough to start with."
                     ),
                 ),
                 make(
@@ -88,8 +91,8 @@ class SenCacheApply(io.ComfyNode):
                     tooltip=(
                         "What limits reuse. budget: the share of evaluations above. tolerance: "
                         "the largest expected change of the output, below; the number of "
-                        "evaluations then depends on the prompt. policy: the settings of the "
-                        "connected policy, as they are."
+                        "evaluations then depends on the prompt, and the policy is sencache. "
+                        "policy: the settings of the connected policy, as they are."
                     ),
                 ),
                 make(
@@ -115,9 +118,10 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "How a missing output is made. hold repeats the last one, as the paper "
-                        "does; linear continues the line through the last two, usually much "
-                        "closer; quadratic uses three, for 40 or more steps."
+                        "How a missing output is made. fitted weighs the last two as measured, "
+                        "between holding and the line; hold repeats the last one, as the paper "
+                        "does; linear continues the line through the last two; quadratic uses "
+                        "three, for 40 or more steps."
                     ),
                 ),
                 make(
@@ -158,8 +162,8 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Most evaluations reused in a row. Raising it allows lower budgets at "
-                        "the price of quality; 2 or 3 is safe. A budget that cannot be met "
+                        "Most evaluations reused in a row, 2 or 3 is safe. Policy planned weighs "
+                        "long runs itself, up to 8; of another policy, a budget that cannot be met "
                         "otherwise raises it for that run and says so."
                     ),
                 ),
@@ -197,6 +201,18 @@ class SenCacheApply(io.ComfyNode):
                     advanced=True,
                     tooltip="Write a line for every evaluation to ComfyUI's log after each run.",
                 ),
+                make(
+                    io.Boolean.Input,
+                    "hindsight",
+                    default=_DEFAULT.hindsight,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Take forecasts back once the next true output shows how far they were "
+                        "off, at no cost. Works with samplers of one linear step, such as euler, "
+                        "and the output tap; elsewhere it does nothing."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model, with caching."),
@@ -226,12 +242,15 @@ class SenCacheApply(io.ComfyNode):
         tap: str = "output",
         min_steps: int = 10,
         verbose: bool = False,
+        hindsight: bool = _DEFAULT.hindsight,
     ) -> io.NodeOutput:
         if not enable:
             return io.NodeOutput(model, Reports("SenCache Apply is switched off (enable)."))
         if control not in CONTROLS:
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, not {control!r}")
-        choice = policy or PolicyChoice(_DEFAULT.policy)
+        # Only sencache knows tolerances, so that asking for one asks for it.
+        default = SenCache() if control == "tolerance" else _DEFAULT.policy
+        choice = policy or PolicyChoice(default)
         own_settings = choice.fixed or control == "policy"
         if control == "budget" and budget >= 1.0 and not own_settings:
             return io.NodeOutput(model, Reports("Caching is off: the budget is 1.0."))
@@ -243,6 +262,7 @@ class SenCacheApply(io.ComfyNode):
             budget=None if own_settings else budget,
             profile=profile,
             tap=tap,
+            hindsight=hindsight if choice.hindsight is None else choice.hindsight,
             min_steps=min_steps,
         )
         if control == "tolerance" and not own_settings:
@@ -252,6 +272,7 @@ class SenCacheApply(io.ComfyNode):
         reports = Reports()
         teller = _Teller(reports, cls.hidden.unique_id, verbose)
         patched = attach(model, config, publish=teller.finished, live=teller.running)
+        patched.set_attachments(CONFIG, config)
         return io.NodeOutput(patched, reports)
 
 
@@ -271,12 +292,13 @@ class _Teller:
     def finished(self, report: RunReport) -> None:
         self.reports.post(report)
         short = (
-            f"{report.evaluations} of {len(report.steps)} evaluations run;\n"
+            f"{report.evaluations} of {len(report.steps)} evaluations run;\n{mask_of(report)}\n"
             f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved"
         )
         show_text("\n".join([short, *report.messages]), self.node)
         if self.verbose:
             _log.info("SenCache: %s", " ".join([report.summary(), *report.messages]))
             for r in report.steps:
-                compared = "" if r.score is None else f" (score {r.score:.3g}, limit {r.limit:.3g})"
-                _log.info("  step %d: %s, %s%s", r.step, r.decision, r.reason, compared)
+                figures = {"score": r.score, "limit": r.limit, "error": r.error}
+                known = ", ".join(f"{k} {v:.3g}" for k, v in figures.items() if v is not None)
+                _log.info("  step %d: %s, %s (%s)", r.step, r.decision, r.reason, known or "-")

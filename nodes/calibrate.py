@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sencache_core import Profile, ProfileError, ProfileHeader
+from ..sencache_core import Profile, ProfileError, ProfileHeader, RunReport
+from ..sencache_core.calibration import PROBES, Calibration, probe_rounds
 from ..sencache_core.config import TAPS
-from ..sencache_core.profile import Recording, combine
+from ..sencache_core.profile import combine
 from . import folders
-from .host import CATEGORY, make, show_text
+from .host import CATEGORY, Throttle, make, show_text
+from .sampling import schedule_of, sigmas_of
 from .sockets import PROFILE
 
 
@@ -28,9 +32,11 @@ class SenCacheCalibrate(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache profile", "measure", "calibration"],
             description=(
-                "Measures how strongly a model's output reacts to its input, on ordinary sampling "
-                "runs of yours, and saves it as a profile for SenCache Apply. Needed once per "
-                "model; set everything as in the workflow that the profile is for."
+                "Measures how a model's output changes along ordinary sampling runs of yours, and "
+                "how far an error made at one step moves the result, and saves it as a profile "
+                "for SenCache Apply. Needed once per model; set everything as in the workflow "
+                "that the profile is for. It says what it costs before it begins, and is saved "
+                "after each sample."
             ),
             is_output_node=True,
             inputs=[
@@ -91,8 +97,9 @@ class SenCacheCalibrate(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip=(
-                        "Samples to average. Each takes as long as an uncached run. More are "
-                        "steadier; 2 is enough to start with, 8 is what the paper uses."
+                        "Samples to average. Each takes about twice as long as an uncached run, "
+                        "the first two also their probes. More are steadier; 2 is enough to start "
+                        "with, 8 is what the paper uses."
                     ),
                 ),
                 io.String.Input(
@@ -111,6 +118,21 @@ class SenCacheCalibrate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="What to measure; must be the tap that SenCache Apply is set to.",
+                ),
+                make(
+                    io.Int.Input,
+                    "probes",
+                    default=PROBES,
+                    min=0,
+                    max=16,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Runs of each of the first two samples that err on purpose at one step, "
+                        "to see how far the error travels. Each costs the steps after it, half a "
+                        "run on average. 0 leaves this out: the plan then takes every step for "
+                        "equally delicate."
+                    ),
                 ),
             ],
             outputs=[
@@ -136,67 +158,130 @@ class SenCacheCalibrate(io.ComfyNode):
         samples: int,
         name: str,
         tap: str = "output",
+        probes: int = PROBES,
     ) -> io.NodeOutput:
+        import comfy.samplers
+
         from ..sencache_core.hosts.comfy import record
 
-        recordings: list[tuple[Recording, ProfileHeader]] = []
-        measured = record(model, lambda *run: recordings.append(run), tap=tap)
-        shared = (steps, cfg, sampler_name, scheduler, positive, negative)
+        calibration = Calibration(probes=probes)
+        sampler = comfy.samplers.sampler_object(sampler_name)
+        sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
+        rounds = len(schedule_of(sigmas, sampler).rounds)
+        progress = _Progress(calibration, samples, rounds, cls.hidden.unique_id)
+        headers: list[ProfileHeader] = []
+        recorder = record(
+            model,
+            lambda _, header: headers.append(header),
+            live=progress.evaluated,
+            tap=tap,
+            calibration=calibration,
+        )
+        # One guider for all: a probe knows the conditions of the run it repeats by their ids.
+        guider = comfy.samplers.CFGGuider(recorder)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
         path = profile = None
         for number in range(samples):
-            show_text(f"sample {number + 1} of {samples}", cls.hidden.unique_id)
-            _sample(measured, latent_image, seed + number, shared, denoise, number, samples)
-            profile = _profile(recordings, scheduler, cfg)
+            for run in _runs(calibration, number, progress):
+                progress.begin(number, run)
+                _sample(guider, sampler, sigmas, latent_image, seed + number)
+                progress.end()
+            profile = _profile(calibration, headers, scheduler, cfg)
             if path is None:
                 family = profile.header.family
                 default = f"{family}_{sampler_name}_{scheduler}_{steps}steps"
                 path = folders.new_profile_path(name.strip() or default)
             folders.write_profile(profile, path)  # after each sample: an interrupt keeps the rest
-        text = f"Saved {path.name}: {samples} samples, {len(profile.t)} noise levels"
+        found = sum(len(recording.travels) for recording in calibration.recordings)
+        measured = f"{samples} samples, {len(profile.t)} noise levels, {found} probes"
+        text = f"Saved {path.name}: {measured}"
         show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(profile, str(path), ui={"text": (text,)})
 
 
-def _profile(recordings: list, scheduler: str, cfg: float) -> Profile:
-    if not recordings:
+class _Progress:
+    """Says what a calibration costs before it begins, and how much of it is left as it goes."""
+
+    def __init__(
+        self, calibration: Calibration, samples: int, rounds: int, node: str | None
+    ) -> None:
+        from comfy.utils import ProgressBar
+
+        self.samples, self.rounds, self.node = samples, rounds, node
+        self.total = calibration.evaluations(samples, rounds)
+        self._bar = ProgressBar(self.total)
+        self._throttle = Throttle(0.5)
+        self._done = self._here = 0
+        self._where = ""
+        self._started = time.monotonic()
+
+    def begin(self, sample: int, run: int) -> None:
+        what = f"probe {run}" if run else "measuring"
+        self._where = f"sample {sample + 1} of {self.samples}, {what}"
+        self._show()
+
+    def evaluated(self, report: RunReport) -> None:
+        """One more evaluation round has ended. Where the model ran, a measuring run asks twice."""
+        computed = sum(step.decision == "computed" for step in report.steps)
+        measuring = report.steps[0].decision == "computed"
+        if measuring:
+            self.rounds = len(report.steps)
+        self._here = 2 * computed - 1 if measuring else computed
+        self._bar.update_absolute(min(self._done + self._here, self.total), self.total)
+        if self._throttle.ready():
+            self._show()
+
+    def end(self) -> None:
+        self._done, self._here = self._done + self._here, 0
+
+    def _show(self) -> None:
+        spent = self._done + self._here
+        lines = [self._where, f"{spent} of {self.total} evaluations of the model"]
+        if self._done:  # a run has ended: its time tells the rest
+            each = (time.monotonic() - self._started) / spent
+            lines.append(f"about {each * max(self.total - spent, 0) / 60:.1f} minutes left")
+        show_text(",\n".join(lines), self.node)
+
+
+def _runs(calibration: Calibration, sample: int, progress: _Progress) -> Iterator[int]:
+    """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
+    yield 0
+    if calibration.runs_of(sample) > 1:
+        yield from range(1, 1 + len(probe_rounds(progress.rounds, calibration.probes)))
+
+
+def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float) -> Profile:
+    if not headers:
         raise ProfileError("nothing was measured: the sampler ended without running the model")
     header = replace(
-        recordings[-1][1],
-        samples=len(recordings),
+        headers[-1],
+        samples=len(headers),
         scheduler=scheduler,
         guidance=cfg,
         source="SenCache Calibrate",
     )
-    return combine([recording for recording, _ in recordings], header)
+    return combine(calibration.recordings, header)
 
 
-def _sample(model, latent: dict, seed, shared: tuple, denoise: float, number: int, of: int) -> None:
+def _sample(guider, sampler, sigmas, latent: dict, seed: int) -> None:
     """One ordinary sampling run, as ComfyUI's KSampler does it; its result is not needed."""
     import comfy.sample
     import comfy.utils
 
-    steps = shared[0]
     image = make(
         comfy.sample.fix_empty_latent_channels,
-        model,
+        guider.model_patcher,
         latent["samples"],
         downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
         downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
     )
-    noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
-    bar = comfy.utils.ProgressBar(steps * of)
-
-    def progress(step, x0, x, total_steps) -> None:
-        bar.update_absolute(number * steps + step + 1, steps * of)
-
-    comfy.sample.sample(
-        model,
-        noise,
-        *shared,
+    guider.sample(
+        comfy.sample.prepare_noise(image, seed, latent.get("batch_index")),
         image,
-        denoise=denoise,
-        noise_mask=latent.get("noise_mask"),
-        callback=progress,
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )

@@ -1,4 +1,4 @@
-"""Where files of the pack live. Profiles: below ComfyUI's user folder, or shipped with the pack."""
+"""Where files of the pack live. Profiles: below ComfyUI's user folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def register() -> None:
     """Make profiles pickable and the bundled tiny models visible to ComfyUI's own loader."""
     import folder_paths
 
-    for folder in (user_profiles(), _CORE / "profiles", _CORE / "tiny" / "profiles"):
-        folder_paths.add_model_folder_path(PROFILES, str(folder))
+    folder_paths.add_model_folder_path(PROFILES, str(user_profiles()))
     paths = folder_paths.folder_names_and_paths[PROFILES][0]
     folder_paths.folder_names_and_paths[PROFILES] = (paths, {".safetensors"})
     folder_paths.add_model_folder_path("diffusion_models", str(_CORE / "tiny" / "weights"))

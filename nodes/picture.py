@@ -34,6 +34,54 @@ def draw_reports(payload: dict) -> torch.Tensor:
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
 
 
+def draw_plan(plan: dict) -> torch.Tensor:
+    """The plan of ``SenCache Plan`` as an image ``[1, H, W, 3]`` float32 in 0..1."""
+    titles = plan["title"].split("\n")
+    lines = [line for note in plan["notes"] for line in _wrap(note, 115)]
+    drawn = 280 if plan["mask"] else 0
+    head = MARGIN + 24 * len(titles) + 12
+    canvas = Image.new("RGB", (WIDTH, max(head + drawn + 22 * len(lines) + MARGIN, 120)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, line in enumerate(titles):
+        draw.text((MARGIN, MARGIN - 8 + 24 * number), line, fill=INK, font=_font(19))
+    if drawn:
+        steps = [
+            {"decision": "computed" if letter == "C" else "reused", "score": error}
+            for letter, error in zip(plan["mask"], plan["errors"], strict=True)
+        ]
+        _draw_plan(draw, steps, head)
+    for number, line in enumerate(lines):
+        place = (MARGIN, head + drawn + 22 * number)
+        draw.text(place, line, fill=INK, font=_font(15))
+    return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
+
+
+def _draw_plan(draw: ImageDraw.ImageDraw, steps: Sequence[dict], top: int) -> None:
+    width = _strip(draw, steps, top)
+    caption = "expected error of a forecast, relative: what reuse costs, and what computing avoids"
+    draw.text((MARGIN + 60, top + STRIP + 6), caption, fill=DIM, font=_font(15))
+    chart = (MARGIN + 60, top + STRIP + 32, WIDTH - MARGIN, top + 240)
+    _curves(draw, chart, [{"limit": None, "error": None, **step} for step in steps], width)
+    _numbers(draw, chart, len(steps), width)
+
+
+def _strip(draw: ImageDraw.ImageDraw, steps: Sequence[dict], top: int) -> float:
+    """One cell an evaluation; returns the distance between two."""
+    left = MARGIN + 60
+    width = (WIDTH - MARGIN - left) / len(steps)
+    for number, step in enumerate(steps):
+        box = (left + number * width, top, left + (number + 1) * width - 2, top + STRIP)
+        _cell(draw, box, step["decision"])
+    return width
+
+
+def _numbers(draw: ImageDraw.ImageDraw, chart: tuple, count: int, width: float) -> None:
+    for number in range(0, count, max(1, math.ceil(count / 12))):
+        x = chart[0] + (number + 0.5) * width
+        draw.text((x, chart[3] + 6), str(number), fill=DIM, font=_font(13), anchor="ma")
+    draw.text((MARGIN, chart[3] + 6), "evaluation", fill=DIM, font=_font(13), anchor="la")
+
+
 def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
     title = f"{run['label']}: {run['evaluations']} of {len(run['steps'])} evaluations run"
     draw.text((MARGIN, top), title, fill=INK, font=_font(22))
@@ -46,19 +94,12 @@ def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
     steps = run["steps"]
     if not steps:
         return
-    left, right = MARGIN + 60, WIDTH - MARGIN
-    width = (right - left) / len(steps)
     strip = top + HEAD
-    for number, step in enumerate(steps):
-        box = (left + number * width, strip, left + (number + 1) * width - 2, strip + STRIP)
-        _cell(draw, box, step["decision"])
-    _legend(draw, run, left, strip + STRIP + 6)
-    chart = (left, strip + STRIP + 40, right, top + RUN_HEIGHT - 34)
+    width = _strip(draw, steps, strip)
+    _legend(draw, run, MARGIN + 60, strip + STRIP + 6)
+    chart = (MARGIN + 60, strip + STRIP + 40, WIDTH - MARGIN, top + RUN_HEIGHT - 34)
     _curves(draw, chart, steps, width)
-    for number in range(0, len(steps), max(1, math.ceil(len(steps) / 12))):
-        x = left + (number + 0.5) * width
-        draw.text((x, chart[3] + 6), str(number), fill=DIM, font=_font(13), anchor="ma")
-    draw.text((MARGIN, chart[3] + 6), "evaluation", fill=DIM, font=_font(13), anchor="la")
+    _numbers(draw, chart, len(steps), width)
 
 
 def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
@@ -84,7 +125,10 @@ def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> No
         text = f"{decision} {count}"
         draw.text((x + 22, top - 1), text, fill=INK, font=_font(14))
         x += 40 + draw.textlength(text, font=_font(14))
-    for name, colour in (("score", REUSED), ("limit", INK), ("measured error", COMPUTED)):
+    lines = [("score", REUSED), ("limit", INK), ("measured error", COMPUTED)]
+    if run["policy"] == "planned":  # its score is the expected error; there is no limit
+        lines = [("expected error", REUSED), lines[-1]]
+    for name, colour in lines:
         draw.line((x, top + 8, x + 22, top + 8), fill=colour, width=3)
         draw.text((x + 28, top - 1), name, fill=INK, font=_font(14))
         x += 46 + draw.textlength(name, font=_font(14))
@@ -111,7 +155,8 @@ def _curves(draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width:
         draw.line((x0, y, x1, y), fill=GRID)
         draw.text((MARGIN, y - 9), f"{10.0**power:g}", fill=DIM, font=_font(13))
     limits = [place(i, v) for i, v in enumerate(series["limit"]) if v is not None]
-    draw.line(limits, fill=INK, width=2)
+    if limits:
+        draw.line(limits, fill=INK, width=2)
     scores = [place(i, v) for i, v in enumerate(series["score"]) if v is not None]
     draw.line(scores, fill=REUSED, width=2)
     for x, y in scores:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
 
 from comfy_api.latest import io
 
-from ..sencache_core import POLICIES, Policy
+from ..sencache_core import POLICIES, Guards, Policy
 from ..sencache_core.presets import PRESETS
 from .host import ALIASES, CATEGORY, make
 from .sockets import POLICY, PolicyChoice
@@ -15,31 +15,35 @@ PRESET = "paper preset"
 
 _ABOUT = (
     "Chooses how SenCache Apply decides what to reuse, and with which settings. Under a budget the "
-    "settings only give the shape (strict early, looser later) and are scaled to meet it; set "
-    "control to 'policy' in SenCache Apply to use them as they are. A paper preset always rules."
+    "tolerances of the sencache policy only give the shape (strict early, looser later) and are "
+    "scaled to meet it; set control to 'policy' in SenCache Apply to use them as they are. A mask "
+    "of your own and a paper preset always rule."
 )
 _CHOICE = "The policy: " + "; ".join(f"{p.name} = {p.title}" for p in POLICIES.values()) + "."
 _PRESET = (
     "Settings published by the paper's authors for one model family, with their reuse rule (hold) "
-    "and longest run. The share of evaluations follows from them; the budget is not used."
+    "and longest run, without hindsight. The share of evaluations follows from them; the budget is "
+    "not used."
 )
+_DEFAULT = next(iter(POLICIES))
 
 
-def _inputs(policy: type[Policy], prefix: str = "") -> list:
-    """One widget per field of a policy."""
-    return [_widget(field, prefix) for field in fields(policy)]
+def settings_of(policy: type[Policy]) -> dict[str, Field]:
+    """Fields of a policy that people may set, by name."""
+    return {f.name: f for f in fields(policy) if not f.metadata.get("hidden")}
 
 
-def _widget(field, prefix: str):
-    name, tooltip = prefix + field.name, field.metadata.get("help")
+def _widget(field: Field):
+    shared = {"default": field.default, "tooltip": field.metadata.get("help")}
     if isinstance(field.default, bool):
-        return io.Boolean.Input(name, default=field.default, tooltip=tooltip)
+        return io.Boolean.Input(field.name, **shared)
+    if "choices" in field.metadata:
+        return io.Combo.Input(field.name, options=list(field.metadata["choices"]), **shared)
     if isinstance(field.default, str):
-        options = list(field.metadata["choices"])
-        return io.Combo.Input(name, options=options, default=field.default, tooltip=tooltip)
+        return io.String.Input(field.name, **shared)
     bounds = {key: field.metadata.get(key) for key in ("min", "max", "step")}
     number = io.Int if isinstance(field.default, int) else io.Float
-    return number.Input(name, default=field.default, tooltip=tooltip, **bounds)
+    return number.Input(field.name, **shared, **bounds)
 
 
 def _choose(name: str, settings: dict) -> PolicyChoice:
@@ -52,15 +56,20 @@ def _choose(name: str, settings: dict) -> PolicyChoice:
         if settings.get("preset") not in PRESETS:
             raise ValueError(f"the preset must be one of {', '.join(PRESETS)}")
         preset = PRESETS[settings["preset"]]
-        return PolicyChoice(preset.policy, preset.rule, preset.guards, fixed=True)
+        return PolicyChoice(preset.policy, preset.rule, preset.guards, hindsight=False, fixed=True)
     if name not in POLICIES:
         raise ValueError(f"unknown policy {name!r}; there are {', '.join(POLICIES)} and {PRESET}")
-    known = {field.name for field in fields(POLICIES[name])}
-    if unknown := settings.keys() - known:
+    known = settings_of(POLICIES[name])
+    if unknown := settings.keys() - known.keys():
         raise ValueError(
             f"policy {name!r} has no setting {', '.join(sorted(unknown))}; it has "
             f"{', '.join(sorted(known)) or 'none'}"
         )
+    if mask := settings.get("mask", "").strip():
+        # Written out: no guard but the first evaluation's has a say.
+        guards = Guards(cooldown=0, longest_run=len(mask))
+        policy = POLICIES[name](**{**settings, "mask": mask})
+        return PolicyChoice(policy, guards=guards, fixed=True)
     return PolicyChoice(POLICIES[name](**settings))
 
 
@@ -83,7 +92,10 @@ class _Dynamic(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         option = io.DynamicCombo.Option
-        options = [option(name, _inputs(policy)) for name, policy in POLICIES.items()]
+        options = [
+            option(name, [_widget(field) for field in settings_of(policy).values()])
+            for name, policy in POLICIES.items()
+        ]
         preset = io.Combo.Input("preset", options=list(PRESETS), tooltip=_PRESET)
         choice = io.DynamicCombo.Input(
             "policy", options=[*options, option(PRESET, [preset])], tooltip=_CHOICE
@@ -93,7 +105,7 @@ class _Dynamic(io.ComfyNode):
     @classmethod
     def execute(cls, policy: dict | None) -> io.NodeOutput:
         settings = dict(policy or {})
-        return io.NodeOutput(_choose(settings.pop("policy", "sencache"), settings))
+        return io.NodeOutput(_choose(settings.pop("policy", _DEFAULT), settings))
 
 
 class _Plain(io.ComfyNode):
@@ -101,7 +113,8 @@ class _Plain(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        example = "\n".join(f"{f.name} = {f.default}" for f in fields(POLICIES["sencache"]))
+        shown = settings_of(POLICIES[_DEFAULT]).values()
+        example = "\n".join(f"{field.name} = {field.default}" for field in shown)
         return _schema(
             [
                 io.Combo.Input("policy", options=[*POLICIES, PRESET], tooltip=_CHOICE),
@@ -129,16 +142,16 @@ def parse_settings(policy: str, text: str) -> dict:
     Raises:
         ValueError: a line that is none, or a value that is no number where one is due.
     """
-    defaults = {f.name: f.default for f in fields(POLICIES[policy])} if policy in POLICIES else {}
+    known = settings_of(POLICIES[policy]) if policy in POLICIES else {}
     out = {}
     for line in text.splitlines():
         line = line.split("#")[0].strip()
         if not line:
             continue
         name, sign, value = (part.strip() for part in line.partition("="))
-        if not sign or not value:
+        default = known[name].default if name in known else ""
+        if not sign or not (value or isinstance(default, str)):
             raise ValueError(f"cannot read the setting {line!r}; write it as name = value")
-        default = defaults.get(name, "")
         try:
             if isinstance(default, bool):
                 out[name] = {"true": True, "false": False}[value.lower()]

@@ -23,15 +23,15 @@ class SenCacheProfileLoad(io.ComfyNode):
             display_name="SenCache Load Profile",
             category=CATEGORY,
             search_aliases=["sencache profile", "calibration"],
-            description="Loads measured sensitivities for SenCache Apply.",
+            description="Loads a measured profile for SenCache Apply.",
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=folders.profile_names() or [_NONE],
                     tooltip=(
-                        "Profiles saved by SenCache Calibrate or Save Profile, and those that come "
-                        "with the pack. Press R in the graph to refresh the list. A profile of "
-                        "another model family is refused when sampling starts."
+                        "Profiles saved by SenCache Calibrate or Save Profile. Press R in the "
+                        "graph to refresh the list. A profile of another model family is refused "
+                        "when sampling starts."
                     ),
                 )
             ],

@@ -21,6 +21,11 @@ class Entry:
     place: Place
 
 
+def mask_of(report: RunReport) -> str:
+    """What a run did, one letter an evaluation: ``C`` computed, ``.`` reused."""
+    return "".join("." if step.decision == "reused" else "C" for step in report.steps)
+
+
 class Reports:
     """Reports of every sampler that used one patched model; what ``SENCACHE_STATS`` carries.
 

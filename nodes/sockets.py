@@ -21,10 +21,12 @@ class PolicyChoice:
         policy: the policy with its settings.
         rule: reuse rule that belongs to it, ``None`` to leave the choice to Apply.
         guards: guards that belong to it, ``None`` to leave them to Apply.
-        fixed: its own settings rule, whatever budget Apply shows (a published preset).
+        hindsight: whether forecasts are taken back, ``None`` to leave that to Apply.
+        fixed: its own settings rule, whatever budget Apply shows (a published preset, a mask).
     """
 
     policy: Policy
     rule: ReuseRule | None = None
     guards: Guards | None = None
+    hindsight: bool | None = None
     fixed: bool = False

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from .host import CATEGORY, make, place
 from .picture import draw_reports
-from .reports import Entry, Reports
+from .reports import Entry, Reports, mask_of
 from .sockets import STATS
 
 PAYLOAD_VERSION = 1
@@ -62,15 +62,14 @@ class SenCacheStatsViewer(io.ComfyNode):
         entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream)]
         data = payload(entries, [box.note for box in mailboxes if box.note])
         text = json.dumps(data, indent=2, allow_nan=False)
-        summary = "\n".join(
-            [*(f"{r['label']}: {r['summary']}" for r in data["runs"]), *data["notes"]]
-        )
+        lines = (f"{run['label']}: {run['summary']}\n{run['mask']}" for run in data["runs"])
+        summary = "\n".join([*lines, *data["notes"]])
         picture = draw_reports(data)
         return io.NodeOutput(latent, picture, text, ui={"sencache": [data], "text": [summary]})
 
 
 def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
-    """The web's contract: ``{"version", "runs": [report + label], "notes"}``.
+    """The web's contract: ``{"version", "runs": [report + label + mask], "notes"}``.
 
     Args:
         entries: runs with the number of the stats input they came by.
@@ -92,7 +91,9 @@ def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
         label = f"Run {number}" if len(entries) > 1 else "Run"
         if any(i for i, _ in entries):
             label += f" (stats_{index + 1})" if index else " (stats)"
-        runs.append({"label": label, "node": entry.place.node, **entry.report.to_dict()})
+        report = entry.report
+        own = {"label": label, "node": entry.place.node, "mask": mask_of(report)}
+        runs.append({**own, **report.to_dict()})
     return {"version": PAYLOAD_VERSION, "runs": runs, "notes": notes}
 
 

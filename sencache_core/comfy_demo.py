@@ -32,7 +32,7 @@ def run_comfyui(
     out_dir: str | Path,
     budget: float = 0.5,
     steps: int | None = None,
-    rule: str = "linear",
+    rule: str = "fitted",
 ) -> dict[str, Any]:
     """Run the example workflow: one clip with the cache and one without, from the same noise.
 
@@ -69,7 +69,7 @@ def run_comfyui(
     out.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="sencache-") as base,
-        _server(comfyui, Path(base), out / "server.log") as (url, process),
+        serve(comfyui, Path(base), out / "server.log") as (url, process),
     ):
         entry = _wait(url, process, _call(f"{url}/prompt", {"prompt": prompt})["prompt_id"])
         (out / "history.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
@@ -97,8 +97,20 @@ def _runs(ui: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _server(comfyui: Path, base: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """A running ComfyUI that sees this pack only."""
+def serve(comfyui: Path, base: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """A running ComfyUI that sees this pack only; ended with the ``with`` block.
+
+    Args:
+        comfyui: its folder, which is not written to.
+        base: empty folder for models, inputs and outputs.
+        log: file for what it prints.
+
+    Yields:
+        Its address and the process.
+
+    Raises:
+        ComfyError: it did not start.
+    """
     for name in ("custom_nodes", "models", "input", "output", "user"):
         (base / name).mkdir()
     link = base / "custom_nodes" / "sencache"

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from .families import GENERIC, Family
 from .hindsight import Hindsight
+from .planner import Plan, Planner
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
+from .policies.planned import rounds_of
 from .prior import prior_moments
 from .profile import Profile, ProfileHeader
 from .reuse import Fitted, ReuseRule
@@ -102,6 +104,32 @@ class CacheConfig:
         hindsight = steps and Hindsight(steps, rule.weights, moments.response_at)
         return Session(self._policy(run, report), rule, run, report, hindsight)
 
+    def plan(self, family: Family | None, schedule: Schedule) -> Plan:
+        """The schedule that a run would begin with; nothing is sampled.
+
+        Arguments as for :meth:`start`, whose report says what the run would say.
+
+        Raises:
+            ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
+        """
+        if isinstance(self.policy, Planned) and self.policy.mask:
+            self.policy.fit_mask(len(schedule.rounds))
+        session = self.start(family, schedule)
+        policy, run = session.policy, session.run
+        if isinstance(policy, Off):
+            return Plan((True,) * len(run.times), 0.0)
+        chosen = policy.inner if isinstance(policy, Guarded) else policy
+        if not isinstance(chosen, Planned):
+            raise ValueError(f"policy {self.policy.name!r} decides as the run goes: it has no plan")
+        if not chosen.mask:
+            return chosen.start(run).plan
+        rounds = rounds_of(run, policy.guards)
+        wanted = zip(chosen.fit_mask(len(rounds)), rounds, strict=True)
+        mask = [compute or one.forced for compute, one in wanted]
+        longest = max(len(part) for part in str(Plan(tuple(mask))).split("C"))
+        taken_back = run.transitions is not None
+        return Planner(rounds, run.moments, longest, taken_back, chosen.risk).describe(mask)
+
     def _policy(self, run: RunInfo, report: RunReport) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
         steps = run.schedule.num_steps
@@ -128,6 +156,14 @@ class CacheConfig:
             )
         if isinstance(self.policy, Off):
             return self.policy
+        if isinstance(self.policy, Planned) and self.policy.mask:
+            report.budget = None
+            try:
+                self.policy.fit_mask(len(run.schedule.rounds))
+            except ValueError as error:  # of a workflow whose steps have changed: let it finish
+                report.say(f"Caching is off: {error}.")
+                return Off()
+            return Guarded(self.policy, self.guards)
         if self.budget is None:
             return Guarded(self.policy, self.guards)
         rounds = len(run.schedule.rounds)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
-import os
-import socket
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sencache_core.comfy_demo import serve
+
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 240
 RUN_SECONDS = 300
 
 
@@ -73,36 +72,10 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(comfyui: Path, comfyui_python: str, tmp_path_factory) -> Iterator[Server]:
+def server(comfyui: Path, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("comfyui")
-    for name in ("custom_nodes", "models/diffusion_models", "input", "output", "user"):
-        (folder / name).mkdir(parents=True)
-    (folder / "custom_nodes" / "sencache").symlink_to(ROOT, target_is_directory=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [comfyui_python, "main.py", "--cpu", "--base-directory", str(folder)]
-    command += ["--port", str(port), "--disable-api-nodes", "--dont-print-server"]
-    made = Server(f"http://127.0.0.1:{port}", folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with open(folder / "log.txt", "wb") as log:
-        process = subprocess.Popen(
-            command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT, env=environment
-        )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                made.get("/system_stats")
-                break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                ended = process.poll() is not None or time.monotonic() > deadline
-                assert not ended, f"ComfyUI did not start:\n{made.log()}"
-                time.sleep(0.5)
-        yield made
-    finally:
-        process.kill()
-        process.wait()
+    with serve(comfyui, folder, folder / "log.txt") as (url, _):
+        yield Server(url, folder)
 
 
 class Pack:
@@ -118,7 +91,12 @@ class Pack:
         self.module, self.nodes, self.host_nodes = module, nodes, host_nodes
 
     def part(self, name: str) -> ModuleType:
-        return sys.modules[f"{self.module.__name__}.{name}"]
+        return importlib.import_module(f"{self.module.__name__}.{name}")
+
+    def run(self, name: str, /, **inputs: Any) -> tuple:
+        """Outputs of a node that is executed as node 1 of a graph, in this process."""
+        hidden = SimpleNamespace(unique_id="1", dynprompt=None, prompt=None, extra_pnginfo=None)
+        return type(name, (self.nodes[name],), {"hidden": hidden}).execute(**inputs).args
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ IDS = [
     "SenCacheApply",
     "SenCacheCalibrate",
     "SenCacheCompare",
+    "SenCachePlan",
     "SenCachePolicySelect",
     "SenCacheProfileLoad",
     "SenCacheProfileSave",
@@ -133,14 +135,20 @@ def test_policies_appear_by_themselves(pack):
         pytest.skip("this ComfyUI has no dynamic combos")
     (choice,) = pack.nodes["SenCachePolicySelect"].GET_SCHEMA().inputs
     keys = {option.key: [i.id for i in option.inputs] for option in choice.options}
-    assert set(keys) == set(core.POLICIES) | {module.PRESET}
+    assert list(keys) == [*core.POLICIES, module.PRESET]
+    assert next(iter(keys)) == "planned"
     assert "early_tolerance" in keys["sencache"]
+    widgets = {i.id: i.get_io_type() for i in choice.options[0].inputs}
+    assert widgets == {"correct": "BOOLEAN", "risk": "FLOAT", "mask": "STRING"}
 
 
 def test_settings_as_text(pack):
     module = pack.part("nodes.policy")
     text = "# mine\ntolerance = 0.7\n\nearly_share=0.3 # strict part"
     assert module.parse_settings("sencache", text) == {"tolerance": 0.7, "early_share": 0.3}
+    text = "correct = false\nrisk = 0.5\nmask ="
+    known = {"correct": False, "risk": 0.5, "mask": ""}
+    assert module.parse_settings("planned", text) == known
     with pytest.raises(ValueError, match="name = value"):
         module.parse_settings("sencache", "tolerance")
     with pytest.raises(ValueError, match="no float for tolerance"):
@@ -158,6 +166,49 @@ def test_presets(pack):
         "hold",
         3,
     )
+
+
+def test_presets_are_the_papers(pack):
+    """Neither forecast nor hindsight, whatever Apply shows."""
+    choice = pack.part("nodes.policy")._choose("paper preset", {"preset": "Wan slow"})
+    config = applied(pack, policy=choice, rule="fitted", hindsight=True, budget=0.3)
+    assert (config.policy.name, config.rule.name, config.hindsight) == ("sencache", "hold", False)
+    assert config.budget is None and config.guards == choice.guards
+
+
+def test_apply_alone_plans_for_the_budget(pack):
+    config = applied(pack, budget=0.4)
+    found = (config.policy.name, config.rule.name, config.hindsight, config.budget)
+    assert found == ("planned", "fitted", True, 0.4)
+    assert applied(pack, budget=0.4, hindsight=False).hindsight is False
+
+
+def test_a_tolerance_asks_for_sencache(pack):
+    config = applied(pack, budget=0.5, control="tolerance", tolerance=0.7)
+    assert (config.policy.name, config.policy.tolerance, config.budget) == ("sencache", 0.7, None)
+
+
+def test_a_mask_rules_over_budget_and_guards(pack):
+    choice = pack.part("nodes.policy")._choose("planned", {"mask": " C.....C... ", "risk": 0.0})
+    config = applied(pack, policy=choice, budget=0.9, start_percent=0.5)
+    core = pack.part("sencache_core")
+    plan = config.plan(core.FAMILIES["wan"], core.Schedule(core.flow_sigmas(10, 5.0), "euler"))
+    assert str(plan) == "C.....C..."
+    with pytest.raises(ValueError, match="written with C"):
+        pack.part("nodes.policy")._choose("planned", {"mask": "Cab"})
+
+
+def applied(pack, **inputs):
+    """The configuration that SenCache Apply makes of its inputs."""
+    kept = {}
+    clone = SimpleNamespace(set_attachments=kept.__setitem__)
+    attached = []
+    with pytest.MonkeyPatch.context() as patch:
+        host = pack.part("sencache_core.hosts.comfy")
+        patch.setattr(host, "attach", lambda _, config, **__: attached.append(config) or clone)
+        assert pack.run("SenCacheApply", model=object(), **inputs)[0] is clone
+    assert list(kept.values()) == attached
+    return attached[0]
 
 
 def test_apply_off_returns_the_very_model(pack):

@@ -73,6 +73,8 @@ def test_half_the_evaluations(server, cached, plain):
     assert run["calls"] + run["calls_saved"] >= STEPS
     assert len(run["steps"]) == run["num_steps"] == STEPS
     assert run["completed"] and run["family"] == "wan" and run["node"] == "sampler"
+    assert (run["policy"], run["rule"]) == ("planned", "fitted")
+    assert any("generic prior" in message for message in run["messages"])
     out = latent(server, cached)
     assert out.isfinite().all() and (out != plain).any()
 
@@ -123,6 +125,58 @@ def test_preset_rules_over_the_budget(server):
     prompt["policy"] = node("SenCachePolicySelect", **choice)
     (run,) = runs(server.run(prompt))
     assert (run["rule"], run["budget"]) == ("hold", None)
+
+
+def planned(server, **settings) -> dict:
+    """Policy Select set to planned, as this ComfyUI writes it."""
+    listed = server.get("/object_info/SenCachePolicySelect")["SenCachePolicySelect"]["input"]
+    if "preset" not in listed["required"]:
+        named = {f"policy.{key}": value for key, value in settings.items()}
+        return node("SenCachePolicySelect", policy="planned", **named)
+    text = "\n".join(f"{key} = {value}" for key, value in settings.items())
+    return node("SenCachePolicySelect", policy="planned", preset="Wan slow", settings=text)
+
+
+def plan(prompt: dict) -> dict:
+    """Only the plan of ``prompt``'s sampler."""
+    own = ("steps", "sampler_name", "scheduler", "denoise")
+    settings = {key: prompt["sampler"]["inputs"][key] for key in own}
+    kept = {key: prompt[key] for key in ("unet", "shift", "apply", "policy") if key in prompt}
+    return {**kept, "plan": node("SenCachePlan", model=["apply", 0], **settings)}
+
+
+def test_the_plan_is_what_runs(server):
+    prompt = graph(policy=["policy", 0])
+    prompt["policy"] = planned(server, correct=False)
+    outputs = server.run(plan(prompt))["plan"]
+    assert outputs["images"]
+    lines = outputs["text"][0].splitlines()
+    assert lines[0].startswith(f"{STEPS // 2} of {STEPS} evaluations")
+    assert "forecasts off by" in lines[1] and "final latent" in lines[2]
+    mask = lines[3]
+    ran = server.run(prompt)
+    assert runs(ran)[0]["mask"] == mask
+    assert mask in ran["viewer"]["text"][0]
+    pasted = graph(policy=["policy", 0], budget=0.9)
+    pasted["policy"] = planned(server, mask=mask)
+    assert (latent(server, server.run(pasted)) == latent(server, ran)).all()
+    assert server.run(plan(pasted))["plan"]["text"][0].splitlines()[0:4] == lines[0:4]
+
+
+def test_what_cannot_be_planned_is_said(server):
+    def said(prompt: dict) -> str:
+        return server.run(plan(prompt))["plan"]["text"][0]
+
+    short = said(graph(steps=6))
+    assert short.startswith("6 of 6") and "min_steps" in short
+    assert "switched off" in said(graph(enable=False))
+    adaptive = graph()
+    adaptive["sampler"]["inputs"]["sampler_name"] = "dpm_adaptive"
+    assert "chooses its own steps" in said(adaptive)
+    assert "decides as the run goes" in said(graph(control="tolerance"))
+    wrong = graph(policy=["policy", 0])
+    wrong["policy"] = planned(server, mask="C.C.")
+    assert "4 letters" in said(wrong)
 
 
 def test_new_seed_gives_new_figures(server, cached):
@@ -198,13 +252,15 @@ def test_calibrate_then_load(server):
     prompt = graph()
     shared = {k: v for k, v in prompt["sampler"]["inputs"].items() if k != "model"}
     prompt["measure"] = node(
-        "SenCacheCalibrate", **shared, model=["shift", 0], samples=2, name="my tiny", tap="output"
+        "SenCacheCalibrate", **shared, model=["shift", 0], samples=2, name="my tiny", probes=2
     )
     prompt["apply"]["inputs"]["profile"] = ["measure", 0]
     outputs = server.run(prompt)
     assert runs(outputs)[0]["evaluations"] == STEPS // 2
     saved = server.folder / "user" / "default" / "sencache" / "profiles" / "my tiny.safetensors"
     assert saved.is_file() and not list(saved.parent.glob("*.part"))
+    assert load_file(saved)["moments.gain"].shape[0] == 2
+    assert not any("prior" in message for message in runs(outputs)[0]["messages"])
     listed = server.get("/object_info/SenCacheProfileLoad")["SenCacheProfileLoad"]["input"]
     assert "my tiny.safetensors" in json.dumps(listed)
     prompt = graph(profile=["load", 0])

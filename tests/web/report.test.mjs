@@ -25,10 +25,26 @@ test("every evaluation has a full row and a hover text", () => {
   const rows = report.rows(run);
   assert.equal(rows.length, run.steps.length);
   for (const row of rows) {
-    assert.equal(row.length, report.COLUMNS.length);
+    assert.equal(row.length, report.columns(run).length);
     assert.ok(row.every((cell) => typeof cell === "string" && cell && cell !== "NaN"));
   }
-  for (const step of run.steps) assert.match(report.hover(step), new RegExp(step.decision));
+  for (const step of run.steps) assert.match(report.hover(step, run), new RegExp(step.decision));
+});
+
+test("the mask has one letter per evaluation", () => {
+  const letters = report.mask(run);
+  assert.equal(letters.length, run.steps.length);
+  assert.equal([...letters].filter((letter) => letter === "C").length, run.evaluations);
+});
+
+test("scores of a plan are expected errors", () => {
+  const step = { ...run.steps[0], score: 0.012, limit: null, error: null };
+  for (const [policy, head, text] of [["planned", "expected", "1.2 %"], ["sencache", "score", "0.012"]]) {
+    const one = { ...run, policy, steps: [step] };
+    const column = report.columns(one).indexOf(head);
+    assert.equal(report.rows(one)[0][column], text);
+    assert.match(report.hover(step, one), policy === "planned" ? /expected to be 1.2 % off/ : /score 0.012/);
+  }
 });
 
 test("lines hold messages, the reason for no reuse and an interrupt", () => {

@@ -25,6 +25,16 @@ export function percent(error) {
   return error === null || error === undefined ? "-" : `${figure(100 * error)} %`;
 }
 
+/** Whether the scores are expected forecast errors, in the unit of the measured ones. */
+export function planned(run) {
+  return run.policy === "planned";
+}
+
+/** What a run did, one letter an evaluation: C computed, a dot reused. */
+export function mask(run) {
+  return run.steps.map((step) => (step.decision === "reused" ? "." : "C")).join("");
+}
+
 /** Evaluations and time apart: the one is not the other. */
 export function headline(run) {
   const total = run.steps.length;
@@ -60,7 +70,12 @@ export function settings(run) {
   return `${run.family}, policy ${run.policy}, rule ${run.rule}, tap ${run.tap}${limit}${memory}`;
 }
 
-export const COLUMNS = ["#", "step", "sigma", "decision", "reason", "score", "limit", "error", "calls", "time"];
+const COLUMNS = ["#", "step", "sigma", "decision", "reason", "score", "limit", "error", "calls", "time"];
+
+/** Heads of the table. */
+export function columns(run) {
+  return planned(run) ? COLUMNS.map((name) => (name === "score" ? "expected" : name)) : COLUMNS;
+}
 
 /** One row of cells per evaluation round. */
 export function rows(run) {
@@ -70,7 +85,7 @@ export function rows(run) {
     figure(step.sigma),
     step.decision,
     step.reason,
-    figure(step.score),
+    planned(run) ? percent(step.score) : figure(step.score),
     figure(step.limit),
     percent(step.error),
     String(step.calls),
@@ -79,9 +94,10 @@ export function rows(run) {
 }
 
 /** Hover text of one evaluation round. */
-export function hover(step) {
+export function hover(step, run) {
   const parts = [`evaluation ${step.ordinal}, step ${step.step}: ${step.decision} (${step.reason})`];
-  if (step.score !== null) parts.push(`score ${figure(step.score)}, limit ${figure(step.limit)}`);
+  if (step.score !== null && planned(run)) parts.push(`a forecast here was expected to be ${percent(step.score)} off`);
+  else if (step.score !== null) parts.push(`score ${figure(step.score)}, limit ${figure(step.limit)}`);
   if (step.error !== null) parts.push(`a forecast here was ${percent(step.error)} off`);
   parts.push(`sigma ${figure(step.sigma)}, ${step.calls} model calls, ${clock(step.seconds)}`);
   return parts.join("\n");

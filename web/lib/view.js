@@ -1,6 +1,6 @@
 // Builds the viewer's DOM from a payload. Knows the browser, not ComfyUI.
 
-import { COLUMNS, counts, headline, hover, lines, rows, settings } from "./report.js";
+import { columns, counts, headline, hover, lines, mask, planned, rows, settings } from "./report.js";
 import { VIEW, curves, path, stripCells, ticks } from "./chart.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -25,6 +25,8 @@ export const STYLE = `
 .sencache-view svg.chart { display: block; width: 100%; height: auto; margin-top: 4px; }
 .sencache-view svg text { fill: var(--sc-dim); font: 10px system-ui, sans-serif; }
 .sencache-view .note { margin: 4px 0; padding-left: 8px; border-left: 3px solid var(--sc-reused); }
+.sencache-view .mask { color: var(--sc-dim); overflow-wrap: anywhere; }
+.sencache-view .mask code { font-family: ui-monospace, monospace; user-select: all; cursor: text; }
 .sencache-view summary { cursor: pointer; margin-top: 4px; color: var(--sc-dim); }
 .sencache-view .table { max-height: 220px; overflow: auto; }
 .sencache-view table { border-collapse: collapse; width: 100%; font-size: 11px;
@@ -102,7 +104,7 @@ function chart(run) {
     svg.append(cell(box, box.decision, hatch));
     // A column over the whole height to hover on: thin marks are hard to hit.
     const column = { x: box.x, y: 0, width: box.width, height: VIEW.height, fill: "transparent" };
-    svg.append(shape("rect", column, shape("title", {}, hover(run.steps[i]))));
+    svg.append(shape("rect", column, shape("title", {}, hover(run.steps[i], run))));
   });
   return svg;
 }
@@ -116,10 +118,9 @@ function legend(run) {
     return element("span", {}, icon, `${decision} ${count}`);
   });
   if (!curves(run.steps)) return element("div", { className: "legend" }, ...items);
-  const strokes = [
-    ["score", { stroke: "var(--sc-reused)", "stroke-width": 1.6 }],
-    ["limit", { stroke: "var(--sc-ink)", "stroke-width": 1.4, "stroke-dasharray": "5 3" }],
-  ];
+  const score = { stroke: "var(--sc-reused)", "stroke-width": 1.6 };
+  const limit = { stroke: "var(--sc-ink)", "stroke-width": 1.4, "stroke-dasharray": "5 3" };
+  const strokes = planned(run) ? [["expected error", score]] : [["score", score], ["limit", limit]];
   for (const [name, stroke] of strokes) {
     const icon = shape("svg", { width: 18, height: 8 }, shape("path", { d: "M0 4H18", ...stroke }));
     items.push(element("span", { className: "dim" }, icon, name));
@@ -130,12 +131,18 @@ function legend(run) {
 }
 
 function table(run) {
-  const head = element("tr", {}, ...COLUMNS.map((name) => element("th", { textContent: name })));
+  const head = element("tr", {}, ...columns(run).map((name) => element("th", { textContent: name })));
   const body = rows(run).map((cells) =>
     element("tr", {}, ...cells.map((text) => element("td", { textContent: text }))),
   );
   const all = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
   return element("details", {}, element("summary", { textContent: "Every evaluation" }), element("div", { className: "table" }, all));
+}
+
+/** The mask, marked as a whole by one click so that it can be copied. */
+function maskLine(run) {
+  const title = "C computed, a dot reused. Paste it into the mask of SenCache Policy Select to repeat this schedule.";
+  return element("p", { className: "mask", title }, element("code", { textContent: mask(run) }));
 }
 
 function runView(run) {
@@ -146,7 +153,7 @@ function runView(run) {
     element("p", { className: "dim", textContent: settings(run) }),
     ...lines(run).map((text) => element("p", { className: "note", textContent: text })),
   ];
-  if (run.steps.length) parts.push(legend(run), chart(run), table(run));
+  if (run.steps.length) parts.push(legend(run), chart(run), maskLine(run), table(run));
   return parts;
 }
 

@@ -1,0 +1,185 @@
+"""SenCache Plan: which evaluations a run will compute, before it runs."""
+
+from __future__ import annotations
+
+import math
+
+from comfy_api.latest import io, ui
+
+from ..sencache_core import CacheConfig, ProfileHeader
+from .apply import CONFIG
+from .host import CATEGORY, make, show_text
+from .picture import draw_plan
+from .sampling import schedule_of, sigmas_of
+
+_OFF = (
+    "Every evaluation is computed: there is no SenCache Apply on this model, or it is switched off."
+)
+_ADAPTIVE = "Sampler {} chooses its own steps: how many evaluations there will be is not known."
+
+
+class SenCachePlan(io.ComfyNode):
+    """Plans for a sampler's settings without sampling."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import comfy.samplers
+
+        return make(
+            io.Schema,
+            node_id="SenCachePlan",
+            display_name="SenCache Plan",
+            category=CATEGORY,
+            search_aliases=["sencache preview", "cache plan", "mask", "schedule"],
+            description=(
+                "Shows which evaluations SenCache Apply will compute for a sampler's settings, and "
+                "the error to be expected, before anything is sampled. Connect the model of "
+                "SenCache Apply and queue this node alone. The mask may be edited and pasted into "
+                "SenCache Policy Select. During a run the plan is still corrected by what it "
+                "shows; the number of evaluations stays."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model output of SenCache Apply, whose settings are planned with.",
+                ),
+                io.Int.Input(
+                    "steps", default=30, min=1, max=10000, tooltip="Steps, as in your sampler."
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="euler",
+                    tooltip="Sampler, as in your sampler node.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="simple",
+                    tooltip="Scheduler, as in your sampler node.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the noise schedule to sample, as in your sampler node.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip=(
+                        "Noise levels of a custom sampler, or a part of them for one stage of "
+                        "several. Steps, scheduler and denoise are then not read."
+                    ),
+                ),
+                io.Sampler.Input(
+                    "sampler",
+                    optional=True,
+                    tooltip="A custom sampler; sampler_name is then not read.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    id="mask",
+                    display_name="mask",
+                    tooltip=(
+                        "One letter per evaluation: C computes, a dot reuses. Empty where it is "
+                        "not known before the run."
+                    ),
+                ),
+                io.Int.Output(
+                    id="evaluations",
+                    display_name="evaluations",
+                    tooltip="Evaluations that are computed; 0 where it is not known.",
+                ),
+                io.Float.Output(
+                    id="error",
+                    display_name="error",
+                    tooltip=(
+                        "Expected RMS error of the final latent, to first order; -1 where it is "
+                        "not known. Compare plans of one model by it."
+                    ),
+                ),
+                io.Image.Output(id="plot", display_name="plot", tooltip="The plan as a picture."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        steps: int,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        sigmas=None,
+        sampler=None,
+    ) -> io.NodeOutput:
+        import comfy.samplers
+
+        if sigmas is None:
+            sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
+        sampler = sampler or comfy.samplers.sampler_object(sampler_name)
+        shown = plan_of(model, schedule_of(sigmas, sampler))
+        text = "\n".join(line for line in (shown["title"], shown["mask"], *shown["notes"]) if line)
+        show_text(text, cls.hidden.unique_id)
+        picture = draw_plan(shown)
+        preview = ui.PreviewImage(picture, cls=cls).as_dict()
+        return io.NodeOutput(
+            shown["mask"],
+            shown["mask"].count("C"),
+            -1.0 if shown["error"] is None else shown["error"],
+            picture,
+            ui={**preview, "text": (text,)},
+        )
+
+
+def plan_of(model, schedule) -> dict:
+    """``{"title", "mask", "error", "errors", "notes"}`` of the run that ``schedule`` asks for.
+
+    ``error`` and the entries of ``errors``, one an evaluation, are ``None`` where not known.
+    """
+    from ..sencache_core.hosts.comfy import model_family
+
+    config: CacheConfig | None = model.get_attachment(CONFIG)
+    rounds = len(schedule.rounds)
+    if schedule.adaptive:
+        return _unknown(_ADAPTIVE.format(schedule.sampler))
+    if config is None:
+        return _plan("C" * rounds, 0.0, [None] * rounds, [_OFF])
+    family = model_family(model.model)
+    header = None
+    if config.profile is not None:
+        header = ProfileHeader(
+            family.name if family else "generic",
+            sampler=schedule.sampler,
+            sigmas=schedule.sigmas,
+            tap=config.tap,
+        )
+    try:
+        notes = config.start(family, schedule, header).report.messages
+        plan = config.plan(family, schedule)
+    except ValueError as error:  # no plan, or a mask or profile that does not fit: it says which
+        return _unknown(str(error))
+    errors = [value if math.isfinite(value) else None for value in plan.errors]
+    error = plan.error if math.isfinite(plan.error) else None
+    return _plan(str(plan), error, errors or [None] * rounds, notes)
+
+
+def _unknown(why: str) -> dict:
+    return {"title": "No plan", "mask": "", "error": None, "errors": [], "notes": [why]}
+
+
+def _plan(mask: str, error: float | None, errors: list[float | None], notes: list[str]) -> dict:
+    title = f"{mask.count('C')} of {len(mask)} evaluations will be computed"
+    reused = [e for letter, e in zip(mask, errors, strict=True) if letter == "." and e is not None]
+    if reused:
+        mean, worst = sum(reused) / len(reused), max(reused)
+        title += f";\nforecasts off by {mean:.1%} on average, {worst:.1%} at most"
+    if reused and error is not None:
+        title += f";\nfinal latent off by about {error:.3g} (RMS, first order)"
+    return {"title": title, "mask": mask, "error": error, "errors": errors, "notes": list(notes)}
