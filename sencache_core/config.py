@@ -14,7 +14,7 @@ from .profile import Profile, ProfileHeader
 from .reuse import Fitted, ReuseRule
 from .schedule import Schedule
 from .session import Session
-from .solver import transitions
+from .solver import transitions, unit_scale
 from .stats import RunReport
 
 TAPS = ("output", "stack")
@@ -101,7 +101,11 @@ class CacheConfig:
         steps = transitions(row, schedule) if self.hindsight and self.tap == "output" else None
         run = RunInfo(row, schedule, slopes, moments, steps)
         rule = self.rule.bound(moments)
-        hindsight = steps and Hindsight(steps, rule.weights, moments.response_at)
+
+        def response(t: float) -> float:
+            return moments.response_at(t) * unit_scale(row, schedule, t)
+
+        hindsight = steps and Hindsight(steps, rule.weights, response)
         return Session(self._policy(run, report), rule, run, report, hindsight)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:

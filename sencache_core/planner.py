@@ -14,6 +14,16 @@ from .moments import Moments, fitted_weights
 #: on the bundled models: 0.1 to 0.5 give the same plans but for a step or two).
 AFTER_HINDSIGHT = 0.3
 
+#: Power at which terminal gain enters. Probes follow one small error at a time; of a whole run's
+#: errors, many of which later evaluations correct, less arrives. On the bundled models, over random
+#: plans, the power that best predicts the mean in decibels lies near 0, that for the worst sample
+#: near 0.75 (see docs/theory.md).
+GAIN_POWER = 0.5
+
+#: Times that a plan is made anew with each sample weighed by the inverse of its own error, which
+#: turns the mean square into the mean in decibels (majorise-minimise for the sum of logarithms).
+REWEIGHTED = 3
+
 COMPUTE, REUSE = "C", "."
 
 
@@ -40,9 +50,10 @@ class Plan:
 
     Attributes:
         mask: ``True`` where the model runs, one entry a round.
-        error: expected RMS error of the final latent, by the planner's first-order model.
-        errors: expected RMS of (forecast - truth) / RMS of truth for each round that an output
-            could be forecast for from the evaluations before it; ``nan`` where there are none.
+        error: expected RMS error of the final latent, by the planner's first-order model;
+            geometric mean over the calibration samples.
+        errors: expected RMS of (forecast - truth) / RMS of truth, on the leading branch, of a
+            forecast for each round from the evaluations before it; ``nan`` where there are none.
     """
 
     mask: tuple[bool, ...]
@@ -91,7 +102,7 @@ class Planner:
         moments: of the model.
         longest: reuses allowed in a row.
         hindsight: whether runs of reuse are taken back by interpolation.
-        risk: 0 weighs samples alike, 1 plans for the worst measured one.
+        risk: 0 plans for the mean over samples in decibels, 1 for the worst of them.
     """
 
     def __init__(
@@ -105,17 +116,28 @@ class Planner:
         self.rounds, self.longest = tuple(rounds), longest
         times = [r.t for r in rounds]
         self._grams = moments.at(times)
-        self._gram = self._grams.mean(axis=0)
-        self._weights = np.array([r.weight * moments.gain_at(r.t_after) for r in rounds])
-        self._risk = risk
+        self._gram, self._lead = self._grams.mean(axis=0), moments.lead_at(times)
+        solver = np.array([r.weight for r in rounds])
+        gains = moments.gains_at([r.t_after for r in rounds])
+        self._weights = solver * gains**GAIN_POWER
         count, reach = len(rounds), longest + 1
-        #: ``[n, R + 1, R + 2]``: run after evaluation i, whose predecessor lies ``back`` rounds
-        #: earlier (0: has none), ended by an evaluation ``ahead`` rounds later.
-        self.costs = np.full((count, reach + 1, reach + 1), np.inf)
-        self.costs[:, :, 1] = 0.0
+        self._each = np.full((len(self._grams), count, reach + 1, reach + 1), np.inf)
+        self._each[:, :, :, 1] = 0.0
         for back in range(reach + 1):
             for ahead in range(2, reach + 1):
                 self._price(back, ahead, hindsight)
+        self._risk = risk
+
+    def _costs(self, share: np.ndarray) -> np.ndarray:
+        """``[n, R + 1, R + 1]``: expected square error of the final latent from the run of reuse
+        after evaluation ``i``, whose predecessor lies ``back`` rounds earlier (0: it has none),
+        ended by an evaluation ``ahead`` rounds later; infinite where it is not allowed.
+        """
+        mean = np.tensordot(share, self._each, axes=1)
+        if self._risk == 0:
+            return mean
+        worst = self._each.max(axis=0)  # alone at risk 1: nothing times infinity is no number
+        return worst if self._risk == 1 else (1 - self._risk) * mean + self._risk * worst
 
     def _price(self, back: int, ahead: int, hindsight: bool) -> None:
         count = len(self.rounds)
@@ -125,48 +147,41 @@ class Planner:
         last = last[free]
         if not last.size:
             return
-        known = self._known(last, back)
-        missed = np.zeros((len(last), count))
+        known = np.stack([last - back, last], axis=1) if back else last[:, None]
+        missed = np.zeros((len(self._grams), len(last), count))
         remaining = np.zeros_like(missed)
         for offset in range(1, ahead):
-            wanted, weight = last + offset, self._weights[last + offset]
+            wanted, weight = last + offset, self._weights[:, last + offset]
             self._add(missed, known, wanted, weight)
             inside = last + ahead < count
             if hindsight and inside.any():
                 both = np.concatenate([known, (last + ahead)[:, None]], axis=1)[inside]
-                part = np.zeros((inside.sum(), count))
-                self._add(part, both, wanted[inside], weight[inside])
-                remaining[inside] += part
+                part = np.zeros((len(self._grams), inside.sum(), count))
+                self._add(part, both, wanted[inside], weight[:, inside])
+                remaining[:, inside] += part
         cost = self._square(missed)
         if hindsight:
             ended = last + ahead < count
             kept = self._square(remaining) + AFTER_HINDSIGHT**2 * cost
             cost = np.where(ended, np.minimum(kept, cost), cost)
-        self.costs[last, back, ahead] = cost
-
-    def _known(self, last: np.ndarray, back: int) -> np.ndarray:
-        """Rows that a forecast after ``last`` reads: equal times count once."""
-        if back == 0:
-            return last[:, None]
-        same = np.array([self.rounds[i].t == self.rounds[i - back].t for i in last])
-        return last[:, None] if same.any() else np.stack([last - back, last], axis=1)
+        self._each[:, last, back, ahead] = cost
 
     def _add(self, rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, weight: np.ndarray):
         """Add weighted forecast errors, as coefficients over the rounds' outputs, to ``rows``."""
-        numbers = np.arange(len(rows))
+        numbers = np.arange(rows.shape[1])
         fitted = fitted_weights(self._gram, known, wanted)
         for column in range(known.shape[1]):
-            rows[numbers, known[:, column]] += weight * fitted[:, column]
-        rows[numbers, wanted] -= weight
+            rows[:, numbers, known[:, column]] += weight * fitted[:, column]
+        rows[:, numbers, wanted] -= weight
 
     def _square(self, rows: np.ndarray) -> np.ndarray:
-        """Mean square of each row's error, averaged over samples or leaning to the worst."""
-        each = np.maximum(np.einsum("pn,snm,pm->sp", rows, self._grams, rows, optimize=True), 0)
-        return (1 - self._risk) * each.mean(axis=0) + self._risk * each.max(axis=0)
+        """``[S, P]`` mean square of the errors ``[S, P, n]``."""
+        return np.maximum(np.einsum("spn,snm,spm->sp", rows, self._grams, rows, optimize=True), 0)
 
     def fewest(self) -> int:
         """Evaluations that forced rounds and the longest run leave no way around."""
-        ends, _ = self._ways((0,), len(self.rounds), None)
+        costs = self._costs(self._alike())
+        ends, _ = self._ways(costs, (0,), len(self.rounds))
         return int(np.flatnonzero(np.isfinite(ends))[0])
 
     def plan(
@@ -187,28 +202,44 @@ class Planner:
             ValueError: no schedule of that many evaluations obeys forced rounds and longest run.
         """
         left = evaluations - len(done) + 1  # the last one of ``done`` is where the search starts
-        ends, trail = self._ways(done, left, hardness) if left > 0 else (np.array([np.inf]), [])
-        if not np.isfinite(ends[-1]):
-            raise ValueError(
-                f"no plan of {evaluations} evaluations in {len(self.rounds)} rounds obeys the "
-                f"forced rounds and runs of at most {self.longest} reuses"
-            )
+        share, mask = self._alike(), None
+        for _ in range(REWEIGHTED + 1):
+            costs = self._costs(share)
+            if hardness is not None:
+                costs = costs * hardness[:, None, None]
+            ends, trail = self._ways(costs, done, left) if left > 0 else (np.array([np.inf]), [])
+            if not np.isfinite(ends[-1]):
+                raise ValueError(
+                    f"no plan of {evaluations} evaluations in {len(self.rounds)} rounds obeys the "
+                    f"forced rounds and runs of at most {self.longest} reuses"
+                )
+            before, mask = mask, self._back(costs, trail, left, done)
+            if mask == before:
+                break
+            each = np.maximum(self.errors(mask), 1e-12) ** -2
+            share = each / each.sum()
+        return self.describe(mask)
+
+    def _alike(self) -> np.ndarray:
+        return np.full(len(self._each), 1 / len(self._each))
+
+    def _back(self, costs: np.ndarray, trail: list, left: int, done: Sequence[int]) -> list[bool]:
+        """The mask at the end of a trail."""
         mask = [False] * len(self.rounds)
         for i in done:
             mask[i] = True
-        _, (i, back) = self._end(trail[left][0], hardness)
+        _, (i, back) = self._end(costs, trail[left][0])
         for layer in range(left, 1, -1):
             mask[i] = True
             i, back = i - back, int(trail[layer][1][i, back])
-        return self.describe(mask, float(np.sqrt(ends[left])))
+        return mask
 
-    def _ways(self, done: Sequence[int], most: int, hardness: np.ndarray | None):
+    def _ways(self, costs: np.ndarray, done: Sequence[int], most: int):
         """Cheapest cost from the last evaluation of ``done`` to the end, by evaluations from there.
 
         Also the trail to it: for each number the costs of all states (last evaluation, distance
         before it) and, for each state, the distance before the evaluation that it came from.
         """
-        costs = self._scaled(hardness)
         count, reach = len(self.rounds), self.longest + 1
         state = np.full((count, reach + 1), np.inf)
         state[done[-1], min(done[-1] - done[-2], reach) if len(done) > 1 else 0] = 0.0
@@ -216,7 +247,7 @@ class Planner:
         before = np.zeros((count, reach + 1), dtype=np.int64)
         for number in range(1, most + 1):
             trail.append((state, before))
-            ends[number] = self._end(state, hardness)[0]
+            ends[number] = self._end(costs, state)[0]
             following = np.full_like(state, np.inf)
             before = np.zeros_like(before)
             for ahead in range(1, min(reach, count - 1) + 1):
@@ -226,12 +257,9 @@ class Planner:
             state = following
         return ends, trail
 
-    def _scaled(self, hardness: np.ndarray | None) -> np.ndarray:
-        return self.costs if hardness is None else self.costs * hardness[:, None, None]
-
-    def _end(self, state: np.ndarray, hardness: np.ndarray | None) -> tuple[float, tuple[int, int]]:
+    def _end(self, costs: np.ndarray, state: np.ndarray) -> tuple[float, tuple[int, int]]:
         """Cheapest way to the end of the run from any (last evaluation, distance before it)."""
-        costs, count, reach = self._scaled(hardness), len(self.rounds), self.longest + 1
+        count, reach = len(self.rounds), self.longest + 1
         best, where = np.inf, (0, 0)
         for i in range(max(0, count - reach), count):
             ways = state[i] + costs[i, :, count - i]
@@ -239,28 +267,27 @@ class Planner:
                 best, where = float(ways.min()), (i, int(ways.argmin()))
         return best, where
 
-    def cost(self, mask: Sequence[bool]) -> float:
-        """Expected mean square error of the final latent under a given mask; may be infinite."""
+    def errors(self, mask: Sequence[bool]) -> np.ndarray:
+        """``[S]`` expected RMS error of each sample's final latent; infinite if not allowed."""
         done = [i for i, compute in enumerate(mask) if compute]
         backs = [0, *(b - a for a, b in zip(done[:-1], done[1:], strict=True))]
         aheads = [*backs[1:], len(mask) - done[-1]]
         if max(aheads) > self.longest + 1:
-            return float("inf")
-        runs = zip(done, backs, aheads, strict=True)
-        return float(sum(self.costs[i, back, ahead] for i, back, ahead in runs))
+            return np.full(len(self._each), np.inf)
+        return np.sqrt(self._each[:, done, backs, aheads].sum(axis=1))
 
-    def describe(self, mask: Sequence[bool], error: float) -> Plan:
+    def describe(self, mask: Sequence[bool]) -> Plan:
         """A plan with the relative forecast errors to be expected along ``mask``."""
         errors, done = [], []
-        size = np.sqrt(np.maximum(np.diag(self._gram), 1e-300))
+        size = np.sqrt(np.maximum(np.diag(self._lead), 1e-300))
         for k, compute in enumerate(mask):
             errors.append(float("nan"))
             if done:
-                row = np.zeros((1, len(mask)))
-                known = self._known(np.array(done[-1:]), done[-1] - done[-2] if done[1:] else 0)
-                self._add(row, known, np.array([k]), np.ones(1))
-                square = np.maximum(row[0] @ self._gram @ row[0], 0)
+                row = np.zeros((1, 1, len(mask)))
+                self._add(row, np.array([done[-2:]]), np.array([k]), np.ones((1, 1)))
+                square = np.maximum(row[0, 0] @ self._lead @ row[0, 0], 0)
                 errors[-1] = float(np.sqrt(square) / size[k])
             if compute:
                 done.append(k)
+        error = float(np.exp(np.log(np.maximum(self.errors(mask), 1e-12)).mean()))
         return Plan(tuple(mask), error, tuple(errors))

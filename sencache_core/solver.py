@@ -40,6 +40,12 @@ def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float]
     return tuple(out)
 
 
+def unit_scale(family: Family, schedule: Schedule, t: float) -> float:
+    """Factor from the sampler's latent at ``t`` to one of constant scale, on which moments are."""
+    k_diffusion = family.prediction == "v" and schedule.sampler == "euler"
+    return math.cos(t * math.pi / 2) if k_diffusion else 1.0
+
+
 def round_weights(family: Family, schedule: Schedule) -> list[tuple[float, float]]:
     """``(weight, t_after)`` of every expected round: RMS that the latent moves per RMS of output.
 

@@ -73,14 +73,11 @@ def test_decisions_leave_their_input_alone(name):
     policy, run = LOOSE[name], run_info()
     now, last = step(0.5, ordinal=5), step(0.6, ordinal=0)
     before = [now.x[0].clone(), last.x[0].clone()]
-    y = noise(1, 8, seed=3)
-    kept = y.clone()
-    state = policy.observe(last, y, policy.start(run))
+    state = policy.observe(last, policy.start(run))
     _, state = policy.decide(now, last, state)
-    policy.observe(now, y, state)
+    policy.observe(now, state)
     assert torch.equal(now.x[0], before[0])
     assert torch.equal(last.x[0], before[1])
-    assert torch.equal(y, kept)
 
 
 @by_policy
@@ -269,3 +266,27 @@ def test_configurations_are_shareable():
     assert two.report.steps == []
     with pytest.raises(AttributeError):
         config.budget = 0.1
+
+
+def test_a_mask_rules_instead_of_the_budget():
+    mask = "CC.C..CC." + "C.." * 3 + "CC"
+    guards = Guards(cooldown=0, longest_run=20)
+    for budget in (None, 0.2, 1.0):
+        config = CacheConfig(policy=Planned(mask=mask), guards=guards, budget=budget)
+        report = cached_run(config, schedule(20), guidance=3.0)[1]
+        done = "".join("." if r.decision == "reused" else "C" for r in report.steps)
+        assert done == mask
+        assert report.budget is None
+
+
+@pytest.mark.parametrize("letters", [19, 21])
+def test_a_mask_of_another_length_is_said_and_the_run_finishes(letters):
+    """Whoever changes the steps of a workflow gets a clip, and is told."""
+    sched = schedule(20)
+    policy = Planned(mask=("C." * 11)[:letters])
+    out, report = cached_run(CacheConfig(policy=policy), sched)
+    assert report.reused == 0
+    assert torch.equal(out, plain_run(sched))
+    assert any(f"{letters} letters, but this run has 20" in m for m in report.messages)
+    with pytest.raises(ValueError, match=f"{letters} letters"):
+        CacheConfig(policy=policy).plan(WAN, sched)
