@@ -247,7 +247,7 @@ class _Progress:
 def _runs(calibration: Calibration, sample: int, progress: _Progress) -> Iterator[int]:
     """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
     yield 0
-    if calibration.runs_of(sample) > 1:
+    if calibration.runs_of(sample, progress.rounds) > 1:
         yield from range(1, 1 + len(probe_rounds(progress.rounds, calibration.probes)))
 
 

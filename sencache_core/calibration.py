@@ -30,9 +30,9 @@ class Calibration:
         self._recorders: list[Recorder] = []
         self._rounds: list[int] = []
 
-    def runs_of(self, sample: int) -> int:
-        """Sampling runs that sample number ``sample`` needs."""
-        return 1 + (self.probes if sample < self.probed else 0)
+    def runs_of(self, sample: int, rounds: int) -> int:
+        """Sampling runs that sample number ``sample`` of that many rounds needs."""
+        return 1 + (len(probe_rounds(rounds, self.probes)) if sample < self.probed else 0)
 
     def evaluations(self, samples: int, rounds: int) -> int:
         """Model evaluations of a whole calibration: what it costs."""
@@ -49,7 +49,7 @@ class Calibration:
         """The runner of the next run; arguments as for ``Recorder.start``."""
         if self._rounds:
             return self._recorders[-1].probe(self._rounds.pop(0))
-        keep = self.runs_of(len(self._recorders)) > 1
+        keep = self.runs_of(len(self._recorders), len(schedule.rounds)) > 1
         return Recorder.start(family, schedule, tap, guidance, keep)
 
     def finished(self, runner: Runner) -> None:

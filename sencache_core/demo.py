@@ -245,7 +245,7 @@ def calibrate(
     module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = calibration_prompts()
     runs = Calibration(probes)
-    total = steps * sum(map(runs.runs_of, range(samples)))
+    total = steps * sum(runs.runs_of(number, steps) for number in range(samples))
     profile = None
     try:
         with (
@@ -254,7 +254,7 @@ def calibrate(
             record(module, scheduler, guidance=spec.guidance, probes=probes) as measured,
         ):
             for seed in range(samples):
-                for _ in range(runs.runs_of(seed)):
+                for _ in range(runs.runs_of(seed, steps)):
                     prompt = prompts[seed % len(prompts)]
                     sample(family, module, scheduler, prompt, seed, steps, tick)
                 measured.close()

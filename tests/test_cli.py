@@ -129,7 +129,7 @@ def test_calibrate_show_and_use(tmp_path, capsys):
 @needs("wan")
 def test_interrupted_calibration_keeps_what_it_has(tmp_path, monkeypatch, capsys):
     file, sample, taken = tmp_path / "wan.safetensors", demo.sample, []
-    runs = sum(map(Calibration().runs_of, range(2)))
+    runs = sum(Calibration().runs_of(number, STEPS) for number in range(2))
 
     def interrupted(*arguments):
         if len(taken) == runs:

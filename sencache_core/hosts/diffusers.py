@@ -317,7 +317,7 @@ def record(
         guidance: scale of classifier-free guidance; ``None``: a pipeline's own, else unknown, and
             what is measured are the conditional outputs instead of the guided ones.
         probes: how many errors to follow to the end, in runs of their own: each sample must then be
-            sampled ``Calibration(probes).runs_of(sample)`` times from the same noise.
+            sampled ``Calibration(probes).runs_of(sample, rounds)`` times from the same noise.
     """
     if guidance is None:
         guidance = getattr(model, "_guidance_scale", None)
