@@ -474,7 +474,8 @@ def tiny_wan() -> list[list[Node]]:
         "## SenCache at work, without any download\nThe bundled tiny model (Wan architecture, 5 M "
         "parameters) draws moving shapes. The upper branch samples with SenCache and runs half of "
         "the evaluations; the lower one samples the same seed in full. *SenCache Compare* says how "
-        "far the two clips are apart."
+        "far the two clips are apart. *SenCache Plan* shows beforehand which evaluations will run: "
+        "queue it alone, and give it the sampler's settings."
     )
     settings = {
         "seed": 7,
@@ -483,6 +484,9 @@ def tiny_wan() -> list[list[Node]]:
         "sampler_name": "euler",
         "scheduler": "simple",
     }
+
+    own = ("steps", "sampler_name", "scheduler")
+    planned = {name: settings[name] for name in own}
 
     def out(key: str, latent: str, name: str) -> list[Node]:
         frames = f"{key}.IMAGE"
@@ -515,7 +519,7 @@ def tiny_wan() -> list[list[Node]]:
                 title="KSampler (uncached)"
             ),
         ],
-        [viewer("sampler.LATENT")],
+        [viewer("sampler.LATENT"), Node("plan", "SenCachePlan", planned, {"model": "apply.model"})],
         [
             *out("cached", "viewer.latent", "sencache_tiny_cached"),
             *out("plain", "full.LATENT", "sencache_tiny_uncached"),
@@ -575,7 +579,8 @@ BUILD = """async (columns) => {
       else if (spec.type === "CLIPTextEncode") node.setSize([340, 130]);
       else if (spec.type === "SenCacheTinyPrompt") node.setSize([340, 150]);
       else if (spec.type === "SenCacheCompare") node.setSize([300, 260]);
-      else if (spec.type === "SenCacheStatsViewer") node.setSize([560, 480]);
+      else if (spec.type === "SenCacheStatsViewer") node.setSize([560, 500]);
+      else if (spec.type === "SenCachePlan") node.setSize([560, 420]);
       else if (/^Save|^Preview|^LoadImage$/.test(spec.type)) node.setSize([300, 430]);
       else node.setSize(node.computeSize().map((v, i) => (i ? v : Math.max(v, 280))));
       node.pos = [x, y];

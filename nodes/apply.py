@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sencache_core import REUSE_RULES, CacheConfig, Guards, RunReport, SenCache
 from ..sencache_core.config import TAPS
 from .host import ALIASES, CATEGORY, Throttle, make, send_event, show_text
-from .reports import Reports, mask_of
+from .reports import Reports
 from .sockets import POLICY, PROFILE, STATS, PolicyChoice
 
 _log = logging.getLogger("sencache")
@@ -292,7 +292,7 @@ class _Teller:
     def finished(self, report: RunReport) -> None:
         self.reports.post(report)
         short = (
-            f"{report.evaluations} of {len(report.steps)} evaluations run;\n{mask_of(report)}\n"
+            f"{report.evaluations} of {len(report.steps)} evaluations run;\n"
             f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved"
         )
         show_text("\n".join([short, *report.messages]), self.node)

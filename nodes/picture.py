@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, MARGIN = 1120, 28
+WIDTH, PLAN_WIDTH, MARGIN = 1120, 640, 28
 RUN_HEIGHT, HEAD, STRIP, GAP = 420, 84, 40, 18
 
 PAPER, INK, DIM, GRID = "#ffffff", "#1d2433", "#667085", "#e4e7ec"
@@ -36,42 +36,36 @@ def draw_reports(payload: dict) -> torch.Tensor:
 
 def draw_plan(plan: dict) -> torch.Tensor:
     """The plan of ``SenCache Plan`` as an image ``[1, H, W, 3]`` float32 in 0..1."""
-    titles = plan["title"].split("\n")
-    lines = [line for note in plan["notes"] for line in _wrap(note, 115)]
-    drawn = 280 if plan["mask"] else 0
-    head = MARGIN + 24 * len(titles) + 12
-    canvas = Image.new("RGB", (WIDTH, max(head + drawn + 22 * len(lines) + MARGIN, 120)), PAPER)
+    lines = [line for text in (plan["more"], *plan["notes"]) for line in _wrap(text, 80) if line]
+    drawn = 250 if plan["mask"] else 0
+    top = 48
+    canvas = Image.new("RGB", (PLAN_WIDTH, max(top + drawn + 22 * len(lines) + 12, 100)), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for number, line in enumerate(titles):
-        draw.text((MARGIN, MARGIN - 8 + 24 * number), line, fill=INK, font=_font(19))
+    draw.text((MARGIN, 14), plan["title"], fill=INK, font=_font(20))
     if drawn:
-        steps = [
-            {"decision": "computed" if letter == "C" else "reused", "score": error}
-            for letter, error in zip(plan["mask"], plan["errors"], strict=True)
-        ]
-        _draw_plan(draw, steps, head)
+        pairs = zip(plan["mask"], plan["errors"], strict=True)
+        kinds = {"C": "computed", ".": "reused"}
+        empty = {"limit": None, "error": None}
+        steps = [{"decision": kinds[letter], "score": error, **empty} for letter, error in pairs]
+        left, right = MARGIN + 40, PLAN_WIDTH - MARGIN
+        width = _strip(draw, steps, (left, top, right, top + STRIP))
+        caption = "error to be expected of a forecast there, relative to the true output"
+        draw.text((left, top + STRIP + 6), caption, fill=DIM, font=_font(14))
+        chart = (left, top + STRIP + 30, right, top + drawn - 34)
+        _curves(draw, chart, steps, width)
+        _numbers(draw, chart, len(steps), width)
     for number, line in enumerate(lines):
-        place = (MARGIN, head + drawn + 22 * number)
-        draw.text(place, line, fill=INK, font=_font(15))
+        draw.text((MARGIN, top + drawn + 22 * number), line, fill=INK, font=_font(15))
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
 
 
-def _draw_plan(draw: ImageDraw.ImageDraw, steps: Sequence[dict], top: int) -> None:
-    width = _strip(draw, steps, top)
-    caption = "expected error of a forecast, relative: what reuse costs, and what computing avoids"
-    draw.text((MARGIN + 60, top + STRIP + 6), caption, fill=DIM, font=_font(15))
-    chart = (MARGIN + 60, top + STRIP + 32, WIDTH - MARGIN, top + 240)
-    _curves(draw, chart, [{"limit": None, "error": None, **step} for step in steps], width)
-    _numbers(draw, chart, len(steps), width)
-
-
-def _strip(draw: ImageDraw.ImageDraw, steps: Sequence[dict], top: int) -> float:
+def _strip(draw: ImageDraw.ImageDraw, steps: Sequence[dict], box: tuple) -> float:
     """One cell an evaluation; returns the distance between two."""
-    left = MARGIN + 60
-    width = (WIDTH - MARGIN - left) / len(steps)
+    left, top, right, bottom = box
+    width = (right - left) / len(steps)
     for number, step in enumerate(steps):
-        box = (left + number * width, top, left + (number + 1) * width - 2, top + STRIP)
-        _cell(draw, box, step["decision"])
+        own = (left + number * width, top, left + (number + 1) * width - 2, bottom)
+        _cell(draw, own, step["decision"])
     return width
 
 
@@ -79,7 +73,6 @@ def _numbers(draw: ImageDraw.ImageDraw, chart: tuple, count: int, width: float) 
     for number in range(0, count, max(1, math.ceil(count / 12))):
         x = chart[0] + (number + 0.5) * width
         draw.text((x, chart[3] + 6), str(number), fill=DIM, font=_font(13), anchor="ma")
-    draw.text((MARGIN, chart[3] + 6), "evaluation", fill=DIM, font=_font(13), anchor="la")
 
 
 def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
@@ -95,11 +88,12 @@ def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
     if not steps:
         return
     strip = top + HEAD
-    width = _strip(draw, steps, strip)
+    width = _strip(draw, steps, (MARGIN + 60, strip, WIDTH - MARGIN, strip + STRIP))
     _legend(draw, run, MARGIN + 60, strip + STRIP + 6)
     chart = (MARGIN + 60, strip + STRIP + 40, WIDTH - MARGIN, top + RUN_HEIGHT - 34)
     _curves(draw, chart, steps, width)
     _numbers(draw, chart, len(steps), width)
+    draw.text((MARGIN, chart[3] + 6), "evaluation", fill=DIM, font=_font(13), anchor="la")
 
 
 def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:

@@ -125,7 +125,8 @@ class SenCachePlan(io.ComfyNode):
             sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
         sampler = sampler or comfy.samplers.sampler_object(sampler_name)
         shown = plan_of(model, schedule_of(sigmas, sampler))
-        text = "\n".join(line for line in (shown["title"], shown["mask"], *shown["notes"]) if line)
+        lines = (shown["title"], shown["mask"], shown["more"], *shown["notes"])
+        text = "\n".join(line for line in lines if line)  # a node shows two lines, or three
         show_text(text, cls.hidden.unique_id)
         picture = draw_plan(shown)
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
@@ -139,7 +140,7 @@ class SenCachePlan(io.ComfyNode):
 
 
 def plan_of(model, schedule) -> dict:
-    """``{"title", "mask", "error", "errors", "notes"}`` of the run that ``schedule`` asks for.
+    """``{"title", "more", "mask", "error", "errors", "notes"}`` of a run of ``schedule``.
 
     ``error`` and the entries of ``errors``, one an evaluation, are ``None`` where not known.
     """
@@ -171,15 +172,16 @@ def plan_of(model, schedule) -> dict:
 
 
 def _unknown(why: str) -> dict:
-    return {"title": "No plan", "mask": "", "error": None, "errors": [], "notes": [why]}
+    return {**_plan("", None, [], [why]), "title": "No plan"}
 
 
 def _plan(mask: str, error: float | None, errors: list[float | None], notes: list[str]) -> dict:
-    title = f"{mask.count('C')} of {len(mask)} evaluations will be computed"
+    title, more = f"{mask.count('C')} of {len(mask)} evaluations will be computed", ""
     reused = [e for letter, e in zip(mask, errors, strict=True) if letter == "." and e is not None]
     if reused:
         mean, worst = sum(reused) / len(reused), max(reused)
-        title += f";\nforecasts off by {mean:.1%} on average, {worst:.1%} at most"
+        more = f"forecasts off by {mean:.1%} on average, {worst:.1%} at most"
     if reused and error is not None:
-        title += f";\nfinal latent off by about {error:.3g} (RMS, first order)"
-    return {"title": title, "mask": mask, "error": error, "errors": errors, "notes": list(notes)}
+        more += f"; final latent off by about {error:.2g} (RMS, first order)"
+    shown = {"title": title, "more": more, "mask": mask}
+    return {**shown, "error": error, "errors": errors, "notes": list(notes)}

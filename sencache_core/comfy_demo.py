@@ -64,7 +64,7 @@ def run_comfyui(
     for node in prompt.values():
         if node["class_type"] == "SenCacheApply":
             node["inputs"].update(budget=budget, rule=rule)
-        if node["class_type"] == "KSampler" and steps is not None:
+        if node["class_type"] in ("KSampler", "SenCachePlan") and steps is not None:
             node["inputs"]["steps"] = steps
     out.mkdir(parents=True, exist_ok=True)
     with (

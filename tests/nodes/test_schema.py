@@ -257,6 +257,17 @@ def test_payload_is_plain_json(pack):
     assert 0 <= picture.min() and picture.max() <= 1 and picture.std() > 0.05
 
 
+def test_a_plan_is_drawn(pack):
+    plan, picture = pack.part("nodes.plan"), pack.part("nodes.picture")
+    for shown in (
+        plan._plan("CC.C..C", 0.01, [None, None, 0.1, 0.2, 0.1, 0.3, 0.2], ["A note."]),
+        plan._plan("CCC", 0.0, [None] * 3, []),
+        plan._unknown("Why not."),
+    ):
+        drawn = picture.draw_plan(shown)
+        assert drawn.shape[0] == 1 and drawn.shape[-1] == 3 and drawn.std() > 0.05
+
+
 def test_empty_payload_says_what_to_do(pack):
     viewer = pack.part("nodes.viewer")
     data = viewer.payload([], [])
