@@ -124,7 +124,8 @@ def make_case(
         raise ValueError("need at least one clip to test, to tune and to calibrate on")
     if host not in HOSTS:
         raise ValueError(f"host {host!r} is not one of {', '.join(HOSTS)}")
-    held_out, known = held_out_prompts(), calibration_prompts(max(24, calibration_samples, tune_samples))
+    most = max(24, calibration_samples, tune_samples)
+    held_out, known = held_out_prompts(), calibration_prompts(most)
     assert not set(held_out) & set(known), "a calibration prompt is among the test prompts"
     regime = model.regime(regime)
     return Case(

@@ -1,16 +1,19 @@
-"""SenCache's own rows, through its diffusers host."""
+"""SenCache's own rows, through its diffusers host: the default and its ablations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
 
 from sencache_core.calibration import Calibration
 from sencache_core.config import CacheConfig
 from sencache_core.hosts.diffusers import attach, record
-from sencache_core.policies import Interval, Planned, Policy, SenCache
+from sencache_core.policies import Interval, Planned, SenCache
 from sencache_core.profile import Profile, ProfileHeader, combine
-from sencache_core.reuse import Fitted, Hold, Linear, Quadratic, ReuseRule
+from sencache_core.reuse import Hold, Linear, Quadratic
 
 from .case import Case
 from .method import Method, Setting, Sweep
@@ -38,17 +41,20 @@ def cached(
 
 
 def profile(case: Case) -> Profile:
-    """Sensitivities measured on the case's calibration clips.
+    """Sensitivities measured on the case's calibration clips, once for all methods.
 
     Raises:
         RuntimeError: a calibration clip gave no complete recording.
     """
+    for known in case.prepared.values():
+        if isinstance(known, Profile):
+            return known
     guidance, runs = case.regime.guidance, Calibration()
     with record(
         case.model.module, case.host.scheduler, guidance=guidance, probes=runs.probes
     ) as measured:
         for number, (prompt, seed) in enumerate(case.calibration):
-            for _ in range(runs.runs_of(number)):
+            for _ in range(runs.runs_of(number, case.regime.steps)):
                 case.sample(prompt, seed)
         measured.close()
         recordings = measured.recordings
@@ -57,35 +63,54 @@ def profile(case: Case) -> Profile:
     header = ProfileHeader(
         family=case.model.family,
         sigmas=tuple(step.sigma for step in measured.reports[0].steps),
-        guidance=case.regime.guidance,
+        guidance=guidance,
         samples=len(recordings),
         source="sencache bench",
     )
     return combine(recordings, header)
 
 
-def _planned(name: str, policy: Policy | None = None, rule: ReuseRule | None = None, **options):
-    """A variant of our default with a profile of the case."""
+def without_gain(measured: Profile) -> Profile:
+    """The profile with every error taken to reach the end as it is."""
+    gain = np.ones_like(measured.moments.gain)
+    return replace(measured, moments=replace(measured.moments, gain=gain))
+
+
+def _calibrated(name: str, **options) -> Method:
+    """A method whose configuration differs from the default by ``options``; it has a profile."""
+    edit = options.pop("edit", lambda measured: measured)
 
     def config(case: Case, budget: float) -> CacheConfig:
-        return CacheConfig(
-            policy or Planned(), rule or Fitted(), budget=budget, profile=_shared(case), **options
-        )
+        return CacheConfig(**options, budget=budget, profile=edit(profile(case)))
 
     return cached(name, config, calibrated=True)
 
 
-def _shared(case: Case) -> Profile:
-    return next(value for value in case.prepared.values() if isinstance(value, Profile))
-
+#: The default, and the default with one part taken away.
+ABLATIONS = (
+    _calibrated("planned"),
+    _calibrated("planned-hold", rule=Hold()),
+    _calibrated("planned-linear", rule=Linear()),
+    _calibrated("planned-quadratic", rule=Quadratic()),
+    _calibrated("planned-no-gain", edit=without_gain),
+    _calibrated("planned-no-correction", policy=Planned(correct=False)),
+    _calibrated("planned-no-hindsight", hindsight=False),
+    cached("planned-no-profile", lambda case, budget: CacheConfig(budget=budget)),
+    _calibrated("alphas-only", policy=SenCache(), rule=Linear(), hindsight=False),
+)
 
 METHODS = (
-    _planned("planned"),
-    cached("sencache", lambda case, budget: CacheConfig(SenCache(), Linear(), budget=budget)),
+    *ABLATIONS,
+    cached(
+        "sencache",
+        lambda case, budget: CacheConfig(SenCache(), Linear(), budget=budget, hindsight=False),
+    ),
     *(
         cached(
             f"interval-{rule.name}",
-            lambda case, budget, rule=rule: CacheConfig(Interval(), rule, budget=budget),
+            lambda case, budget, rule=rule: CacheConfig(
+                Interval(), rule, budget=budget, hindsight=False
+            ),
         )
         for rule in (Hold(), Linear(), Quadratic())
     ),

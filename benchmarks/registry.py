@@ -10,7 +10,7 @@ from .method import Method
 #: Modules with a tuple ``METHODS``. One that brings a host of its own adds it to ``host.HOSTS``.
 #: What they need beyond diffusers they import when a method is attached, so that a package that is
 #: missing becomes the ``error`` of its own rows.
-MODULES = ("ours", "peers", "cache_dit_peers", "comfy_peers")
+MODULES = ("ours", "oracle", "peers", "cache_dit_peers", "comfy_peers")
 
 
 def find_methods(names: Sequence[str] | None = None) -> list[Method]:

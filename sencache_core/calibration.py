@@ -25,7 +25,7 @@ class Calibration:
         probed: samples that are probed, from the first.
     """
 
-    def __init__(self, probes: int = PROBES, probed: int = 2) -> None:
+    def __init__(self, probes: int = PROBES, probed: int = 3) -> None:
         self.probes, self.probed = probes, probed
         self._recorders: list[Recorder] = []
         self._rounds: list[int] = []

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .types import Anchor
+from .types import Anchor, Branch
 
 #: Largest share by which the response may feed back into the correction (ours): beyond it the
 #: first-order picture has ended.
@@ -33,13 +33,16 @@ Interpolate = Callable[[Sequence[float], float], Sequence[float]]
 class Debt:
     """What one branch's forecasts have moved the latent by since its last true output.
 
+    Every forecast is a weighted sum of the same few true outputs, so is their sum: it is kept as
+    weights, and costs no memory.
+
     Attributes:
-        moved: sum of transported ``b_j forecast_j``, float32, latent-sized.
+        moved: weight of each output in the branch's history, transported to the present latent.
         rounds: forecasts in it.
     """
 
-    moved: Tensor
-    rounds: int = 1
+    moved: list[float]
+    rounds: int = 0
 
 
 @dataclass
@@ -58,32 +61,31 @@ class Hindsight:
     interpolate: Interpolate
     response: Callable[[float], float]
     skipped: list[tuple[float, int]] = field(default_factory=list)
-    debts: dict = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(debt.moved.nbytes for debt in self.debts.values())
+    debts: dict[Branch, Debt] = field(default_factory=dict)
 
     def skip(self, t: float, index: int) -> None:
         """A round at ``t``, schedule step ``index``, is about to be answered by forecasts."""
         a, _ = self.transitions[index]
         for debt in self.debts.values():
-            debt.moved.mul_(a)
+            debt.moved = [a * weight for weight in debt.moved]
         self.skipped.append((t, index))
 
-    def book(self, branch, forecast: Tensor) -> None:
-        """Add the forecast that ``branch`` was given in the present round. It is only read."""
+    def book(self, branch: Branch, weights: Sequence[float], held: int) -> None:
+        """``branch`` was given a forecast in the present round.
+
+        Args:
+            branch: its key.
+            weights: of the newest outputs of its history in the forecast, the newest last.
+            held: length of the history.
+        """
         _, b = self.transitions[self.skipped[-1][1]]
-        debt = self.debts.get(branch)
-        if debt is None:
-            self.debts[branch] = Debt(forecast.float() * b)
-        else:
-            debt.moved.add_(forecast, alpha=b)
-            debt.rounds += 1
+        debt = self.debts.setdefault(branch, Debt([0.0] * held))
+        for place, weight in enumerate(weights, start=held - len(weights)):
+            debt.moved[place] += b * weight
+        debt.rounds += 1
 
     def settle(
-        self, branch, y: Tensor, t: float, index: int, history: Sequence[Anchor]
+        self, branch: Branch, y: Tensor, t: float, index: int, history: Sequence[Anchor]
     ) -> tuple[Tensor, Tensor] | None:
         """Correct a true output after a run of reuse.
 
@@ -98,17 +100,19 @@ class Hindsight:
         """
         debt = self.debts.pop(branch, None)
         a, b = self.transitions[index]
-        if debt is None or debt.rounds != len(self.skipped) or b == 0:
+        if debt is None or debt.rounds != len(self.skipped) or len(debt.moved) != len(history):
+            return None
+        if b == 0:
             return None
         times = [*(anchor.t for anchor in history), t]
-        total = [0.0] * len(times)
+        total = [-weight for weight in debt.moved] + [0.0]
         transport = 1.0
         for when, step in reversed(self.skipped):
             factor = transport * self.transitions[step][1]
             for place, weight in enumerate(self.interpolate(times, when)):
                 total[place] += factor * weight
             transport *= self.transitions[step][0]
-        off = y.float() * total[-1] - debt.moved
+        off = y.float() * total[-1]
         for weight, anchor in zip(total[:-1], history, strict=True):
             off.add_(anchor.y, alpha=weight)
         kappa = self.response(t)

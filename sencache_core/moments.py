@@ -29,12 +29,15 @@ class Moments:
         response: ``[S', T]``, change of the output along a displacement of the latent, per unit of
             it (a signed Rayleigh quotient of the Jacobian), outputs per latent. Both ``None`` if
             no error was followed: gain 1 and response 0 are taken.
+        lead: ``[T, T]``, as ``gram``, of the conditional output alone, on which a session measures
+            its errors; mean over samples.
     """
 
     t: np.ndarray
     gram: np.ndarray
     gain: np.ndarray | None = None
     response: np.ndarray | None = None
+    lead: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         t, gram = self.t, self.gram
@@ -47,6 +50,10 @@ class Moments:
         curves = [] if self.gain is None else [self.gain, self.response]
         if any(np.ndim(c) != 2 or np.shape(c)[1] != len(t) for c in curves):
             raise ValueError(f"gain and response must be {len(t)} values long for each sample")
+        if self.lead is not None:
+            if np.shape(self.lead) != gram.shape[1:]:
+                raise ValueError(f"the leading branch's moments must be {len(t)} by {len(t)}")
+            curves.append(self.lead)
         if not all(np.isfinite(a).all() for a in (t, gram, *curves)):
             raise ValueError("moments must be finite")
 
@@ -65,12 +72,25 @@ class Moments:
         spread = self._spread(times)
         return spread @ self.mean @ spread.T
 
+    def lead_at(self, times: Sequence[float]) -> np.ndarray:
+        """``[n, n]`` of the leading branch; of the guided output where that is all there is."""
+        spread = self._spread(times)
+        return spread @ (self.mean if self.lead is None else self.lead) @ spread.T
+
     def gain_at(self, t: float) -> float:
         """Terminal sensitivity at ``t``: geometric mean over samples, linear in log between."""
         if self.gain is None:
             return 1.0
         logs = np.log(np.maximum(self.gain, 1e-6)).mean(axis=0)
         return float(np.exp(np.interp(t, self.t, logs)))
+
+    def gains_at(self, times: Sequence[float]) -> np.ndarray:
+        """``[S, n]`` for each sample: its own where it was probed, else :meth:`gain_at`."""
+        common = np.array([self.gain_at(t) for t in times])
+        out = np.tile(common, (len(self.gram), 1))
+        for sample, curve in enumerate([] if self.gain is None else self.gain[: len(self.gram)]):
+            out[sample] = np.exp(np.interp(times, self.t, np.log(np.maximum(curve, 1e-6))))
+        return out
 
     def response_at(self, t: float) -> float:
         """Mean response at ``t``, linear between measured times."""

@@ -27,6 +27,7 @@ class Seen(NamedTuple):
         x: sketch of the latent, per modality.
         sigma, t: noise level and time coordinate.
         guided: sketch of the guided output ``[B, n]`` float32, ``None`` if none was seen.
+        lead: the same of the leading branch's.
         outputs: payload by branch in main memory, empty unless the run was kept for probes.
     """
 
@@ -34,6 +35,7 @@ class Seen(NamedTuple):
     sigma: float
     t: float
     guided: Tensor | None
+    lead: Tensor | None
     outputs: dict[Branch, Tensor]
 
 
@@ -131,7 +133,9 @@ class Probe:
         )
         self.report.steps.append(record)
         if ordinal < len(self._seen):
-            offset = _flat(self._x) - _flat(self._seen[ordinal].x)
+            here, there = _flat(self._x), _flat(self._seen[ordinal].x)
+            self._same &= here.shape == there.shape
+            offset = here - there if here.shape == there.shape else torch.zeros_like(here)
             if replay:
                 self._same &= bool(_norm(offset) <= 1e-2 * DISPLACEMENT * math.sqrt(len(offset)))
             elif self._displaced is None:
@@ -141,8 +145,9 @@ class Probe:
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
         if self._ordinal > self.at:
             return None
-        known = self._seen[self._ordinal].outputs
-        if any(branch not in known for branch in branches):
+        known = self._seen[self._ordinal].outputs if self._ordinal < len(self._seen) else {}
+        chunk = (shape[0] // len(branches), *shape[1:])
+        if any(branch not in known or known[branch].shape != chunk for branch in branches):
             self._same = False
             return None
         parts = [known[branch] for branch in branches]
@@ -164,7 +169,8 @@ class Probe:
     def _close_round(self) -> None:
         if self._ordinal == self.at + 1 and self._response is None:
             base, now = self._seen[self.at + 1].guided, guided(self._outputs, self.guidance)
-            if now is not None and base is not None and now.numel() == self._displaced.numel():
+            seen = self._same and now is not None and base is not None
+            if seen and now.numel() == self._displaced.numel():
                 change = (now - base).reshape(-1)
                 along = self._displaced
                 self._response = (change @ along) / (along @ along).clamp_min(1e-24)

@@ -26,7 +26,7 @@ CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
 LAGGED = ("error_hold", "error_linear", "error_quadratic")
 
 #: Arrays of the moments, see ``moments.py``.
-MOMENTS = ("t", "gram", "gain", "response")
+MOMENTS = ("t", "gram", "gain", "response", "lead")
 
 
 class ProfileError(ValueError):
@@ -218,6 +218,7 @@ class Recording:
         curves: ``[T]`` or ``[T, L]`` by name; ``nan`` where a lag had no history yet.
         visited: ``[N]`` times of all rounds, in the order of the run.
         gram: ``[N, N]`` inner products of the guided outputs at them, ``None`` if not seen.
+        lead: ``[N, N]``, the same of the leading branch.
         travels: ``(t, gain, response)`` of each probe.
     """
 
@@ -225,6 +226,7 @@ class Recording:
     curves: Mapping[str, np.ndarray]
     visited: tuple[float, ...] = ()
     gram: np.ndarray | None = None
+    lead: np.ndarray | None = None
     travels: Sequence[tuple[float, float, float]] = ()
 
 
@@ -260,9 +262,10 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
     order = np.argsort(first.visited)
     t = np.asarray(first.visited, dtype=np.float64)[order]
     gram = np.stack([r.gram[np.ix_(order, order)] for r in recordings])
+    lead = np.mean([r.lead for r in recordings], axis=0)[np.ix_(order, order)]
     probed = [sorted(r.travels) for r in recordings if r.travels]
     if not probed:
-        return Moments(t, gram)
+        return Moments(t, gram, lead=lead)
     gains, responses = [], []
     for travels in probed:
         when, gain, response = np.asarray(travels, dtype=np.float64).T
@@ -270,7 +273,7 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
         logs = np.log(np.maximum([1.0, *gain], 1e-6))
         gains.append(np.exp(np.interp(t, [min(0.0, when[0] - 1e-6), *when], logs)))
         responses.append(np.interp(t, when, response))
-    return Moments(t, gram, np.stack(gains), np.stack(responses))
+    return Moments(t, gram, np.stack(gains), np.stack(responses), lead)
 
 
 def _filled(curve: np.ndarray) -> np.ndarray:

@@ -163,7 +163,8 @@ class Recorder:
         now = self._now
         if now is not None:
             output = guided(self._sketches, self.guidance)
-            self.seen.append(Seen(now.x, now.sigma, now.t, output, self._outputs))
+            lead = self._sketches.get(self._leader)
+            self.seen.append(Seen(now.x, now.sigma, now.t, output, lead, self._outputs))
             self._sketches, self._outputs = {}, {}
             self._previous, self._now = now, None
 
@@ -199,19 +200,34 @@ class Recorder:
         # Samplers that go back up visit a time twice; a table needs each once: the first visit.
         keep = np.sort(np.unique(np.round(times, 9), return_index=True)[1]) if times else []
         rows = {n: c[keep] for n, c in curves.items()}
-        return Recording(tuple(times[k] for k in keep), rows, *self._gram(), tuple(self.travels))
+        curves = {n: c[keep] for n, c in curves.items()}
+        visited = self._visited()
+        grams = (_gram([r.guided for r in visited]), _gram([r.lead for r in visited]))
+        if any(gram is None for gram in grams):
+            visited, grams = [], (None, None)
+        return Recording(
+            tuple(times[k] for k in keep),
+            curves,
+            tuple(r.t for r in visited),
+            *grams,
+            tuple(self.travels),
+        )
 
-    def _gram(self) -> tuple[tuple[float, ...], np.ndarray | None]:
-        """Times and inner products of the guided outputs, each time once: the first visit."""
-        first: dict[float, Tensor] = {}
+    def _visited(self) -> list[Seen]:
+        """Rounds whose outputs were seen, each time once: the first visit."""
+        first: dict[float, Seen] = {}
         for seen in self.seen:
-            if seen.guided is not None:
-                first.setdefault(round(seen.t, 9), seen.guided.reshape(-1))
-        if len({len(y) for y in first.values()}) != 1:
-            return (), None
-        outputs = torch.stack(list(first.values()))
-        gram = (outputs @ outputs.T / outputs.shape[1]).cpu().double().numpy()
-        return tuple(first), gram
+            if seen.guided is not None and seen.lead is not None:
+                first.setdefault(round(seen.t, 9), seen)
+        return list(first.values())
+
+
+def _gram(outputs: Sequence[Tensor]) -> np.ndarray | None:
+    """``[N, N]`` inner products per entry; ``None`` if there are none or shapes differ."""
+    if len({y.shape for y in outputs}) != 1:
+        return None
+    flat = torch.stack([y.reshape(-1) for y in outputs])
+    return (flat @ flat.T / flat.shape[1]).cpu().double().numpy()
 
 
 def _lags() -> range:

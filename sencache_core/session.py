@@ -128,7 +128,6 @@ class Session:
         self._reused_in_a_row = 0
         self._saved = False
         self._leader: Branch | None = None
-        self._leader_y: Tensor | None = None
         self._errors: list[tuple[StepRecord, Tensor]] = []
         # Error of the rule's forecast at the last true evaluation; after a run of reuse also that
         # of holding.
@@ -225,10 +224,12 @@ class Session:
             return None
         self.report.calls_saved += 1
         self._saved = True
-        parts = [self._rule_in_force.predict(self._step.t, h) for h in histories]
+        t, rule = self._step.t, self._rule_in_force
+        parts = [rule.predict(t, history) for history in histories]
         if self._hindsight is not None:
-            for branch, part in zip(branches, parts, strict=True):
-                self._hindsight.book(branch, part)
+            for branch, history in zip(branches, histories, strict=True):
+                used = [anchor.t for anchor in history[-rule.history :]]
+                self._hindsight.book(branch, rule.weights(used, t), len(history))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _fresh(self, history: list[Anchor] | None) -> bool:
@@ -247,7 +248,6 @@ class Session:
             if history and history[-1].y.shape != part.shape:
                 history.clear()
             if self._leads(branch):
-                self._leader_y = part
                 self._judge(part, history)
             kept, given = self._settle(branch, part, history) or (part, part)
             corrected |= given is not part
@@ -298,14 +298,13 @@ class Session:
         if self._decision.reuse:
             self._reused_in_a_row += 1
         else:
-            self._state = self.policy.observe(self._step, self._leader_y, self._state)
+            self._state = self.policy.observe(self._step, self._state)
             self._last, self._reused_in_a_row = self._step, 0
             if self._hindsight is not None:
                 self._hindsight.evaluated()
-        self._leader_y = self._step = None
+        self._step = None
         held = sum(a.y.nbytes for h in self._history.values() for a in h)
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
-        held += self._hindsight.nbytes if self._hindsight is not None else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
 
     def finish(self, completed: bool) -> RunReport:

@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
-
 from ..families import Family
 from ..moments import Moments
 from ..schedule import Schedule
@@ -94,12 +92,11 @@ class Policy(ABC):
             been asked before, see ``Guarded``.
         """
 
-    def observe(self, step: Step, y: Tensor | None, state: Any) -> Any:
+    def observe(self, step: Step, state: Any) -> Any:
         """Learn from a true evaluation at ``step``, whether this policy or a guard asked for it.
 
         Args:
             step: the round.
-            y: payload of the leading branch, not to be written to; ``None`` if none was seen.
             state: as returned by the call before.
 
         Returns:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from ..types import Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 
@@ -31,5 +29,5 @@ class Guarded(Policy):
             return Decision(False, reason), state
         return self.inner.decide(step, last, state)
 
-    def observe(self, step: Step, y: Tensor | None, state: Any) -> Any:
-        return self.inner.observe(step, y, state)
+    def observe(self, step: Step, state: Any) -> Any:
+        return self.inner.observe(step, state)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from torch import Tensor
-
 from ..types import Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 
@@ -45,7 +43,7 @@ class Interval(Policy):
             return Decision(False, Reason.SCHEDULED_COMPUTE), state
         return Decision(True, Reason.SCHEDULED_REUSE), state + 1
 
-    def observe(self, step: Step, y: Tensor | None, state: float) -> float:
+    def observe(self, step: Step, state: float) -> float:
         return self._carried(state)
 
     def _due(self, passed: float) -> bool:

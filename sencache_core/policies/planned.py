@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar
-
-from torch import Tensor
 
 from ..planner import Plan, Planner, Round, parse_mask
 from ..solver import round_weights
@@ -89,8 +88,12 @@ class Planned(Policy):
         if self.mask:
             plan = Plan(self.fit_mask(len(rounds)))
             return PlanState(None, plan, plan.evaluations, hardness)
-        planner = Planner(
-            rounds, run.moments, self.guards.longest_run, run.transitions is not None, self.risk
+        planner = _planner(
+            tuple(rounds),
+            run.moments,
+            self.guards.longest_run,
+            run.transitions is not None,
+            self.risk,
         )
         wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
         wanted = max(wanted, planner.fewest())
@@ -134,7 +137,7 @@ class Planned(Policy):
         except ValueError:
             return  # forced rounds have used up the room: the plan in force stays
 
-    def observe(self, step: Step, y: Tensor | None, state: PlanState) -> PlanState:
+    def observe(self, step: Step, state: PlanState) -> PlanState:
         if step.ordinal < len(state.plan.mask):
             state.done.append(step.ordinal)
             if not state.plan.mask[step.ordinal] and state.planner is not None:
@@ -147,6 +150,12 @@ class Planned(Policy):
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return replace(self, evaluations=evaluations, guards=guards)
+
+
+@lru_cache(maxsize=4)
+def _planner(rounds, moments, longest, hindsight, risk) -> Planner:
+    """A planner, kept for the next run of the same settings: its costs take a moment to price."""
+    return Planner(rounds, moments, longest, hindsight, risk)
 
 
 def rounds_of(run: RunInfo, guards: Guards) -> list[Round]:

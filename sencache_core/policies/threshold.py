@@ -6,8 +6,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor
-
 from ..types import Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 
@@ -110,7 +108,7 @@ class Budgeted(Policy):
         spent = state.left < needed and after <= len(state.steps)
         return Decision(spent, Reason.BUDGET_SPENT if spent else Reason.OVER, score, limit), state
 
-    def observe(self, step: Step, y: Tensor | None, state: BudgetState) -> BudgetState:
+    def observe(self, step: Step, state: BudgetState) -> BudgetState:
         state.left -= 1
         state.evaluated = step.ordinal
         state.factor = self._solve(state)

@@ -1,0 +1,100 @@
+"""The oracle: the best fixed schedule that a search on the true final error finds.
+
+It looks at the very clips it is then judged on. No method can: the row shows how much is left.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from sencache_core.config import CacheConfig
+from sencache_core.families import FAMILIES
+from sencache_core.hosts.diffusers import attach
+from sencache_core.planner import Plan
+from sencache_core.policies import Guards, Planned
+from sencache_core.schedule import Schedule
+
+from .case import Case
+from .measures import psnr
+from .method import Method, Setting, Sweep
+from .ours import profile, without_gain
+
+#: Schedules tried for one budget.
+TRIALS = 60
+#: Temperature of the first trial in dB; it falls to 0 evenly.
+TEMPERATURE = 0.4
+#: Farthest that one move shifts an evaluation, in steps, but for one move in four.
+NEAR = 3
+
+
+def search(case: Case, budget: float) -> str:
+    """Simulated annealing over masks of one length and count; the score is the mean PSNR in dB."""
+    chance, seen = random.Random(0), {}
+
+    def score(mask: str) -> float:
+        if mask not in seen:
+            clips = [case.clip(ORACLE, {"mask": mask}, *test) for test in case.tests]
+            figures = [
+                psnr(case.model.decode(clip.latent), case.model.decode(reference.latent))
+                for clip, reference in zip(clips, case.uncached, strict=True)
+            ]
+            seen[mask] = sum(figures) / len(figures)
+        return seen[mask]
+
+    now = best = max(_starts(case, budget), key=score)
+    for trial in range(TRIALS):
+        mask = _moved(now, chance)
+        gained = score(mask) - score(now)
+        heat = TEMPERATURE * (1 - trial / TRIALS)
+        if gained > 0 or chance.random() < math.exp(gained / max(heat, 1e-9)):
+            now = mask
+            best = max(best, now, key=score)
+    return best
+
+
+def _starts(case: Case, budget: float) -> list[str]:
+    measured = profile(case)
+    configs = [
+        CacheConfig(budget=budget, profile=measured),
+        CacheConfig(budget=budget, profile=without_gain(measured)),
+        CacheConfig(budget=budget, profile=measured, hindsight=False),
+    ]
+    return list({str(_plan(case, config)) for config in configs})
+
+
+def _plan(case: Case, config: CacheConfig) -> Plan:
+    header = config.profile.header
+    family = FAMILIES[case.model.family]
+    sampler = "euler" if family.prediction == "flow" else "ddim"
+    return config.plan(family, Schedule((*header.sigmas, 0.0), sampler))
+
+
+def _moved(mask: str, chance: random.Random) -> str:
+    """One evaluation, but the first, moved to where there was none."""
+    letters = list(mask)
+    used = [k for k, letter in enumerate(letters) if letter == "C" and k > 0]
+    free = [k for k, letter in enumerate(letters) if letter != "C"]
+    source = chance.choice(used)
+    near = [k for k in free if abs(k - source) <= NEAR]
+    target = chance.choice(near if near and chance.random() < 0.75 else free)
+    letters[source], letters[target] = ".", "C"
+    return "".join(letters)
+
+
+def _attach(case: Case, setting: Setting) -> AbstractContextManager:
+    anywhere = Guards(cooldown=0, longest_run=len(setting["mask"]))
+    config = CacheConfig(
+        Planned(mask=setting["mask"]), guards=anywhere, budget=None, profile=profile(case)
+    )
+    return attach(case.model.module, config, case.host.scheduler)
+
+
+def _sweeps(case: Case, budget: float) -> Sequence[Sweep]:
+    return [Sweep([{"mask": search(case, budget)}])]
+
+
+ORACLE = Method("oracle", _sweeps, _attach, prepare=profile)
+METHODS = (ORACLE,)
