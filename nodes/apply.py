@@ -293,7 +293,7 @@ class _Teller:
         self.reports.post(report)
         short = (
             f"{report.evaluations} of {len(report.steps)} evaluations run;\n"
-            f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved"
+            f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved."
         )
         show_text("\n".join([short, *report.messages]), self.node)
         if self.verbose:

@@ -128,7 +128,7 @@ class SenCacheCalibrate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Runs of each of the first two samples that err on purpose at one step, "
+                        "Runs of each of the first three samples that err on purpose at one step, "
                         "to see how far the error travels. Each costs the steps after it, half a "
                         "run on average. 0 leaves this out: the plan then takes every step for "
                         "equally delicate."

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, PLAN_WIDTH, MARGIN = 1120, 640, 28
+WIDTH, PLAN_WIDTH, MARGIN = 1120, 760, 28
 RUN_HEIGHT, HEAD, STRIP, GAP = 420, 84, 40, 18
 
 PAPER, INK, DIM, GRID = "#ffffff", "#1d2433", "#667085", "#e4e7ec"
@@ -36,8 +36,8 @@ def draw_reports(payload: dict) -> torch.Tensor:
 
 def draw_plan(plan: dict) -> torch.Tensor:
     """The plan of ``SenCache Plan`` as an image ``[1, H, W, 3]`` float32 in 0..1."""
-    lines = [line for text in (plan["more"], *plan["notes"]) for line in _wrap(text, 80) if line]
-    drawn = 250 if plan["mask"] else 0
+    lines = [line for text in (plan["more"], *plan["notes"]) for line in _wrap(text, 100) if line]
+    drawn = 220 if plan["mask"] else 0
     top = 48
     canvas = Image.new("RGB", (PLAN_WIDTH, max(top + drawn + 22 * len(lines) + 12, 100)), PAPER)
     draw = ImageDraw.Draw(canvas)

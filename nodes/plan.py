@@ -125,8 +125,8 @@ class SenCachePlan(io.ComfyNode):
             sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
         sampler = sampler or comfy.samplers.sampler_object(sampler_name)
         shown = plan_of(model, schedule_of(sigmas, sampler))
-        lines = (shown["title"], shown["mask"], shown["more"], *shown["notes"])
-        text = "\n".join(line for line in lines if line)  # a node shows two lines, or three
+        lines = (f"{shown['title']}:", shown["mask"], shown["more"], *shown["notes"])
+        text = "\n".join(line for line in lines if line)  # a node may show two of them only
         show_text(text, cls.hidden.unique_id)
         picture = draw_plan(shown)
         preview = ui.PreviewImage(picture, cls=cls).as_dict()
@@ -180,8 +180,8 @@ def _plan(mask: str, error: float | None, errors: list[float | None], notes: lis
     reused = [e for letter, e in zip(mask, errors, strict=True) if letter == "." and e is not None]
     if reused:
         mean, worst = sum(reused) / len(reused), max(reused)
-        more = f"forecasts off by {mean:.1%} on average, {worst:.1%} at most"
+        more = f"Forecasts off by {mean:.1%} on average, {worst:.1%} at most."
     if reused and error is not None:
-        more += f"; final latent off by about {error:.2g} (RMS, first order)"
+        more += f" Final latent off by about {error:.2g} (RMS, first order)."
     shown = {"title": title, "more": more, "mask": mask}
     return {**shown, "error": error, "errors": errors, "notes": list(notes)}

@@ -153,7 +153,7 @@ def test_the_plan_is_what_runs(server):
     assert outputs["images"]
     lines = outputs["text"][0].splitlines()
     assert lines[0].startswith(f"{STEPS // 2} of {STEPS} evaluations")
-    assert "forecasts off by" in lines[2] and "final latent" in lines[2]
+    assert "Forecasts off by" in lines[2] and "Final latent" in lines[2]
     mask = lines[1]
     ran = server.run(prompt)
     assert runs(ran)[0]["mask"] == mask
