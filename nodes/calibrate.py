@@ -9,7 +9,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..sencache_core import Profile, ProfileError, ProfileHeader, RunReport
-from ..sencache_core.calibration import PROBES, Calibration, probe_rounds
+from ..sencache_core.calibration import PROBES, Calibration
 from ..sencache_core.config import TAPS
 from ..sencache_core.profile import combine
 from . import folders
@@ -98,7 +98,7 @@ class SenCacheCalibrate(io.ComfyNode):
                     max=64,
                     tooltip=(
                         "Samples to average. Each takes about twice as long as an uncached run, "
-                        "the first two also their probes. More are steadier; 2 is enough to start "
+                        "the first three also their probes. More are steadier; 2 is enough to start "
                         "with, 8 is what the paper uses."
                     ),
                 ),
@@ -247,8 +247,7 @@ class _Progress:
 def _runs(calibration: Calibration, sample: int, progress: _Progress) -> Iterator[int]:
     """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
     yield 0
-    if calibration.runs_of(sample, progress.rounds) > 1:
-        yield from range(1, 1 + len(probe_rounds(progress.rounds, calibration.probes)))
+    yield from range(1, calibration.runs_of(sample, progress.rounds))
 
 
 def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float) -> Profile:
