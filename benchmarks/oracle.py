@@ -23,7 +23,7 @@ from .method import Method, Setting, Sweep
 from .ours import profile, without_gain
 
 #: Schedules tried for one budget.
-TRIALS = 60
+TRIALS = 30
 #: Temperature of the first trial in dB; it falls to 0 evenly.
 TEMPERATURE = 0.4
 #: Farthest that one move shifts an evaluation, in steps, but for one move in four.

@@ -14,9 +14,9 @@ import numpy as np
 from . import __version__
 from .comfy_demo import ComfyError, run_comfyui
 from .families import FAMILIES
-from .policies import POLICIES
+from .policies import POLICIES, Planned
 from .profile import AUTHORS_NUMEL, Profile, import_npz
-from .reuse import REUSE_RULES
+from .reuse import REUSE_RULES, Fitted
 from .tiny import SPECS
 from .tiny.sampling import cog_alphas
 
@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--budget", type=float, default=0.5, help="share of evaluations (0.5)")
     demo.add_argument("--steps", type=int, help="sampling steps (50)")
     demo.add_argument("--clips", type=int, default=4, help="clips per family (4)")
-    demo.add_argument("--rule", choices=list(REUSE_RULES), default="linear")
-    demo.add_argument("--policy", choices=list(POLICIES), default="sencache")
+    demo.add_argument("--rule", choices=list(REUSE_RULES), default=Fitted.name)
+    demo.add_argument("--policy", choices=list(POLICIES), default=Planned.name)
     demo.add_argument("--profile", metavar="FILE", help="measured sensitivities to use")
     demo.add_argument("--out", metavar="DIR", default="sencache-demo", help="folder for the clips")
     demo.add_argument("--json", metavar="FILE", help="also write the figures as JSON")

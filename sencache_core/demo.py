@@ -18,9 +18,9 @@ from .config import CacheConfig
 from .families import FAMILIES
 from .fingerprint import fingerprint
 from .metrics import Comparison, compare
-from .policies import POLICIES
+from .policies import POLICIES, Planned
 from .profile import Profile, ProfileHeader, combine
-from .reuse import REUSE_RULES
+from .reuse import REUSE_RULES, Fitted
 from .tiny import (
     COG_SCHEDULER,
     SPECS,
@@ -46,8 +46,8 @@ def run_demo(
     out_dir: str | Path,
     clips: int = 4,
     steps: int | None = None,
-    rule: str = "linear",
-    policy: str = "sencache",
+    rule: str = Fitted.name,
+    policy: str = Planned.name,
     profile: Profile | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def calibrate(
         samples: trajectories to average.
         steps: sampling steps; ``None`` takes the family's default (50).
         progress: show a progress bar.
-        probes: errors followed to the end, for the first two samples; each costs a part of a run.
+        probes: errors followed to the end, for the first samples; each costs a part of a run.
 
     Returns:
         The profile, and whether all samples were measured (``False`` after Ctrl-C).

