@@ -98,7 +98,7 @@ class SenCacheCalibrate(io.ComfyNode):
                     max=64,
                     tooltip=(
                         "Samples to average. Each takes about twice as long as an uncached run, "
-                        "the first three also their probes. More are steadier; 2 is enough to start "
+                        "the first three their probes too. More are steadier; 2 is enough to start "
                         "with, 8 is what the paper uses."
                     ),
                 ),
