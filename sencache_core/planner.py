@@ -243,29 +243,28 @@ class Planner:
         count, reach = len(self.rounds), self.longest + 1
         state = np.full((count, reach + 1), np.inf)
         state[done[-1], min(done[-1] - done[-2], reach) if len(done) > 1 else 0] = 0.0
+        ahead = np.arange(1, reach + 1)
+        source = np.arange(count)[:, None] - ahead
+        outside, source = source < 0, np.maximum(source, 0)
+        onward = np.where(outside[:, :, None], np.inf, costs[source, :, ahead])
         ends, trail = np.full(most + 1, np.inf), [None]
         before = np.zeros((count, reach + 1), dtype=np.int64)
         for number in range(1, most + 1):
             trail.append((state, before))
             ends[number] = self._end(costs, state)[0]
-            following = np.full_like(state, np.inf)
-            before = np.zeros_like(before)
-            for ahead in range(1, min(reach, count - 1) + 1):
-                ways = state[:-ahead] + costs[:-ahead, :, ahead]
-                before[ahead:, ahead] = ways.argmin(axis=1)
-                following[ahead:, ahead] = ways.min(axis=1)
-            state = following
+            ways = state[source] + onward
+            state, before = np.full_like(state, np.inf), np.zeros_like(before)
+            before[:, 1:] = ways.argmin(axis=2)
+            state[:, 1:] = np.take_along_axis(ways, before[:, 1:, None], axis=2)[:, :, 0]
         return ends, trail
 
     def _end(self, costs: np.ndarray, state: np.ndarray) -> tuple[float, tuple[int, int]]:
         """Cheapest way to the end of the run from any (last evaluation, distance before it)."""
-        count, reach = len(self.rounds), self.longest + 1
-        best, where = np.inf, (0, 0)
-        for i in range(max(0, count - reach), count):
-            ways = state[i] + costs[i, :, count - i]
-            if ways.min() < best:
-                best, where = float(ways.min()), (i, int(ways.argmin()))
-        return best, where
+        count = len(self.rounds)
+        last = np.arange(max(0, count - self.longest - 1), count)
+        ways = state[last] + costs[last, :, count - last]
+        place, back = np.unravel_index(ways.argmin(), ways.shape)
+        return float(ways[place, back]), (int(last[place]), int(back))
 
     def errors(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` expected RMS error of each sample's final latent; infinite if not allowed."""
@@ -278,16 +277,13 @@ class Planner:
 
     def describe(self, mask: Sequence[bool]) -> Plan:
         """A plan with the relative forecast errors to be expected along ``mask``."""
-        errors, done = [], []
-        size = np.sqrt(np.maximum(np.diag(self._lead), 1e-300))
-        for k, compute in enumerate(mask):
-            errors.append(float("nan"))
-            if done:
-                row = np.zeros((1, 1, len(mask)))
-                self._add(row, np.array([done[-2:]]), np.array([k]), np.ones((1, 1)))
-                square = np.maximum(row[0, 0] @ self._lead @ row[0, 0], 0)
-                errors[-1] = float(np.sqrt(square) / size[k])
-            if compute:
-                done.append(k)
+        done, wanted = np.flatnonzero(mask), np.arange(1, len(mask))
+        newest = np.searchsorted(done, wanted) - 1
+        known = done[np.stack([np.maximum(newest - 1, 0), newest], axis=1)]  # one twice: held
+        rows = np.zeros((1, len(wanted), len(mask)))
+        self._add(rows, known, wanted, np.ones((1, len(wanted))))
+        squares = np.einsum("pn,nm,pm->p", rows[0], self._lead, rows[0], optimize=True)
+        size = np.sqrt(np.maximum(np.diag(self._lead)[1:], 1e-300))
+        errors = (float("nan"), *(np.sqrt(np.maximum(squares, 0)) / size).tolist())
         error = float(np.exp(np.log(np.maximum(self.errors(mask), 1e-12)).mean()))
-        return Plan(tuple(mask), error, tuple(errors))
+        return Plan(tuple(mask), error, errors)

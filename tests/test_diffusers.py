@@ -10,13 +10,21 @@ import pytest
 import torch
 from host_contract import HALF, STEPS, Driver, HostContract, Interrupted, Job, Result
 
-from sencache_core import CacheConfig, Interval, Profile, ProfileError, ProfileHeader
+from sencache_core import (
+    CacheConfig,
+    Calibration,
+    Interval,
+    Profile,
+    ProfileError,
+    ProfileHeader,
+)
 from sencache_core.families import FAMILIES
 from sencache_core.profile import combine
 from sencache_core.tiny import COG_SCHEDULER, SPECS, forward
 
 diffusers = pytest.importorskip("diffusers")
 host = pytest.importorskip("sencache_core.hosts.diffusers")
+Clock = pytest.importorskip("sencache_core.hosts._diffusers").Clock
 
 TEXT = 32
 GUIDANCE = 3.0
@@ -435,6 +443,49 @@ def test_measuring_changes_nothing_and_gives_a_profile(wan, tmp_path):
     with host.attach(wan.module, config, wan.scheduler) as cached:
         wan()
     assert cached.reports[0].evaluations == STEPS // 2
+
+
+@pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox"])
+def test_calibration_of_a_batched_pair_is_that_of_the_guided_output(family):
+    """Guidance given, both halves of a ``cond_uncond`` call: moments as the sampler steps."""
+    sampler, outputs = Sampler(family), []
+    look = sampler.module.register_forward_hook(
+        lambda _, args, out: outputs.append(out[0] if isinstance(out, tuple) else out.sample)
+    )
+    plain = sampler(Job(batched=True))
+    look.remove()
+    halves = (y.flatten(1).double() for y in outputs)
+    guided = torch.stack([u + GUIDANCE * (c - u) for u, c in halves])
+    runs = Calibration(2, probed=1)
+    calls = 0
+    with host.record(sampler.module, sampler.scheduler, guidance=GUIDANCE, probes=2) as measured:
+        for _ in range(runs.runs_of(0, STEPS)):
+            out = sampler(Job(batched=True))
+            assert torch.equal(out, plain) == (not calls)
+            calls += sampler.calls
+        measured.close()
+    (recording,) = measured.recordings
+    # Each run's first call is made in any case: it shows in what container outputs come.
+    assert calls == runs.evaluations(1, STEPS) + 2
+    expected = guided @ guided.T / guided.shape[1]
+    assert np.allclose(recording.gram, expected.numpy(), rtol=1e-3, atol=1e-5)
+    assert len(recording.travels) == 2
+    assert all(np.isfinite(travel).all() and travel.gain > 0 for travel in recording.travels)
+    moments = combine([recording], ProfileHeader(family)).moments
+    assert moments.gain.shape == (1, STEPS)
+
+
+def test_a_first_transformers_last_step_ends_at_the_seconds_first():
+    """As the scheduler takes it: not at the boundary between them."""
+    scheduler = scheduler_of("wan")
+    scheduler.set_timesteps(STEPS)
+    times = scheduler.timesteps.tolist()
+    high = Clock(FAMILIES["wan"], lambda: scheduler, None, low=800.0).schedule(times[0])
+    low = Clock(FAMILIES["wan"], lambda: scheduler, None, high=800.0).schedule(
+        max(t for t in times if t < 800)
+    )
+    assert high.sigmas[-1] == low.sigmas[0]
+    assert (*high.sigmas, *low.sigmas[1:]) == pytest.approx(scheduler.sigmas.tolist())
 
 
 @pytest.mark.parametrize(

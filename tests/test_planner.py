@@ -131,7 +131,7 @@ def test_expected_error_is_the_weighted_sum_of_forecast_errors():
     gram = model.at([r.t for r in rounds])[0]
     missed = np.zeros(5)
     for k in (2, 3):
-        weight = rounds[k].weight * model.gain_at(rounds[k].t_after)
+        weight = rounds[k].weight * model.gain_at(rounds[k].t_after) ** planner.GAIN_POWER
         missed[:2] += weight * fitted_weights(gram, np.array([0, 1]), np.array(k))
         missed[k] -= weight
     assert made.errors((True, True, False, False, True))[0] == pytest.approx(

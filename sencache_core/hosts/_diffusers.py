@@ -65,12 +65,13 @@ class Clock:
             start = self.sigma(first)
             return Schedule(tuple(s * start for s in flow_sigmas(self.num_steps)), assumed=True)
         scheduler = self.scheduler()
-        known = [t for t in as_floats(scheduler.timesteps) if self.low <= t < self.high]
+        every = as_floats(scheduler.timesteps)
+        known = [t for t in every if self.low <= t < self.high]
         ahead = [t for t in known if t <= first * (1 + 1e-4)]
         if not ahead or not math.isclose(ahead[0], first, rel_tol=1e-4):
             return None
         name = type(scheduler).__name__
-        end = self.sigma(self.low) if self.low > 0 else 0.0
+        end = max(map(self.sigma, (t for t in every if t < self.low)), default=0.0)
         return Schedule((*map(self.sigma, ahead), end), _SAMPLERS.get(name, name))
 
     def _train_steps(self) -> int:

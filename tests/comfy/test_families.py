@@ -6,13 +6,13 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig
+from sencache_core import CacheConfig, SenCache
 
 pytestmark = pytest.mark.comfyui
 
 FULL = CacheConfig(budget=1.0, min_steps=1)
 FAMILY = {"wan": "wan", "ltxv": "ltx", "ltxav": "ltx2", "cog": "cogvideox"}
-ZERO = CacheConfig(min_steps=1).with_tolerance(0.0)
+ZERO = CacheConfig(policy=SenCache(), min_steps=1).with_tolerance(0.0)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "uni_pc"])

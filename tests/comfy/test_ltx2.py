@@ -6,7 +6,7 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig
+from sencache_core import CacheConfig, SenCache
 
 pytestmark = pytest.mark.comfyui
 
@@ -45,7 +45,7 @@ def test_either_modality_alone_raises_the_score(runs, host, monkeypatch):
     scores = []
     for moving in (slice(0, 0), slice(0, size), slice(size, None)):
         reports = runs.Reports()
-        patched = host.attach(case.model, CacheConfig(), reports)
+        patched = host.attach(case.model, CacheConfig(policy=SenCache()), reports)
         sigmas = runs.sigmas_of(patched, "euler", 12)
         runs.sample(patched, case, sampler=Mover(moving), sigmas=sigmas)
         scores.append(next(r.score for r in reports.last.steps if r.score is not None))

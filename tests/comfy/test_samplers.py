@@ -76,3 +76,19 @@ def test_first_and_second_evaluations_lie_on_the_grid(runs, host, name):
     grid = sigmas.tolist()
     for record in reports.last.steps:
         assert min(abs(record.sigma - s) for s in grid) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "cog_1_0"])
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpmpp_2m", "heun", "euler_ancestral"])
+def test_asked_and_achieved_cost_agree(runs, host, name, sampler):
+    """As tests/test_budget.py, but counted on the network below the real samplers."""
+    case = models.load(name)
+    for budget in (0.2, 0.35, 0.7):
+        reports = runs.Reports()
+        patched = host.attach(case.model, CacheConfig(budget=budget), reports)
+        with runs.counted(case.model) as calls:
+            runs.sample(patched, case, sampler=sampler, steps=20)
+        report = reports.last
+        assert report.evaluations == round(budget * len(report.steps))
+        assert report.calls == calls[0]
+        assert not any("cannot be met" in message for message in report.messages)

@@ -1,0 +1,182 @@
+"""Asked and achieved cost: every budget, on every kind of sampler, however the sample behaves."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import COND, UNCOND, noise
+
+from sencache_core import (
+    FAMILIES,
+    CacheConfig,
+    Guards,
+    Planned,
+    Profile,
+    ProfileHeader,
+    Recorder,
+    Schedule,
+    flow_sigmas,
+)
+from sencache_core.profile import combine
+from sencache_core.types import Reason
+
+SAMPLERS = ("euler", "uni_pc", "dpmpp_2m", "heun", "euler_ancestral")
+FAMILY_NAMES = ("wan", "ltx", "cogvideox")
+STEPS = (20, 30, 50)
+PERCENT = range(20, 101, 5)
+SHAPE = (1, 6)
+
+
+@cache
+def schedule_of(family: str, sampler: str, steps: int) -> Schedule:
+    """Shifted sigmas for the flow models, even angles for the v model (to 0, as they all run)."""
+    if FAMILIES[family].prediction == "flow":
+        return Schedule(flow_sigmas(steps, 5.0), sampler)
+    row, last = FAMILIES[family], steps
+    return Schedule(tuple(row.sigma(0.98 * (1 - k / last)) for k in range(steps + 1)), sampler)
+
+
+cached_noise = cache(noise)
+
+
+def output(t: float, seed: int = 0, roughness: float = 0.1):
+    """A smooth output with some noise on it, cheap and the same for the same ``t``."""
+    parts = cached_noise(3, 6, seed=seed)
+    fresh = cached_noise(1, 6, seed=round(t * 1e6) + seed)
+    return parts[0] + t * parts[1] + t * t * parts[2] + roughness * fresh
+
+
+@cache
+def profile_of(family: str) -> Profile:
+    """Measured with Euler on 20 steps, whatever the run's sampler."""
+    row, sched, recordings = FAMILIES[family], schedule_of(family, "euler", 20), []
+    for seed in range(2):
+        recorder = Recorder.start(row, sched, guidance=1.0)
+        for k, sigma in enumerate(sched.rounds):
+            recorder.begin((noise(*SHAPE, seed=seed) + 0.1 * k,), sigma)
+            y = output(row.time(sigma), seed)
+            recorder.observe((COND,), y, lambda s, seed=seed: output(row.time(s), seed))
+        recorder.finish(True)
+        recordings.append(recorder.recording())
+    return combine(recordings, ProfileHeader(family, sampler="euler", samples=2))
+
+
+def drive(config: CacheConfig, family: str, sched: Schedule, roughness, pair: bool = False):
+    """One run over the rounds that the sampler will visit, without the sampler."""
+    row, session = FAMILIES[family], config.start(FAMILIES[family], sched)
+    branches = (COND, UNCOND) if pair else (COND,)
+    shape = (len(branches), SHAPE[1])
+    for k, sigma in enumerate(sched.rounds):
+        session.begin((cached_noise(*SHAPE) + 0.05 * k,), sigma)
+        if session.predict(branches, shape) is None:
+            y = output(row.time(sigma), roughness=roughness(k))
+            session.observe(branches, torch.cat([y] * len(branches)), None)
+    return session.finish(True)
+
+
+def assert_met(report, budget: float):
+    """To the evaluation, unless guards ask for more; then it must say so."""
+    asked = max(1, round(budget * len(report.steps)))
+    if any("cannot be met" in message for message in report.messages):
+        assert report.evaluations > asked
+        return
+    assert report.evaluations == asked
+    assert abs(report.evaluations / len(report.steps) - budget) * len(report.steps) <= 1
+
+
+def hard_in_the_middle(k: int) -> float:
+    return 5.0 if 6 <= k < 12 else 0.01
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("measured", [False, True], ids=["prior", "profile"])
+def test_asked_and_achieved_cost_agree(measured, family, sampler, steps):
+    profile = profile_of(family) if measured else None
+    sched = schedule_of(family, sampler, steps)
+    for percent in PERCENT:
+        config = CacheConfig(budget=percent / 100, profile=profile)
+        assert_met(drive(config, family, sched, hard_in_the_middle), percent / 100)
+
+
+@settings(max_examples=60)
+@given(
+    budget=st.floats(0.1, 1.0),
+    seed=st.integers(0, 10**6),
+    family=st.sampled_from(FAMILY_NAMES),
+    sampler=st.sampled_from(SAMPLERS),
+    correct=st.booleans(),
+    risk=st.sampled_from([0.0, 0.5, 1.0]),
+    guards=st.builds(
+        Guards,
+        warmup=st.integers(1, 4),
+        cooldown=st.integers(0, 3),
+        longest_run=st.integers(1, 6),
+        start=st.floats(0, 0.3),
+        end=st.floats(0.7, 1.0),
+    ),
+)
+def test_agrees_however_hard_the_sample_is(budget, seed, family, sampler, correct, risk, guards):
+    """Errors at random, up to a thousand times those expected, make it plan anew all the time."""
+    rolls = torch.rand(60, generator=torch.Generator().manual_seed(seed)).tolist()
+    config = CacheConfig(Planned(correct=correct, risk=risk), guards=guards, budget=budget)
+    sched = schedule_of(family, sampler, 20)
+    report = drive(config, family, sched, lambda k: 10 ** (6 * rolls[k] - 4), pair=True)
+    assert_met(report, budget)
+    assert report.calls == report.evaluations
+
+
+def test_a_hard_stretch_draws_evaluations_from_an_easy_one():
+    """The correction moves them; without it the plan stays as it was."""
+    sched = schedule_of("wan", "euler", 50)
+
+    def computed(correct, roughness):
+        config = CacheConfig(policy=Planned(correct=correct), budget=0.4)
+        steps = drive(config, "wan", sched, roughness).steps
+        return [r.ordinal for r in steps if r.decision != "reused"]
+
+    def hard_late(k):
+        return 3.0 if k >= 25 else 1e-3
+
+    assert computed(False, hard_late) == computed(False, lambda k: 1e-3)
+    assert computed(True, hard_late) != computed(True, lambda k: 1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_what_a_guard_asks_for_in_mid_run_is_paid_for_elsewhere(sampler):
+    """A branch without history makes one planned reuse an evaluation."""
+    sched = schedule_of("wan", sampler, 30)
+    config = CacheConfig(budget=0.5)
+    session, asked = config.start(FAMILIES["wan"], sched), 0
+    for k, sigma in enumerate(sched.rounds):
+        reuse = session.begin((noise(*SHAPE) + 0.05 * k,), sigma).reuse
+        asked += reuse
+        y = output(sigma)
+        if reuse and asked in (2, 5):
+            y = torch.cat([y, y[:, :2]], dim=1)  # nothing of this shape is known
+        if session.predict((COND,), y.shape) is None:
+            session.observe((COND,), y, None)
+    report = session.finish(True)
+    reasons = [r.reason for r in report.steps]
+    assert reasons.count(Reason.NO_HISTORY.value) >= 2
+    assert report.evaluations == round(0.5 * len(report.steps))
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_plan_shown_is_the_plan_run(family, sampler):
+    """A sample that errs as expected, or is not asked, runs the schedule that was shown."""
+    config = CacheConfig(policy=Planned(correct=False), budget=0.4)
+    sched = schedule_of(family, sampler, 30)
+    plan = config.plan(FAMILIES[family], sched)
+    report = drive(config, family, sched, lambda k: 0.1)
+    run = "".join("." if r.decision == "reused" else "C" for r in report.steps)
+    assert run == str(plan)
+    pasted = CacheConfig(policy=Planned(mask=run), budget=0.9, guards=Guards(0 + 1, 0, 50))
+    again = drive(pasted, family, sched, lambda k: 0.1)
+    assert [r.decision == "reused" for r in again.steps] == [not c for c in plan.mask]
