@@ -42,7 +42,10 @@ class SenCachePlan(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model output of SenCache Apply, whose settings are planned with.",
+                    tooltip=(
+                        "The model that the sampler gets: of SenCache Apply, whose settings are "
+                        "planned with, or of a shift node after it."
+                    ),
                 ),
                 io.Int.Input(
                     "steps", default=30, min=1, max=10000, tooltip="Steps, as in your sampler."

@@ -119,6 +119,8 @@ def test_viewer_fills(page, vue):
         pytest.skip("the frontend of this ComfyUI shows no DOM widgets in Vue nodes")
     run_tiny(page, vue)
     assert page.locator(".sencache-view svg.chart title").count() == STEPS
+    mask = page.locator(".sencache-view .mask code").text_content()
+    assert len(mask) == STEPS and mask.count("C") == STEPS // 2
     page.wait_for_function(  # the chart is drawn anew whenever the node is laid out
         """() => {
           const box = document.querySelector(".sencache-view svg.chart")?.getBoundingClientRect();

@@ -70,6 +70,12 @@ def test_fewer_probes(calibrate, steps, probes, found):
     assert said[-1].endswith(f"1 samples, {steps - 1} noise levels, {found} probes")
 
 
+def test_the_stack_can_be_probed(calibrate):
+    run, said = calibrate
+    profile, _ = run(tap="stack", samples=1, probes=1)
+    assert profile.header.tap == "stack" and said[-1].endswith("1 probes")
+
+
 def test_an_interrupt_keeps_finished_samples(pack, calibrate, monkeypatch, tmp_path):
     from comfy.model_management import InterruptProcessingException
 
