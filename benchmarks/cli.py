@@ -12,7 +12,7 @@ from sencache_core.tiny import SPECS
 from .bench import run_bench
 from .models import REGIMES, load_checkpoint, load_tiny
 from .registry import find_methods
-from .report import table
+from .report import markdown, table
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -46,6 +46,8 @@ def bench(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
     )
     print(table(rows))
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(markdown(rows) + "\n", encoding="utf-8")
     print(f"Rows: {Path(arguments.json).resolve()}")
     if arguments.out:
         print(f"Plots: {Path(arguments.out).resolve()}")

@@ -50,6 +50,34 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One Markdown table per family, regime and budget, the best mean PSNR first."""
+    lines = []
+    for (family, regime), group in _groups(rows):
+        for budget in sorted({row["budget"] for row in group} - {1.0}, reverse=True):
+            rows_ = [row for row in group if row["budget"] == budget]
+            done = sorted((r for r in rows_ if not r["error"]), key=lambda r: -r["psnr_mean"])
+            lines += [f"\n### {family}, {regime}, budget {budget:g}\n"]
+            lines += ["| method | cost | PSNR mean | worst | SSIM | MS-SSIM | RMS | seconds |"]
+            lines += ["|---|---|---|---|---|---|---|---|"]
+            for r in done:
+                cells = (
+                    f"`{r['method']}`",
+                    f"{r['cost']:.3f}",
+                    f"{r['psnr_mean']:.2f}",
+                    f"{r['psnr_worst']:.2f}",
+                    *("" if r[k] is None else f"{r[k]:.4f}" for k in ("ssim_mean", "msssim_mean")),
+                    f"{r['rms_final']:.4f}",
+                    f"{r['seconds']:.1f}",
+                )
+                lines.append(f"| {' | '.join(cells)} |")
+            for r in rows_:
+                if r["error"]:
+                    why = " ".join(r["error"].split())[:120]
+                    lines.append(f"| `{r['method']}` | cannot run: {why} | | | | | | |")
+    return "\n".join(lines)
+
+
 def plot(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """PSNR over cost, a line per method, as ``pareto_<family>_<regime>.png`` in ``folder``.
 

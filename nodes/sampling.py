@@ -26,11 +26,7 @@ def sigmas_of(model: Any, steps: int, sampler_name: str, scheduler: str, denoise
 
 
 def schedule_of(sigmas: Tensor, sampler: Any) -> Schedule:
-    """The schedule of a run of ``sampler`` (ComfyUI's object) over ``sigmas``.
+    """The schedule of a run of ``sampler`` (ComfyUI's object) over ``sigmas``."""
+    from ..sencache_core.hosts.comfy import sampler_name
 
-    The sampler is named as the host names it when the run starts.
-    """
-    function = getattr(sampler, "sampler_function", None)
-    name = getattr(function, "__name__", type(sampler).__name__.lower())
-    name = name.removeprefix("sample_").removesuffix("_function")
-    return Schedule(tuple(float(sigma) for sigma in sigmas), name)
+    return Schedule(tuple(float(sigma) for sigma in sigmas), sampler_name(sampler))

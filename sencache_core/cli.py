@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--checkpoint", metavar="FILE", help="safetensors to use instead")
     bench.add_argument("--config", metavar="FILE", help="JSON that describes the checkpoint")
     bench.add_argument("--out", metavar="DIR", help="folder for Pareto plots")
+    bench.add_argument("--markdown", metavar="FILE", help="also write tables, the best first")
     bench.add_argument("--resume", action="store_true", help="keep the file's rows, add the others")
     bench.set_defaults(run=_bench)
 

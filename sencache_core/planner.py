@@ -147,36 +147,37 @@ class Planner:
         last = last[free]
         if not last.size:
             return
-        known = np.stack([last - back, last], axis=1) if back else last[:, None]
-        missed = np.zeros((len(self._grams), len(last), count))
-        remaining = np.zeros_like(missed)
-        for offset in range(1, ahead):
-            wanted, weight = last + offset, self._weights[:, last + offset]
-            self._add(missed, known, wanted, weight)
-            inside = last + ahead < count
-            if hindsight and inside.any():
-                both = np.concatenate([known, (last + ahead)[:, None]], axis=1)[inside]
-                part = np.zeros((len(self._grams), inside.sum(), count))
-                self._add(part, both, wanted[inside], weight[:, inside])
-                remaining[:, inside] += part
-        cost = self._square(missed)
+        # Everything happens between the evaluation before ``last`` and the one that ends the run.
+        window = np.minimum((last - back)[:, None] + np.arange(back + ahead + 1), count - 1)
+        known = [0, back] if back else [0]
+        missed = self._error(window, known, back, ahead)
+        cost = self._square(window, missed)
         if hindsight:
-            ended = last + ahead < count
-            kept = self._square(remaining) + AFTER_HINDSIGHT**2 * cost
-            cost = np.where(ended, np.minimum(kept, cost), cost)
+            taken_back = self._error(window, [*known, back + ahead], back, ahead)
+            kept = self._square(window, taken_back) + AFTER_HINDSIGHT**2 * cost
+            cost = np.where(last + ahead < count, np.minimum(kept, cost), cost)
         self._each[:, last, back, ahead] = cost
 
-    def _add(self, rows: np.ndarray, known: np.ndarray, wanted: np.ndarray, weight: np.ndarray):
-        """Add weighted forecast errors, as coefficients over the rounds' outputs, to ``rows``."""
-        numbers = np.arange(rows.shape[1])
-        fitted = fitted_weights(self._gram, known, wanted)
-        for column in range(known.shape[1]):
-            rows[:, numbers, known[:, column]] += weight * fitted[:, column]
-        rows[:, numbers, wanted] -= weight
+    def _error(self, window: np.ndarray, known: list[int], back: int, ahead: int) -> np.ndarray:
+        """``[S, P, w]``: the weighted sum of a run's forecast errors, as coefficients over outputs.
 
-    def _square(self, rows: np.ndarray) -> np.ndarray:
-        """``[S, P]`` mean square of the errors ``[S, P, n]``."""
-        return np.maximum(np.einsum("spn,snm,spm->sp", rows, self._grams, rows, optimize=True), 0)
+        Args:
+            window: ``[P, w]`` rounds of each run, from the evaluation before it.
+            known: columns of the outputs that it is forecast, or interpolated, from.
+            back, ahead: column of its evaluation, and distance from there to its end.
+        """
+        rows = np.zeros((len(self._weights), *window.shape))
+        for column in range(back + 1, back + ahead):
+            weight = self._weights[:, window[:, column]]
+            rows[:, :, column] -= weight
+            fitted = fitted_weights(self._gram, window[:, known], window[:, column])
+            rows[:, :, known] += weight[:, :, None] * fitted
+        return rows
+
+    def _square(self, window: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """``[S, P]`` mean square of the errors ``[S, P, w]``."""
+        grams = self._grams[:, window[:, :, None], window[:, None, :]]
+        return np.maximum(np.einsum("spn,spnm,spm->sp", rows, grams, rows, optimize=True), 0)
 
     def fewest(self) -> int:
         """Evaluations that forced rounds and the longest run leave no way around."""
@@ -280,9 +281,11 @@ class Planner:
         done, wanted = np.flatnonzero(mask), np.arange(1, len(mask))
         newest = np.searchsorted(done, wanted) - 1
         known = done[np.stack([np.maximum(newest - 1, 0), newest], axis=1)]  # one twice: held
-        rows = np.zeros((1, len(wanted), len(mask)))
-        self._add(rows, known, wanted, np.ones((1, len(wanted))))
-        squares = np.einsum("pn,nm,pm->p", rows[0], self._lead, rows[0], optimize=True)
+        weights = fitted_weights(self._gram, known, wanted)
+        rows = np.concatenate([weights, -np.ones((len(wanted), 1))], axis=1)
+        window = np.concatenate([known, wanted[:, None]], axis=1)
+        lead = self._lead[window[:, :, None], window[:, None, :]]
+        squares = np.einsum("pn,pnm,pm->p", rows, lead, rows)
         size = np.sqrt(np.maximum(np.diag(self._lead)[1:], 1e-300))
         errors = (float("nan"), *(np.sqrt(np.maximum(squares, 0)) / size).tolist())
         error = float(np.exp(np.log(np.maximum(self.errors(mask), 1e-12)).mean()))

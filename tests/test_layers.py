@@ -43,7 +43,7 @@ LEVELS = {
     "cli": 9,
 }
 #: Public rooms of the core that nodes may use beside the package's own names.
-OPEN_TO_NODES = {"config", "hosts.comfy", "metrics", "presets", "profile", "tiny"}
+OPEN_TO_NODES = {"calibration", "config", "hosts.comfy", "metrics", "presets", "profile", "tiny"}
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"numpy", "safetensors", "torch"}
 

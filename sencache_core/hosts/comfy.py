@@ -124,7 +124,7 @@ class _Host:
         guider = executor.class_obj
         options = guider.model_options["transformer_options"]
         _refuse_other_caches(options, options.get("wrappers", {}))
-        schedule = Schedule(as_floats(sigmas), _sampler_name(sampler))
+        schedule = Schedule(as_floats(sigmas), sampler_name(sampler))
         shapes = kwargs.get("latent_shapes") or [noise.shape]
         header = self._header(guider, schedule, noise.dtype, shapes)
         run = Run(self.start(guider, schedule, header), self.tap, shapes)
@@ -238,7 +238,8 @@ def _refuse_other_caches(options: Mapping[str, Any], wrappers: Mapping[str, Any]
             )
 
 
-def _sampler_name(sampler: Any) -> str:
+def sampler_name(sampler: Any) -> str:
+    """Name of ComfyUI's sampler object as k-diffusion has it, without ``sample_``."""
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__.lower())
     return name.removeprefix("sample_").removesuffix("_function")

@@ -257,17 +257,6 @@ def test_payload_is_plain_json(pack):
     assert 0 <= picture.min() and picture.max() <= 1 and picture.std() > 0.05
 
 
-def test_a_plan_names_samplers_as_the_host_does(pack):
-    import comfy.samplers
-    import torch
-
-    host, sampling = pack.part("sencache_core.hosts.comfy"), pack.part("nodes.sampling")
-    for name in comfy.samplers.KSampler.SAMPLERS:
-        sampler = comfy.samplers.sampler_object(name)
-        named = sampling.schedule_of(torch.tensor([1.0, 0.0]), sampler).sampler
-        assert named == host._sampler_name(sampler)
-
-
 def test_a_plan_is_drawn(pack):
     plan, picture = pack.part("nodes.plan"), pack.part("nodes.picture")
     for shown in (
