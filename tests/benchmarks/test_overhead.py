@@ -106,7 +106,6 @@ def test_rounds_and_bytes_are_the_session_s():
     assert linear.held < quadratic.held
 
 
-@pytest.mark.xfail(reason="two outputs, hindsight's sum and the sketches of two steps: 3.03")
 @pytest.mark.parametrize("together", [False, True])
 def test_at_most_three_latents_a_branch(together):
     assert at_wan(together=together).held / 2 <= 3 * 4 * 16 * 21 * 60 * 104
