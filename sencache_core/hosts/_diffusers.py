@@ -72,7 +72,10 @@ class Clock:
             return None
         name = type(scheduler).__name__
         end = max(map(self.sigma, (t for t in every if t < self.low)), default=0.0)
-        return Schedule((*map(self.sigma, ahead), end), _SAMPLERS.get(name, name))
+        name = _SAMPLERS.get(name, name)
+        if getattr(scheduler.config, "stochastic_sampling", False):
+            name = f"{name}_ancestral"
+        return Schedule((*map(self.sigma, ahead), end), name)
 
     def _train_steps(self) -> int:
         if self.scheduler is None:
