@@ -10,6 +10,8 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
+from torch import Tensor
+
 from sencache_core.config import CacheConfig
 from sencache_core.families import FAMILIES
 from sencache_core.hosts.diffusers import attach
@@ -37,11 +39,8 @@ def search(case: Case, budget: float) -> str:
     def score(mask: str) -> float:
         if mask not in seen:
             clips = [case.clip(ORACLE, {"mask": mask}, *test) for test in case.tests]
-            figures = [
-                psnr(case.model.decode(clip.latent), case.model.decode(reference.latent))
-                for clip, reference in zip(clips, case.uncached, strict=True)
-            ]
-            seen[mask] = sum(figures) / len(figures)
+            pairs = [(a.latent, b.latent) for a, b in zip(clips, case.uncached, strict=True)]
+            seen[mask] = sum(_psnr(case, *pair) for pair in pairs) / len(pairs)
         return seen[mask]
 
     now = best = max(_starts(case, budget), key=score)
@@ -53,6 +52,14 @@ def search(case: Case, budget: float) -> str:
             now = mask
             best = max(best, now, key=score)
     return best
+
+
+def _psnr(case: Case, latent: Tensor, reference: Tensor) -> float:
+    """Of decoded clips; of latents where there is no codec."""
+    decoded = case.model.decode(reference)
+    if decoded is None:
+        return psnr(latent, reference, float(reference.max() - reference.min()))
+    return psnr(case.model.decode(latent), decoded)
 
 
 def _starts(case: Case, budget: float) -> list[str]:
