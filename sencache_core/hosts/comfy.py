@@ -91,7 +91,9 @@ def record(
         done: called with what was measured at the end of every completed run but a probe's.
         live: called with the report so far after every evaluation round.
         tap: where to measure, see ``CacheConfig.tap``.
-        calibration: says which runs measure and which probe; ``None``: all measure.
+        calibration: says which runs measure and which probe; ``None``: all measure. Probes repeat
+            a run by its branches, which are named after the conditionings: sample all runs with one
+            guider whose conditionings were set once.
 
     Raises:
         UnsupportedModel: as for :func:`attach`.
