@@ -14,7 +14,7 @@ from ..sencache_core.config import TAPS
 from ..sencache_core.profile import combine
 from . import folders
 from .host import CATEGORY, Throttle, make, show_text
-from .sampling import schedule_of, sigmas_of
+from .sampling import sampler_inputs, schedule_of, sigmas_of
 from .sockets import PROFILE
 
 
@@ -23,8 +23,6 @@ class SenCacheCalibrate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        import comfy.samplers
-
         return make(
             io.Schema,
             node_id="SenCacheCalibrate",
@@ -71,25 +69,9 @@ class SenCacheCalibrate(io.ComfyNode):
                     round=0.01,
                     tooltip="Guidance scale, as in your workflow. Trajectories depend on it.",
                 ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="euler",
-                    tooltip="Sampler, as in your workflow.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="simple",
-                    tooltip="Scheduler, as in your workflow.",
-                ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the noise schedule to sample. Keep 1.0 to measure all of it.",
+                *sampler_inputs(
+                    "workflow",
+                    "Share of the noise schedule to sample. Keep 1.0 to measure all of it.",
                 ),
                 io.Int.Input(
                     "samples",

@@ -10,7 +10,7 @@ from ..sencache_core import CacheConfig, ProfileHeader
 from .apply import CONFIG
 from .host import CATEGORY, make, show_text
 from .picture import draw_plan
-from .sampling import schedule_of, sigmas_of
+from .sampling import sampler_inputs, schedule_of, sigmas_of
 
 _OFF = (
     "Every evaluation is computed: there is no SenCache Apply on this model, or it is switched off."
@@ -23,8 +23,6 @@ class SenCachePlan(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        import comfy.samplers
-
         return make(
             io.Schema,
             node_id="SenCachePlan",
@@ -50,25 +48,9 @@ class SenCachePlan(io.ComfyNode):
                 io.Int.Input(
                     "steps", default=30, min=1, max=10000, tooltip="Steps, as in your sampler."
                 ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="euler",
-                    tooltip="Sampler, as in your sampler node.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="simple",
-                    tooltip="Scheduler, as in your sampler node.",
-                ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the noise schedule to sample, as in your sampler node.",
+                *sampler_inputs(
+                    "sampler node",
+                    "Share of the noise schedule to sample, as in your sampler node.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",

@@ -4,9 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..sencache_core import Schedule
+
+
+def sampler_inputs(place: str, denoise: str) -> list:
+    """KSampler's widgets ``sampler_name``, ``scheduler`` and ``denoise``.
+
+    Args:
+        place: where their values stand already, for the tooltips: "as in your ...".
+        denoise: tooltip of ``denoise``.
+    """
+    import comfy.samplers
+
+    return [
+        io.Combo.Input(
+            "sampler_name",
+            options=list(comfy.samplers.KSampler.SAMPLERS),
+            default="euler",
+            tooltip=f"Sampler, as in your {place}.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=list(comfy.samplers.KSampler.SCHEDULERS),
+            default="simple",
+            tooltip=f"Scheduler, as in your {place}.",
+        ),
+        io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip=denoise),
+    ]
 
 
 def sigmas_of(model: Any, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:

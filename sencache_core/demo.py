@@ -107,7 +107,7 @@ def _demo(
     seconds, reports, rows, figures = [0.0, 0.0], [], [], []
     with (
         _fastest_threads(family, module),
-        _counted(module) as count,
+        _counted(getattr(module, FAMILIES[family].diffusers_blocks)[0]) as count,
         _bar(progress, 2 * clips * steps, family) as tick,
     ):
         for seed, prompt in enumerate(prompts):
@@ -285,15 +285,14 @@ def _check_weights(family: str) -> None:
 
 
 @contextmanager
-def _counted(module: nn.Module) -> Iterator:
-    """Counts how often the network really runs: by its first block, which reuse never reaches."""
+def _counted(block: nn.Module) -> Iterator:
+    """Counts how often a block really runs; give the first one, which reuse never reaches."""
     calls = [0]
-    family = next(f for f in FAMILIES.values() if type(module).__name__ in f.diffusers_classes)
 
     def note(*_) -> None:
         calls[0] += 1
 
-    hook = getattr(module, family.diffusers_blocks)[0].register_forward_hook(note)
+    hook = block.register_forward_hook(note)
     try:
         yield lambda: calls[0]
     finally:

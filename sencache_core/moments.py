@@ -62,41 +62,44 @@ class Moments:
         """``[T, T]``, averaged over samples."""
         return self.gram.mean(axis=0)
 
+    @cached_property
+    def _log_gain(self) -> np.ndarray:
+        """``[S', T]``; one row of zeros if no error was followed."""
+        gain = np.ones((1, len(self.t))) if self.gain is None else self.gain
+        return np.log(np.maximum(gain, 1e-6))
+
     def at(self, times: Sequence[float]) -> np.ndarray:
         """``[S, n, n]`` at other times: outputs are taken as linear between measured ones."""
-        spread = self._spread(times)
-        return spread @ self.gram @ spread.T
+        return self._between(self.gram, times)
 
     def mean_at(self, times: Sequence[float]) -> np.ndarray:
         """``[n, n]``, averaged over samples."""
-        spread = self._spread(times)
-        return spread @ self.mean @ spread.T
+        return self._between(self.mean, times)
 
     def lead_at(self, times: Sequence[float]) -> np.ndarray:
         """``[n, n]`` of the leading branch; of the guided output where that is all there is."""
-        spread = self._spread(times)
-        return spread @ (self.mean if self.lead is None else self.lead) @ spread.T
+        return self._between(self.mean if self.lead is None else self.lead, times)
 
     def gain_at(self, t: float) -> float:
         """Terminal sensitivity at ``t``: geometric mean over samples, linear in log between."""
-        if self.gain is None:
-            return 1.0
-        logs = np.log(np.maximum(self.gain, 1e-6)).mean(axis=0)
-        return float(np.exp(np.interp(t, self.t, logs)))
+        return float(np.exp(np.interp(t, self.t, self._log_gain.mean(axis=0))))
 
     def gains_at(self, times: Sequence[float]) -> np.ndarray:
         """``[S, n]`` for each sample: its own where it was probed, else :meth:`gain_at`."""
-        common = np.array([self.gain_at(t) for t in times])
-        out = np.tile(common, (len(self.gram), 1))
-        for sample, curve in enumerate([] if self.gain is None else self.gain[: len(self.gram)]):
-            out[sample] = np.exp(np.interp(times, self.t, np.log(np.maximum(curve, 1e-6))))
-        return out
+        samples, own = len(self.gram), list(self._log_gain)
+        curves = [*own, *[self._log_gain.mean(axis=0)] * (samples - len(own))][:samples]
+        return np.exp([np.interp(times, self.t, curve) for curve in curves])
 
     def response_at(self, t: float) -> float:
         """Mean response at ``t``, linear between measured times."""
         if self.response is None:
             return 0.0
         return float(np.interp(t, self.t, self.response.mean(axis=0)))
+
+    def _between(self, matrix: np.ndarray, times: Sequence[float]) -> np.ndarray:
+        """``[..., n, n]`` of ``[..., T, T]``."""
+        spread = self._spread(times)
+        return spread @ matrix @ spread.T
 
     def _spread(self, times: Sequence[float]) -> np.ndarray:
         """``[n, T]`` weights of linear interpolation, held outside the measured range."""
