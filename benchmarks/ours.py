@@ -53,8 +53,8 @@ def profile(case: Case) -> Profile:
     with record(
         case.model.module, case.host.scheduler, guidance=guidance, probes=runs.probes
     ) as measured:
-        for number, (prompt, seed) in enumerate(case.calibration):
-            for _ in range(runs.runs_of(number, case.regime.steps)):
+        for prompt, seed in case.calibration:
+            for _ in range(runs.runs_of(case.regime.steps)):
                 case.sample(prompt, seed)
         measured.close()
         recordings = measured.recordings

@@ -80,8 +80,8 @@ class SenCacheCalibrate(io.ComfyNode):
                     max=64,
                     tooltip=(
                         "Samples to average. Each takes about twice as long as an uncached run, "
-                        "the first three their probes too. More are steadier; 2 is enough to start "
-                        "with, 8 is what the paper uses."
+                        "and its probes one and a half. More are steadier; 2 is enough "
+                        "to start with, 8 is what the paper uses."
                     ),
                 ),
                 io.String.Input(
@@ -110,10 +110,10 @@ class SenCacheCalibrate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Runs of each of the first three samples that err on purpose at one step, "
-                        "to see how far the error travels. Each costs the steps after it, half a "
-                        "run on average. 0 leaves this out: the plan then takes every step for "
-                        "equally delicate."
+                        "Runs of each sample that reuse in one part of it, to see how far the "
+                        "error travels. Each costs the steps after that part, half a run on "
+                        "average. 0 leaves this out: the plan then takes every step for equally "
+                        "delicate."
                     ),
                 ),
             ],
@@ -229,7 +229,7 @@ class _Progress:
 def _runs(calibration: Calibration, sample: int, progress: _Progress) -> Iterator[int]:
     """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
     yield 0
-    yield from range(1, calibration.runs_of(sample, progress.rounds))
+    yield from range(1, calibration.runs_of(progress.rounds))
 
 
 def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float) -> Profile:

@@ -34,7 +34,8 @@ def settings_of(policy: type[Policy]) -> dict[str, Field]:
 
 
 def _widget(field: Field):
-    shared = {"default": field.default, "tooltip": field.metadata.get("help")}
+    # Optional: a workflow that was saved before a setting came to be runs on with its default.
+    shared = {"default": field.default, "tooltip": field.metadata.get("help"), "optional": True}
     if isinstance(field.default, bool):
         return io.Boolean.Input(field.name, **shared)
     if "choices" in field.metadata:
@@ -104,7 +105,7 @@ class _Dynamic(io.ComfyNode):
 
     @classmethod
     def execute(cls, policy: dict | None) -> io.NodeOutput:
-        settings = dict(policy or {})
+        settings = {name: value for name, value in (policy or {}).items() if value is not None}
         return io.NodeOutput(_choose(settings.pop("policy", _DEFAULT), settings))
 
 

@@ -9,8 +9,9 @@ from .recorder import Recorder
 from .schedule import Schedule
 from .session import Runner
 
-#: Probes of one sample (ours): terminal sensitivity falls smoothly, by about 10 to 1 over a run.
-PROBES = 4
+#: Probes of one sample (ours): terminal sensitivity falls smoothly over a run, but differs between
+#: samples as much as along it; better few probes of each than many of some.
+PROBES = 3
 
 
 class Calibration:
@@ -21,23 +22,23 @@ class Calibration:
     time; a probe that was interrupted is left out.
 
     Args:
-        probes: of each probed sample, 0 for none.
-        probed: samples that are probed, from the first.
+        probes: of each sample, 0 for none.
     """
 
-    def __init__(self, probes: int = PROBES, probed: int = 3) -> None:
-        self.probes, self.probed = probes, probed
+    def __init__(self, probes: int = PROBES) -> None:
+        self.probes = probes
         self._recorders: list[Recorder] = []
-        self._rounds: list[int] = []
+        self._masks: list[tuple[bool, ...]] = []
 
-    def runs_of(self, sample: int, rounds: int) -> int:
-        """Sampling runs that sample number ``sample`` of that many rounds needs."""
-        return 1 + (len(probe_rounds(rounds, self.probes)) if sample < self.probed else 0)
+    def runs_of(self, rounds: int) -> int:
+        """Sampling runs that a sample of that many rounds needs."""
+        return 1 + len(probe_masks(rounds, self.probes))
 
     def evaluations(self, samples: int, rounds: int) -> int:
         """Model evaluations of a whole calibration: what it costs."""
-        probing = sum(rounds - 1 - at for at in probe_rounds(rounds, self.probes))
-        return samples * (2 * rounds - 1) + min(samples, self.probed) * probing
+        masks = probe_masks(rounds, self.probes)
+        probing = sum(sum(mask[mask.index(False) :]) for mask in masks)
+        return samples * (2 * rounds - 1 + probing)
 
     def start(
         self,
@@ -47,9 +48,10 @@ class Calibration:
         guidance: float | None = None,
     ) -> Runner:
         """The runner of the next run; arguments as for ``Recorder.start``."""
-        if self._rounds:
-            return self._recorders[-1].probe(self._rounds.pop(0))
-        keep = self.runs_of(len(self._recorders), len(schedule.rounds)) > 1
+        if self._masks:
+            found = [travel for recorder in self._recorders[:-1] for travel in recorder.travels]
+            return self._recorders[-1].probe(self._masks.pop(0), found)
+        keep = self.runs_of(len(schedule.rounds)) > 1
         return Recorder.start(family, schedule, tap, guidance, keep)
 
     def finished(self, runner: Runner) -> None:
@@ -60,12 +62,12 @@ class Calibration:
                 recorder.travels.append(travel)
         elif runner.report.completed:
             recorder = runner
-            if recorder.keep:
-                self._rounds = probe_rounds(len(recorder.seen), self.probes)
+            if recorder.keep and len(recorder.seen) == len(recorder.run.schedule.rounds):
+                self._masks = probe_masks(len(recorder.seen), self.probes)
             self._recorders.append(recorder)
         else:
             return
-        if not self._rounds:
+        if not self._masks:
             recorder.release()
 
     @property
@@ -74,7 +76,15 @@ class Calibration:
         return [recorder.recording() for recorder in self._recorders]
 
 
-def probe_rounds(rounds: int, probes: int) -> list[int]:
-    """Rounds to err at: evenly spread, each with a round before it and one after."""
-    spread = {1 + number * (rounds - 1) // probes for number in range(probes)}
-    return sorted(spread & set(range(1, rounds - 1)))
+def probe_masks(rounds: int, probes: int) -> list[tuple[bool, ...]]:
+    """Masks that reuse every other round of one part of the run; the parts share it evenly.
+
+    Two rounds come before the first part, for a forecast to be made from, and one after the last.
+    A short run has fewer parts.
+    """
+    parts = min(probes, (rounds - 3 + 1) // 2)
+    edges = [2 + number * (rounds - 3) // parts for number in range(parts + 1)] if parts > 0 else []
+    return [
+        tuple(not (a <= k < b and (k - a) % 2 == 0) for k in range(rounds))
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]

@@ -147,7 +147,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         arguments.family, arguments.out, arguments.samples, arguments.steps
     )
     done = f"{profile.header.samples} of {arguments.samples} samples"
-    print(f"{arguments.out}: {done}, {len(profile.t)} noise levels")
+    moments = profile.moments
+    followed = "with" if moments is not None and moments.gain is not None else "without"
+    levels = f"{len(profile.t)} noise levels"
+    print(f"{arguments.out}: {done}, {levels}, {followed} terminal sensitivity")
     if not complete:
         print("sencache: interrupted; what had been measured is saved", file=sys.stderr)
         return 130

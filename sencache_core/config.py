@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .families import GENERIC, Family
-from .hindsight import Hindsight
 from .planner import Plan, Planner
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
 from .policies.planned import rounds_of
@@ -14,7 +13,7 @@ from .profile import Profile, ProfileHeader
 from .reuse import Fitted, ReuseRule
 from .schedule import Schedule
 from .session import Session
-from .solver import transitions, unit_scale
+from .solver import transitions
 from .stats import RunReport
 
 TAPS = ("output", "stack")
@@ -100,13 +99,7 @@ class CacheConfig:
         # The stack's residual is not what the sampler steps with.
         steps = transitions(row, schedule) if self.hindsight and self.tap == "output" else None
         run = RunInfo(row, schedule, slopes, moments, steps)
-        rule = self.rule.bound(moments)
-
-        def response(t: float) -> float:
-            return moments.response_at(t) * unit_scale(row, schedule, t)
-
-        hindsight = steps and Hindsight(steps, rule.weights, response)
-        return Session(self._policy(run, report), rule, run, report, hindsight)
+        return Session(self._policy(run, report), self.rule.bound(moments), run, report)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.

@@ -225,7 +225,7 @@ def calibrate(
         samples: trajectories to average.
         steps: sampling steps; ``None`` takes the family's default (50).
         progress: show a progress bar.
-        probes: errors followed to the end, for the first samples; each costs a part of a run.
+        probes: runs of each sample in which errors are followed to the end, by parts of a run.
 
     Returns:
         The profile, and whether all samples were measured (``False`` after Ctrl-C).
@@ -245,7 +245,7 @@ def calibrate(
     module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = calibration_prompts()
     runs = Calibration(probes)
-    total = steps * sum(runs.runs_of(number, steps) for number in range(samples))
+    total = steps * samples * runs.runs_of(steps)
     profile = None
     try:
         with (
@@ -254,7 +254,7 @@ def calibrate(
             record(module, scheduler, guidance=spec.guidance, probes=probes) as measured,
         ):
             for seed in range(samples):
-                for _ in range(runs.runs_of(seed, steps)):
+                for _ in range(runs.runs_of(steps)):
                     prompt = prompts[seed % len(prompts)]
                     sample(family, module, scheduler, prompt, seed, steps, tick)
                 measured.close()

@@ -24,8 +24,8 @@ class Moments:
     Attributes:
         t: ``[T]`` float64, strictly rising.
         gram: ``[S, T, T]``, for each sample the mean over entries of ``y(t) y(s)``.
-        gain: ``[S', T]``, RMS by which the final latent moves per RMS of a displacement of the
-            latent at ``t``. Positive.
+        gain: ``[S', T]``, RMS by which the final latent is off per RMS by which forecasts leave
+            the latent off at ``t``. Positive.
         response: ``[S', T]``, change of the output along a displacement of the latent, per unit of
             it (a signed Rayleigh quotient of the Jacobian), outputs per latent. Both ``None`` if
             no error was followed: gain 1 and response 0 are taken.

@@ -1,23 +1,28 @@
-"""Measure how an error made at one round travels to the end of a run: replay, perturb, run on."""
+"""Measure how far errors of reuse travel: repeat a run, reuse in one part of it, run on."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .families import Family
-from .session import EvaluateAt, read_round, sketch_latent
+from .planner import COMPUTE, Plan, Planner
+from .policies import Guards, Planned, RunInfo
+from .policies.planned import rounds_of
+from .reuse import Fitted
+from .session import EvaluateAt, Session, read_round, sketch_latent
 from .stats import RunReport, StepRecord
-from .types import Branch, Decision, Reason, rms, sketch
+from .types import Branch, Decision, Reason, sketch
 
-#: RMS by which a probe displaces the latent, of a latent of RMS 1 (ours): large against rounding
-#: in 16 bits, small against the curvature of the trajectory.
-DISPLACEMENT = 0.02
+#: Largest RMS by which a repeated run's latent may differ from the recorded one, of a latent of
+#: RMS 1 (ours): more than rounding in 16 bits, less than what a probe displaces.
+SAME = 2e-4
 
 
 class Seen(NamedTuple):
@@ -40,16 +45,19 @@ class Seen(NamedTuple):
 
 
 class Travel(NamedTuple):
-    """What one probe found at the round after its error.
+    """What one probe found.
 
     Attributes:
-        t: time coordinate there.
-        gain: RMS of the change of the final latent per RMS of the latent's displacement there.
-        response: change of the guided output along the displacement, per unit of it.
+        t: time coordinate at which the forecasts displaced the latent: mean over them.
+        gain: RMS of the final latent's error per RMS by which the planner expects the forecasts to
+            leave the latent off, after hindsight if the session takes them back.
+        answered: time coordinate at which the model first ran again.
+        response: change of its guided output along the displacement, per unit of it.
     """
 
     t: float
     gain: float
+    answered: float
     response: float
 
 
@@ -65,110 +73,121 @@ def guided(outputs: dict, guidance: float | None):
 
 
 class Probe:
-    """A runner that repeats a recorded run up to ``at``, errs there, and lets the model go on.
+    """A runner that repeats a recorded run under a mask which reuses in one part of it.
 
-    The error points where a forecast would have erred: the half-damped line through the two guided
-    outputs before, minus the true one. Every branch errs alike, so the guided output does too.
-    Costs the evaluations after ``at``.
+    It is the very session of a cached run, with the forecast of the default rule and with hindsight
+    where the sampler allows: what is measured is what will happen. The rounds before the first that
+    is reused are answered from memory. Costs the evaluations after it that the mask computes.
 
     Args:
-        family: the model's row.
+        run: of the recorded run, with its moments, and transitions if forecasts are to be taken
+            back.
         seen: the rounds of the recorded run, outputs kept.
         guidance: its guidance scale, ``None`` if unknown.
-        at: round to err at, with at least one round after it.
+        mask: of the whole run; the last round is computed.
         report: filled as the run goes.
     """
 
     def __init__(
         self,
-        family: Family,
+        run: RunInfo,
         seen: Sequence[Seen],
         guidance: float | None,
-        at: int,
+        mask: Sequence[bool],
         report: RunReport,
     ) -> None:
-        self.family, self.guidance, self.at, self.report = family, guidance, at, report
+        self.run, self.guidance, self.mask, self.report = run, guidance, tuple(mask), report
         self._seen = seen
-        self._error = self._direction()
+        self._first = self.mask.index(False)
+        self._again = self.mask.index(True, self._first)
+        rule = Fitted().bound(run.moments)
+        inner = RunReport(report.family, report.policy, rule.name, report.tap, report.num_steps)
+        self._session = Session(Planned(mask=str(Plan(self.mask))), rule, run, inner)
         self._x: tuple[Tensor, ...] = ()
         self._displaced: Tensor | None = None
         self._response: Tensor | None = None
         self._outputs: dict[Branch, Tensor] = {}
+        self._handed: dict[Branch, Tensor] = {}
         self._same = True
         self._started = time.perf_counter()
-
-    def _direction(self) -> Tensor:
-        past = [
-            guided({b: y.float() for b, y in self._seen[k].outputs.items()}, self.guidance)
-            for k in range(max(0, self.at - 2), max(self.at, 1) + 1)
-        ]
-        truth = past[-1]
-        error = past[0] - truth if len(past) < 3 else past[1] + (past[1] - past[0]) / 2 - truth
-        now, after = self._seen[self.at], self._seen[self.at + 1]
-        moved = _norm(_flat(after.x) - _flat(now.x)) / math.sqrt(_flat(now.x).numel())
-        size = DISPLACEMENT * float(rms(truth)) / max(float(moved), 1e-12)
-        return error * (size / max(float(rms(error)), 1e-12))
 
     @property
     def _ordinal(self) -> int:
         return len(self.report.steps) - 1
 
+    @property
+    def _free(self) -> bool:
+        """Whether this round costs nothing: repeated from memory, or reused."""
+        if self._ordinal < self._first:
+            return True
+        return self._ordinal < len(self.mask) and not self.mask[self._ordinal]
+
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
-        self._x = sketch_latent(x, self.family)
-        sigma, _ = read_round(sigma, self._x, None)
+        self._x = sketch_latent(x, self.run.family)
+        level, _ = read_round(sigma, self._x, None)
         now = time.perf_counter()
         if self.report.steps:
             self.report.steps[-1].seconds = now - self._started
         self._started = now
         ordinal = len(self.report.steps)
-        replay = ordinal <= self.at
         record = StepRecord(
             ordinal=ordinal,
             step=ordinal,
-            sigma=sigma,
-            t=self.family.time(sigma),
-            decision="reused" if replay else "computed",
+            sigma=level,
+            t=self.run.family.time(level),
+            decision="computed",
             reason="calibration",
         )
         self.report.steps.append(record)
+        if self._free:
+            record.decision = "reused"
         if ordinal < len(self._seen):
             here, there = _flat(self._x), _flat(self._seen[ordinal].x)
             self._same &= here.shape == there.shape
             offset = here - there if here.shape == there.shape else torch.zeros_like(here)
-            if replay:
-                self._same &= bool(_norm(offset) <= 1e-2 * DISPLACEMENT * math.sqrt(len(offset)))
-            elif self._displaced is None:
+            if ordinal <= self._first:
+                self._same &= bool(_norm(offset) <= SAME * math.sqrt(len(offset)))
+            elif ordinal == self._again:
                 self._displaced = offset
-        return Decision(replay, Reason.OFF)
+        self._session.begin(x, sigma)
+        return Decision(self._free, Reason.OFF)
 
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
-        if self._ordinal > self.at:
-            return None
-        known = self._seen[self._ordinal].outputs if self._ordinal < len(self._seen) else {}
+        if self._ordinal < self._first:
+            return self._replay(branches, shape)
+        y = self._session.predict(branches, shape)
+        if y is not None:
+            self.report.calls_saved += 1
+        return y
+
+    def _replay(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
+        known = self._seen[self._ordinal].outputs
         chunk = (shape[0] // len(branches), *shape[1:])
         if any(branch not in known or known[branch].shape != chunk for branch in branches):
             self._same = False
             return None
-        parts = [known[branch] for branch in branches]
-        if self._ordinal == self.at:
-            parts = [(part.float() + self._error).to(part.dtype) for part in parts]
+        y = torch.cat([known[branch] for branch in branches]).to(self._x[0].device)
+        self._session.observe(branches, y, None)
         self.report.calls_saved += 1
-        return torch.cat(parts).to(self._x[0].device)
+        return y
 
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
-    ) -> None:
+    ) -> Tensor | None:
         self.report.count_call()
-        if self._ordinal == self.at:
-            self._same = False  # the host could not take the perturbed output
+        if self._free and self._ordinal >= self._first:
+            self._same = False  # the host could not take what was reused
+        handed = self._session.observe(branches, y, evaluate_at)
         if y is not None:
-            for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
-                self._outputs[branch] = sketch(part)
+            chunks = y.chunk(len(branches)), (y if handed is None else handed).chunk(len(branches))
+            for branch, part, given in zip(branches, *chunks, strict=True):
+                self._outputs[branch], self._handed[branch] = sketch(part), sketch(given)
+        return handed
 
     def _close_round(self) -> None:
-        if self._ordinal == self.at + 1 and self._response is None:
-            base, now = self._seen[self.at + 1].guided, guided(self._outputs, self.guidance)
+        if self._ordinal == self._again and self._response is None:
+            base, now = self._seen[self._again].guided, guided(self._outputs, self.guidance)
             seen = self._same and now is not None and base is not None
             if seen and now.numel() == self._displaced.numel():
                 change = (now - base).reshape(-1)
@@ -177,6 +196,7 @@ class Probe:
 
     def finish(self, completed: bool) -> RunReport:
         self._close_round()
+        self._session.finish(completed)
         self.report.completed = completed
         if self.report.steps:
             self.report.steps[-1].seconds = time.perf_counter() - self._started
@@ -186,12 +206,25 @@ class Probe:
         """What was found; ``None`` if the run ended early or did not repeat the recorded one."""
         if not self.report.completed or not self._same or len(self.report.steps) < len(self._seen):
             return None
-        end = self._seen[-1]
-        moved = _final(self.family, end.t, end.sigma, self._x, guided(self._outputs, self.guidance))
-        moved = moved - _final(self.family, end.t, end.sigma, end.x, end.guided)
-        gain = float(_norm(moved) / _norm(self._displaced).clamp_min(1e-24))
+        if self.run.moments is None:
+            return None
+        end, family = self._seen[-1], self.run.family
+        moved = _final(family, end.t, end.sigma, self._x, guided(self._handed, self.guidance))
+        moved = moved - _final(family, end.t, end.sigma, end.x, end.guided)
+        rounds = zip(self._seen[1:], self.mask[:-1], strict=True)
+        displaced = [after.t for after, compute in rounds if not compute]
         response = 0.0 if self._response is None else float(self._response)
-        return Travel(self._seen[self.at + 1].t, gain, response)
+        gain = float(_norm(moved)) / math.sqrt(moved.numel()) / max(self._expected(), 1e-12)
+        where = sum(displaced) / len(displaced)
+        return Travel(where, gain, self._seen[self._again].t, response)
+
+    def _expected(self) -> float:
+        """RMS by which a planner that knows no gain expects the final latent to be off."""
+        plain = replace(self.run.moments, gain=None, response=None)
+        rounds = rounds_of(self.run, Guards(cooldown=0))
+        longest = max(map(len, str(Plan(self.mask)).split(COMPUTE)))
+        planner = Planner(rounds, plain, longest, self.run.transitions is not None)
+        return float(planner.errors(self.mask)[0])
 
 
 def _flat(x: Sequence[Tensor]) -> Tensor:

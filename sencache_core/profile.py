@@ -219,7 +219,7 @@ class Recording:
         visited: ``[N]`` times of all rounds, in the order of the run.
         gram: ``[N, N]`` inner products of the guided outputs at them, ``None`` if not seen.
         lead: ``[N, N]``, the same of the leading branch.
-        travels: ``(t, gain, response)`` of each probe.
+        travels: what each probe found, see ``probe.Travel``.
     """
 
     t: tuple[float, ...]
@@ -227,7 +227,7 @@ class Recording:
     visited: tuple[float, ...] = ()
     gram: np.ndarray | None = None
     lead: np.ndarray | None = None
-    travels: Sequence[tuple[float, float, float]] = ()
+    travels: Sequence[tuple[float, float, float, float]] = ()
 
 
 def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
@@ -263,17 +263,21 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
     t = np.asarray(first.visited, dtype=np.float64)[order]
     gram = np.stack([r.gram[np.ix_(order, order)] for r in recordings])
     lead = np.mean([r.lead for r in recordings], axis=0)[np.ix_(order, order)]
-    probed = [sorted(r.travels) for r in recordings if r.travels]
-    if not probed:
+    if not any(r.travels for r in recordings):
         return Moments(t, gram, lead=lead)
-    gains, responses = [], []
-    for travels in probed:
-        when, gain, response = np.asarray(travels, dtype=np.float64).T
+    gains = np.full((len(recordings), len(t)), np.nan)
+    responses = gains.copy()
+    for number, recording in enumerate(recordings):
+        if not recording.travels:
+            continue
+        when, gain, answered, response = np.array(sorted(recording.travels), dtype=np.float64).T
         # At the end of the run a displacement is the final latent's own.
         logs = np.log(np.maximum([1.0, *gain], 1e-6))
-        gains.append(np.exp(np.interp(t, [min(0.0, when[0] - 1e-6), *when], logs)))
-        responses.append(np.interp(t, when, response))
-    return Moments(t, gram, np.stack(gains), np.stack(responses), lead)
+        gains[number] = np.interp(t, [min(0.0, when[0] - 1e-6), *when], logs)
+        responses[number] = np.interp(t, answered, response)
+    for curves in (gains, responses):  # a sample that was not probed is like the others
+        curves[:] = np.where(np.isnan(curves), np.nanmean(curves, axis=0), curves)
+    return Moments(t, gram, np.exp(gains), responses, lead)
 
 
 def _filled(curve: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from .families import Family
+from .moments import Moments
 from .policies import Prior, RunInfo
 from .probe import Probe, Seen, Travel, guided
 from .profile import Recording
 from .reuse import Hold, Linear, Quadratic, ReuseRule
 from .schedule import Schedule
 from .session import EvaluateAt, read_round, sketch_latent
+from .solver import transitions
 from .stats import RunReport, StepRecord
 from .types import Anchor, Branch, Decision, Reason, rms, sketch
 
@@ -168,13 +171,31 @@ class Recorder:
             self._sketches, self._outputs = {}, {}
             self._previous, self._now = now, None
 
-    def probe(self, at: int) -> Probe:
-        """A runner that perturbs this run at round ``at``; the recorder must have been kept."""
-        run = self.run
-        report = RunReport(
-            run.family.name, "calibration", "none", self.report.tap, run.schedule.num_steps
-        )
-        return Probe(run.family, self.seen, self.guidance, at, report)
+    def probe(self, mask: Sequence[bool], travels: Sequence[Travel] = ()) -> Probe:
+        """A runner that repeats this run under ``mask``. The recorder must have been kept.
+
+        Args:
+            mask: see :class:`~sencache_core.probe.Probe`.
+            travels: what probes have found before; their response serves hindsight.
+        """
+        family, schedule, tap = self.run.family, self.run.schedule, self.report.tap
+        steps = transitions(family, schedule) if tap == "output" else None
+        run = replace(self.run, moments=self._moments(travels), transitions=steps)
+        report = RunReport(family.name, "calibration", "none", tap, schedule.num_steps)
+        return Probe(run, self.seen, self.guidance, mask, report)
+
+    def _moments(self, travels: Sequence[Travel]) -> Moments | None:
+        """Moments of this one run; ``None`` if its outputs were not seen."""
+        rounds = sorted(self._visited(), key=lambda seen: seen.t)
+        gram = _gram([seen.guided for seen in rounds])
+        if gram is None:
+            return None
+        t = np.array([seen.t for seen in rounds])
+        if not travels:
+            return Moments(t, gram[None])
+        known = sorted((travel.answered, travel.response) for travel in travels)
+        response = np.interp(t, *np.transpose(known))
+        return Moments(t, gram[None], np.ones((1, len(t))), response[None])
 
     def release(self) -> None:
         """Drop the outputs kept for probes."""
@@ -226,8 +247,9 @@ def _gram(outputs: Sequence[Tensor]) -> np.ndarray | None:
     """``[N, N]`` inner products per entry; ``None`` if there are none or shapes differ."""
     if len({y.shape for y in outputs}) != 1:
         return None
-    flat = torch.stack([y.reshape(-1) for y in outputs])
-    return (flat @ flat.T / flat.shape[1]).cpu().double().numpy()
+    # A forecast's error is a small difference of these; and not every device knows float64.
+    flat = torch.stack([y.reshape(-1) for y in outputs]).cpu().double()
+    return (flat @ flat.T / flat.shape[1]).numpy()
 
 
 def _lags() -> range:

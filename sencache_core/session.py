@@ -13,6 +13,7 @@ from .families import Family
 from .hindsight import Hindsight
 from .policies import Policy, RunInfo
 from .reuse import Hold, ReuseRule
+from .solver import unit_scale
 from .stats import RunReport, StepRecord, decision_name
 from .types import Anchor, Branch, Decision, Reason, Step, displacement, rms, sketch
 
@@ -98,6 +99,17 @@ def read_round(
     return [level, moved, *floats]
 
 
+def _hindsight(run: RunInfo, rule: ReuseRule) -> Hindsight | None:
+    """What takes forecasts back, ``None`` where that is not sound."""
+    if run.transitions is None or run.moments is None:
+        return None
+
+    def response(t: float) -> float:
+        return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t)
+
+    return Hindsight(run.transitions, rule.weights, response)
+
+
 class Session:
     """One sampling run with a cache. Made at the run's start, dropped at its end.
 
@@ -106,19 +118,11 @@ class Session:
         rule: makes the missing outputs.
         run: family, schedule and what is known of the model.
         report: filled as the run goes.
-        hindsight: takes forecasts back, ``None`` where that is not sound.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        rule: ReuseRule,
-        run: RunInfo,
-        report: RunReport,
-        hindsight: Hindsight | None = None,
-    ) -> None:
+    def __init__(self, policy: Policy, rule: ReuseRule, run: RunInfo, report: RunReport) -> None:
         self.policy, self.rule, self.run, self.report = policy, rule, run, report
-        self._hindsight = hindsight
+        self._hindsight = _hindsight(run, rule)
         self._state: Any = policy.start(run)
         self._history: dict[Branch, list[Anchor]] = {}
         self._last: Step | None = None

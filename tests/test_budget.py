@@ -147,6 +147,23 @@ def test_a_hard_stretch_draws_evaluations_from_an_easy_one():
     assert computed(True, hard_late) != computed(True, lambda k: 1e-3)
 
 
+@pytest.mark.parametrize("budget", [0.4, 0.6])
+def test_an_easy_clip_may_save_and_a_hard_one_may_not(budget):
+    """At most the allowance, and nothing without one."""
+    sched, asked = schedule_of("wan", "euler", 50), round(50 * budget)
+
+    def spent(may_save, roughness):
+        config = CacheConfig(
+            Planned(may_save=may_save), budget=budget, profile=profile_of("wan"), hindsight=False
+        )
+        return drive(config, "wan", sched, lambda k: roughness).evaluations
+
+    assert spent(0.0, 1e-3) == spent(0.3, 1.0) == asked
+    fewest = -(-7 * asked // 10)
+    assert fewest <= spent(0.3, 1e-3) < asked
+    assert spent(0.1, 1e-3) >= spent(0.3, 1e-3)
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_what_a_guard_asks_for_in_mid_run_is_paid_for_elsewhere(sampler):
     """A branch without history makes one planned reuse an evaluation."""

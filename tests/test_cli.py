@@ -113,7 +113,8 @@ def test_calibrate_show_and_use(tmp_path, capsys):
     assert profile.header.fingerprint
     assert len(profile.t) == STEPS - 1
     assert (profile.mean["alpha_x"] > 0).all()
-    capsys.readouterr()
+    assert profile.moments.gain.shape == (2, STEPS)
+    assert "with terminal sensitivity" in capsys.readouterr().out
     assert cli.main(["profile", "show", str(file), "--plot", str(plot)]) == 0
     shown = capsys.readouterr().out
     assert profile.header.fingerprint in shown
@@ -129,7 +130,7 @@ def test_calibrate_show_and_use(tmp_path, capsys):
 @needs("wan")
 def test_interrupted_calibration_keeps_what_it_has(tmp_path, monkeypatch, capsys):
     file, sample, taken = tmp_path / "wan.safetensors", demo.sample, []
-    runs = sum(Calibration().runs_of(number, STEPS) for number in range(2))
+    runs = 2 * Calibration().runs_of(STEPS)
 
     def interrupted(*arguments):
         if len(taken) == runs:

@@ -456,10 +456,10 @@ def test_calibration_of_a_batched_pair_is_that_of_the_guided_output(family):
     look.remove()
     halves = (y.flatten(1).double() for y in outputs)
     guided = torch.stack([u + GUIDANCE * (c - u) for u, c in halves])
-    runs = Calibration(2, probed=1)
+    runs = Calibration(2)
     calls = 0
     with host.record(sampler.module, sampler.scheduler, guidance=GUIDANCE, probes=2) as measured:
-        for _ in range(runs.runs_of(0, STEPS)):
+        for _ in range(runs.runs_of(STEPS)):
             out = sampler(Job(batched=True))
             assert torch.equal(out, plain) == (not calls)
             calls += sampler.calls

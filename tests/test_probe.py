@@ -9,9 +9,20 @@ import pytest
 import torch
 from toys import COND, WAN, Counted, curved, noise, schedule
 
-from sencache_core import FAMILIES, Calibration, ProfileHeader, Recorder, Schedule, flow_sigmas
-from sencache_core.calibration import probe_rounds
+from sencache_core import (
+    FAMILIES,
+    CacheConfig,
+    Calibration,
+    Guards,
+    Planned,
+    ProfileHeader,
+    Recorder,
+    Schedule,
+    flow_sigmas,
+)
+from sencache_core.calibration import probe_masks
 from sencache_core.hosts import loop
+from sencache_core.planner import Plan
 from sencache_core.probe import Probe
 from sencache_core.profile import combine
 
@@ -29,14 +40,18 @@ def linear(x, sigma, condition):
     return slope(sigma, condition) * x + condition * sigma
 
 
-def travels(model, sched, at, conditions, guidance=None, family=WAN, batch=SHAPE):
-    drive = partial(loop.sample, model, noise(*batch), sched, conditions, guidance or 1.0)
+def skipping(*rounds, steps=STEPS):
+    return tuple(k not in rounds for k in range(steps))
+
+
+def travels(model, sched, masks, conditions, guidance=None, family=WAN):
+    drive = partial(loop.sample, model, noise(*SHAPE), sched, conditions, guidance or 1.0)
     drive = partial(drive, prediction=family.prediction)
     kept = Recorder.start(family, sched, guidance=guidance, keep=True)
     drive(runner=kept)
     out = []
-    for k in at:
-        probe = kept.probe(k)
+    for mask in masks:
+        probe = kept.probe(mask)
         drive(runner=probe)
         out.append(probe.travel())
     return out
@@ -45,15 +60,15 @@ def travels(model, sched, at, conditions, guidance=None, family=WAN, batch=SHAPE
 @pytest.mark.parametrize("guidance", [None, 5.0])
 def test_gain_and_response_of_a_linear_model(guidance):
     """Euler takes a displacement along by the product of (1 + h a); the model answers by a."""
-    sched, at = schedule(STEPS, 3.0), [1, 2, 5, STEPS - 2]
+    sched, at = schedule(STEPS, 3.0, sampler="dpmpp_2m"), [1, 2, 5, STEPS - 2]
     conditions = {"cond": 1.0} if guidance is None else PAIR
-    found = travels(linear, sched, at, conditions, guidance)
+    found = travels(linear, sched, [skipping(k) for k in at], conditions, guidance)
     g = 1.0 if guidance is None else guidance
     a = [g * slope(s, 1.0) + (1 - g) * slope(s, 0.0) for s in sched.sigmas]
     h = np.diff(sched.sigmas)
     for k, travel in zip(at, found, strict=True):
         propagator = math.prod(abs(1 + h[j] * a[j]) for j in range(k + 1, STEPS))
-        assert travel.t == pytest.approx(sched.sigmas[k + 1])
+        assert travel.t == travel.answered == pytest.approx(sched.sigmas[k + 1])
         assert travel.gain == pytest.approx(propagator, rel=1e-3)
         assert travel.response == pytest.approx(a[k + 1], rel=1e-3, abs=1e-3)
 
@@ -61,7 +76,7 @@ def test_gain_and_response_of_a_linear_model(guidance):
 def test_gain_and_response_of_a_linear_v_model():
     """DDIM: the product of (cos + a sin). Latents are measured relative to their own size."""
     cog = FAMILIES["cogvideox"]
-    sched = Schedule(tuple(cog.sigma(t) for t in np.linspace(0.95, 0, STEPS + 1)), "ddim")
+    sched = Schedule(tuple(cog.sigma(t) for t in np.linspace(0.95, 0, STEPS + 1)), "dpmpp_2m")
     parts, a = noise(2, 1, *SHAPE[1:], seed=3), 0.25
 
     def model(x, sigma, condition):
@@ -69,10 +84,35 @@ def test_gain_and_response_of_a_linear_v_model():
         return a * x + 0.3 * (parts[0] * t + 4 * parts[1] * t * t)
 
     angles = np.diff(np.arctan(sched.sigmas))
-    for k, travel in zip((2, 6), travels(model, sched, (2, 6), {"cond": 0.0}, None, cog)):
+    masks = [skipping(2), skipping(6)]
+    for k, travel in zip((2, 6), travels(model, sched, masks, {"cond": 0.0}, None, cog)):
         steps = (math.cos(x) + a * math.sin(x) for x in angles[k + 1 :])
         assert travel.gain == pytest.approx(math.prod(steps), rel=0.25)
         assert travel.response == pytest.approx(a, rel=0.25)
+
+
+@pytest.mark.parametrize("mask", [skipping(4), skipping(3, 5, 7), skipping(2, 3, 4, 8, 9)])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_a_probe_is_a_cached_run(mask, sampler):
+    """Its error is that of the session which a user would run with the same mask and profile."""
+    sched, model, x = schedule(STEPS, sampler=sampler), curved(), noise(*SHAPE)
+    kept = Recorder.start(WAN, sched, guidance=3.0, keep=True)
+    whole = loop.sample(model, x, sched, PAIR, 3.0, kept)
+    probe = kept.probe(mask)
+    again = loop.sample(model, x, sched, PAIR, 3.0, probe)
+    config = CacheConfig(
+        Planned(mask=str(Plan(mask))),
+        guards=Guards(cooldown=0),
+        budget=None,
+        profile=combine([kept.recording()], ProfileHeader("wan")),
+    )
+    session = config.start(WAN, sched)
+    cached = loop.sample(model, x, sched, PAIR, 3.0, session)
+    assert torch.allclose(again, cached, atol=1e-6)
+    assert session.report.evaluations == sum(mask)
+    error = (cached - whole).square().mean().sqrt().item()
+    plan = config.plan(WAN, sched)
+    assert probe.travel().gain == pytest.approx(error / plan.error, rel=0.02)
 
 
 def test_a_probe_runs_the_model_after_its_error_only():
@@ -80,11 +120,12 @@ def test_a_probe_runs_the_model_after_its_error_only():
     kept = Recorder.start(WAN, sched, guidance=3.0, keep=True)
     loop.sample(model, noise(*SHAPE), sched, PAIR, 3.0, kept)
     model.calls = 0
-    probe = kept.probe(4)
+    probe = kept.probe(skipping(4, 6))
     loop.sample(model, noise(*SHAPE), sched, PAIR, 3.0, probe)
-    assert model.calls == probe.report.calls == 2 * (STEPS - 5)
-    assert probe.report.calls_saved == 2 * 5
-    assert [r.decision for r in probe.report.steps] == ["reused"] * 5 + ["computed"] * 7
+    assert model.calls == probe.report.calls == 2 * (STEPS - 6)
+    assert probe.report.calls_saved == 2 * 6
+    made = ["reused"] * 5 + ["computed", "reused"] + ["computed"] * 5
+    assert [r.decision for r in probe.report.steps] == made
     assert probe.report.completed
 
 
@@ -94,7 +135,7 @@ def test_a_run_that_does_not_repeat_the_recorded_one_tells_nothing():
     loop.sample(curved(), noise(*SHAPE), sched, {"cond": 1.0}, 1.0, kept)
 
     def probed(x, sched=sched, conditions=None):
-        probe = kept.probe(4)
+        probe = kept.probe(skipping(4))
         loop.sample(curved(), x, sched, conditions or {"cond": 1.0}, 1.0, probe)
         return probe.travel()
 
@@ -108,7 +149,7 @@ def test_a_run_that_does_not_repeat_the_recorded_one_tells_nothing():
 def calibrate(model, sched, samples, calibration, conditions=None, guidance=None):
     rounds = len(sched.rounds)
     for sample in range(samples):
-        for _ in range(calibration.runs_of(sample, rounds)):
+        for _ in range(calibration.runs_of(rounds)):
             runner = calibration.start(WAN, sched, guidance=guidance)
             x = noise(*SHAPE, seed=sample)
             with suppress(KeyboardInterrupt):
@@ -125,8 +166,7 @@ def test_costs_what_it_said(steps, probes, samples):
     assert model.calls == calibration.evaluations(samples, steps)
     assert len(calibration.recordings) == samples
     probed = [len(r.travels) for r in calibration.recordings]
-    each = len(probe_rounds(steps, probes))
-    assert probed == [each * (number < calibration.probed) for number in range(samples)]
+    assert probed == [len(probe_masks(steps, probes))] * samples
     assert not any(seen.outputs for r in calibration._recorders for seen in r.seen)
 
 
@@ -139,14 +179,19 @@ def test_guidance_costs_two_calls_a_round():
 
 
 @pytest.mark.parametrize("rounds", [*range(1, 9), 20, 23, 50])
-def test_probed_rounds_lie_between_two_others(rounds):
+def test_probes_share_the_run(rounds):
+    """Parts follow one another; each reuses one round in two, between computed ones."""
     for probes in range(6):
-        at = probe_rounds(rounds, probes)
-        assert at == sorted(set(at))
-        assert len(at) <= probes
-        assert all(1 <= k <= rounds - 2 for k in at)
-        if rounds >= 8:
-            assert len(at) == probes
+        masks = probe_masks(rounds, probes)
+        assert len(masks) == min(probes, max(rounds - 2, 0) // 2)
+        reused = [[k for k in range(rounds) if not mask[k]] for mask in masks]
+        together = [k for part in reused for k in part]
+        assert together == sorted(set(together))
+        assert all(part and 2 <= part[0] and part[-1] <= rounds - 2 for part in reused)
+        for part in reused:
+            assert set(np.diff(part)) <= {2}
+        if masks:
+            assert len(together) >= (rounds - 3) // 2
 
 
 @pytest.mark.parametrize("stop", [13, 26, 30, 45])
@@ -158,7 +203,7 @@ def test_an_interrupted_calibration_keeps_what_it_has(stop):
             raise KeyboardInterrupt
         return linear(x, sigma, condition)
 
-    model, sched, calibration = Counted(velocity), schedule(STEPS), Calibration(2, probed=1)
+    model, sched, calibration = Counted(velocity), schedule(STEPS), Calibration(2)
     calibrate(model, sched, 2, calibration)
     for runner in (calibration.start(WAN, sched) for _ in range(2)):  # made up for
         loop.sample(linear, noise(*SHAPE), sched, {"cond": 1.0}, 1.0, runner)
@@ -203,7 +248,7 @@ def test_profiles_keep_moments(tmp_path):
     profile = combine(calibration.recordings, ProfileHeader("wan", samples=3))
     moments = profile.moments
     assert moments.gram.shape == (3, STEPS, STEPS)
-    assert moments.gain.shape == moments.response.shape == (min(3, calibration.probed), STEPS)
+    assert moments.gain.shape == moments.response.shape == (3, STEPS)
     profile.save(tmp_path / "kept.safetensors")
     loaded = type(profile).load(tmp_path / "kept.safetensors").moments
     for name in ("t", "gram", "gain", "response"):
@@ -213,7 +258,8 @@ def test_profiles_keep_moments(tmp_path):
 def test_a_probe_says_what_it_is():
     kept = Recorder.start(WAN, schedule(STEPS), keep=True)
     loop.sample(linear, noise(*SHAPE), schedule(STEPS), {"cond": 1.0}, 1.0, kept)
-    assert isinstance(kept.probe(3), Probe)
-    assert kept.probe(3).report.policy == "calibration"
+    probe = kept.probe(skipping(3))
+    assert isinstance(probe, Probe)
+    assert probe.report.policy == "calibration"
     assert kept.seen[0].outputs.keys() == {COND}
     assert flow_sigmas(STEPS, 5.0) == kept.run.schedule.sigmas

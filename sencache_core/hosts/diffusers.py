@@ -316,8 +316,8 @@ def record(
     Args:
         guidance: scale of classifier-free guidance; ``None``: a pipeline's own, else unknown, and
             what is measured are the conditional outputs instead of the guided ones.
-        probes: how many errors to follow to the end, in runs of their own: each sample must then be
-            sampled ``Calibration(probes).runs_of(sample, rounds)`` times from the same noise.
+        probes: in how many runs of their own to see how far errors travel: each sample must then be
+            sampled ``Calibration(probes).runs_of(rounds)`` times from the same noise.
     """
     if guidance is None:
         guidance = getattr(model, "_guidance_scale", None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import ClassVar
+
+import numpy as np
 
 from ..planner import Plan, Planner, Round, parse_mask
 from ..solver import round_weights
@@ -23,8 +27,10 @@ class PlanState:
     Attributes:
         planner: costs of this run's schedule, ``None`` under a mask of the user's.
         plan: the schedule in force.
-        evaluations: of the whole run.
+        evaluations: of the whole run, as planned now.
         hardness: what the run has shown so far.
+        asked: evaluations of the whole run that the budget allows.
+        promised: expected error of the final latent when the run began.
         done: rounds evaluated.
     """
 
@@ -32,6 +38,8 @@ class PlanState:
     plan: Plan
     evaluations: int
     hardness: Hardness
+    asked: int = 0
+    promised: float = 0.0
     done: list[int] = field(default_factory=list)
 
 
@@ -42,6 +50,8 @@ class Planned(Policy):
     Args:
         correct: move the remaining evaluations to where this sample proves harder than expected.
         risk: 0 plans for the mean over the calibration samples, 1 for the worst of them.
+        may_save: share of the evaluations that a clip may leave unspent which proves easier than
+            the calibration clips, down to the error that was expected for those.
         mask: a schedule of one's own, ``C`` to compute and ``.`` to reuse, one letter a round; it
             rules instead of the budget. Empty: plan one.
         evaluations: of the whole run; 0: half of the rounds. Set by :meth:`for_budget`.
@@ -73,12 +83,24 @@ class Planned(Policy):
             "a dot reuses, as the stats show it. Empty: plan one."
         },
     )
+    may_save: float = field(
+        default=0.0,
+        metadata={
+            "min": 0.0,
+            "max": 0.5,
+            "step": 0.05,
+            "help": "Share of the budget that a clip may leave unspent if it proves easier than "
+            "the calibration clips, where correct is on. 0 spends the budget on every clip.",
+        },
+    )
     evaluations: int = field(default=0, metadata={"hidden": True})
     guards: Guards = field(default=Guards(longest_run=LONGEST_RUN), metadata={"hidden": True})
 
     def __post_init__(self) -> None:
         if not 0 <= self.risk <= 1:
             raise ValueError(f"risk must lie in 0..1, not {self.risk}")
+        if not 0 <= self.may_save < 1:
+            raise ValueError(f"may_save must lie in [0, 1), not {self.may_save}")
         if self.mask:
             parse_mask(self.mask)
 
@@ -97,7 +119,8 @@ class Planned(Policy):
         )
         wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
         wanted = max(wanted, planner.fewest())
-        return PlanState(planner, planner.plan(wanted), wanted, hardness)
+        plan = planner.plan(wanted)
+        return PlanState(planner, plan, wanted, hardness, wanted, plan.error)
 
     def fit_mask(self, rounds: int) -> tuple[bool, ...]:
         """The user's mask, for a run of ``rounds`` rounds.
@@ -131,11 +154,34 @@ class Planned(Policy):
         self._replan(state)
 
     def _replan(self, state: PlanState) -> None:
+        factors = state.hardness.factors(state.done[-1])
+        if self.may_save:
+            state.evaluations = self._enough(state, factors)
         try:
-            factors = state.hardness.factors(state.done[-1])
             state.plan = state.planner.plan(state.evaluations, state.done, factors)
         except ValueError:
             return  # forced rounds have used up the room: the plan in force stays
+
+    def _enough(self, state: PlanState, factors: np.ndarray) -> int:
+        """Fewest evaluations that promise this clip the error expected of the others.
+
+        What has been saved is spent again only on a clip that proves harder than those.
+        """
+        if state.hardness.log_ratio >= 0:
+            return state.asked
+        ease = math.exp(state.hardness.log_ratio)
+        fewest = math.ceil((1 - self.may_save) * state.asked)
+        counts = range(max(fewest, len(state.done) + 1), state.evaluations)
+
+        def keeps_the_promise(count: int) -> bool:
+            try:
+                plan = state.planner.plan(count, state.done, factors)
+            except ValueError:
+                return False
+            return plan.error * ease <= state.promised
+
+        place = bisect_left(counts, True, key=keeps_the_promise)
+        return counts[place] if place < len(counts) else state.evaluations
 
     def observe(self, step: Step, state: PlanState) -> PlanState:
         if step.ordinal < len(state.plan.mask):

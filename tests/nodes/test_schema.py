@@ -139,7 +139,12 @@ def test_policies_appear_by_themselves(pack):
     assert next(iter(keys)) == "planned"
     assert "early_tolerance" in keys["sencache"]
     widgets = {i.id: i.get_io_type() for i in choice.options[0].inputs}
-    assert widgets == {"correct": "BOOLEAN", "risk": "FLOAT", "mask": "STRING"}
+    assert widgets == {
+        "correct": "BOOLEAN",
+        "risk": "FLOAT",
+        "mask": "STRING",
+        "may_save": "FLOAT",
+    }
 
 
 def test_settings_as_text(pack):
