@@ -116,15 +116,15 @@ class Planner:
         times = [r.t for r in rounds]
         self._grams = moments.at(times)
         self._gram, self._lead = self._grams.mean(axis=0), moments.lead_at(times)
-        solver = np.array([r.weight for r in rounds])
-        gains = moments.gains_at([r.t_after for r in rounds])
-        self._weights = solver * gains**GAIN_POWER
+        self._solver = np.array([r.weight for r in rounds])
+        self._gains = moments.gains_at([r.t_after for r in rounds])
+        self._hindsight = hindsight
         count, reach = len(rounds), longest + 1
         self._each = np.full((len(self._grams), count, reach + 1, reach + 1), np.inf)
         self._each[:, :, :, 1] = 0.0
         for back in range(reach + 1):
             for ahead in range(2, reach + 1):
-                self._price(back, ahead, hindsight)
+                self._price(back, ahead)
         self._risk = risk
 
     def _costs(self, share: np.ndarray) -> np.ndarray:
@@ -138,36 +138,50 @@ class Planner:
         worst = self._each.max(axis=0)  # alone at risk 1: nothing times infinity is no number
         return worst if self._risk == 1 else (1 - self._risk) * mean + self._risk * worst
 
-    def _price(self, back: int, ahead: int, hindsight: bool) -> None:
+    def _price(self, back: int, ahead: int) -> None:
         count = len(self.rounds)
         forced = np.array([r.forced for r in self.rounds])
         last = np.arange(back, count - ahead + 1)
         free = np.array([not forced[i + 1 : i + ahead].any() for i in last], dtype=bool)
         last = last[free]
-        if not last.size:
-            return
+        if last.size:
+            weights = self._solver * self._gains**GAIN_POWER
+            self._each[:, last, back, ahead] = self._run(weights, last, back, ahead)
+
+    def _run(self, weights: np.ndarray, last: np.ndarray, back: int, ahead: int) -> np.ndarray:
+        """``[S, P]`` square error from runs of reuse of one shape, after the evaluations ``last``.
+
+        Args:
+            weights: ``[S, n]`` of each round's forecast error in the final latent.
+            last: ``[P]`` rounds.
+            back, ahead: as for :meth:`_costs`.
+        """
+        count = len(self.rounds)
         # Everything happens between the evaluation before ``last`` and the one that ends the run.
         window = np.minimum((last - back)[:, None] + np.arange(back + ahead + 1), count - 1)
         known = [0, back] if back else [0]
-        missed = self._error(window, known, back, ahead)
+        missed = self._error(weights, window, known, back, ahead)
         cost = self._square(window, missed)
-        if hindsight:
-            taken_back = self._error(window, [*known, back + ahead], back, ahead)
+        if self._hindsight:
+            taken_back = self._error(weights, window, [*known, back + ahead], back, ahead)
             kept = self._square(window, taken_back) + AFTER_HINDSIGHT**2 * cost
             cost = np.where(last + ahead < count, np.minimum(kept, cost), cost)
-        self._each[:, last, back, ahead] = cost
+        return cost
 
-    def _error(self, window: np.ndarray, known: list[int], back: int, ahead: int) -> np.ndarray:
+    def _error(
+        self, weights: np.ndarray, window: np.ndarray, known: list[int], back: int, ahead: int
+    ) -> np.ndarray:
         """``[S, P, w]``: the weighted sum of a run's forecast errors, as coefficients over outputs.
 
         Args:
+            weights: ``[S, n]`` of each round's forecast error.
             window: ``[P, w]`` rounds of each run, from the evaluation before it.
             known: columns of the outputs that it is forecast, or interpolated, from.
             back, ahead: column of its evaluation, and distance from there to its end.
         """
-        rows = np.zeros((len(self._weights), *window.shape))
+        rows = np.zeros((len(weights), *window.shape))
         for column in range(back + 1, back + ahead):
-            weight = self._weights[:, window[:, column]]
+            weight = weights[:, window[:, column]]
             rows[:, :, column] -= weight
             fitted = fitted_weights(self._gram, window[:, known], window[:, column])
             rows[:, :, known] += weight[:, :, None] * fitted
@@ -267,13 +281,18 @@ class Planner:
         return float(ways[place, back]), (int(last[place]), int(back))
 
     def errors(self, mask: Sequence[bool]) -> np.ndarray:
-        """``[S]`` expected RMS error of each sample's final latent; infinite if not allowed."""
-        done = [i for i, compute in enumerate(mask) if compute]
-        backs = [0, *(b - a for a, b in zip(done[:-1], done[1:], strict=True))]
-        aheads = [*backs[1:], len(mask) - done[-1]]
+        """``[S]`` RMS errors that plans are chosen by; infinite if the mask is not allowed."""
+        done, backs, aheads = _runs(mask)
         if max(aheads) > self.longest + 1:
             return np.full(len(self._each), np.inf)
         return np.sqrt(self._each[:, done, backs, aheads].sum(axis=1))
+
+    def expected(self, mask: Sequence[bool]) -> np.ndarray:
+        """``[S]`` expected RMS error of each sample's final latent, gains in full."""
+        weights, squares = self._solver * self._gains, np.zeros(len(self._gains))
+        for last, back, ahead in zip(*_runs(mask), strict=True):
+            squares += self._run(weights, np.array([last]), back, ahead)[:, 0]
+        return np.sqrt(squares)
 
     def describe(self, mask: Sequence[bool]) -> Plan:
         """A plan with the relative forecast errors to be expected along ``mask``."""
@@ -287,5 +306,12 @@ class Planner:
         squares = np.einsum("pn,pnm,pm->p", rows, lead, rows)
         size = np.sqrt(np.maximum(np.diag(self._lead)[1:], 1e-300))
         errors = (float("nan"), *(np.sqrt(np.maximum(squares, 0)) / size).tolist())
-        error = float(np.exp(np.log(np.maximum(self.errors(mask), 1e-12)).mean()))
+        error = float(np.exp(np.log(np.maximum(self.expected(mask), 1e-12)).mean()))
         return Plan(tuple(mask), error, errors)
+
+
+def _runs(mask: Sequence[bool]) -> tuple[list[int], list[int], list[int]]:
+    """Every evaluation of a mask, its distance from the one before and to the next, or the end."""
+    done = [i for i, compute in enumerate(mask) if compute]
+    backs = [0, *(b - a for a, b in zip(done[:-1], done[1:], strict=True))]
+    return done, backs, [*backs[1:], len(mask) - done[-1]]

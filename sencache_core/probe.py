@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .families import Family
-from .planner import COMPUTE, Plan, Planner
+from .planner import Plan, Planner
 from .policies import Guards, Planned, RunInfo
 from .policies.planned import rounds_of
 from .reuse import Fitted
@@ -222,9 +222,8 @@ class Probe:
         """RMS by which a planner that knows no gain expects the final latent to be off."""
         plain = replace(self.run.moments, gain=None, response=None)
         rounds = rounds_of(self.run, Guards(cooldown=0))
-        longest = max(map(len, str(Plan(self.mask)).split(COMPUTE)))
-        planner = Planner(rounds, plain, longest, self.run.transitions is not None)
-        return float(planner.errors(self.mask)[0])
+        planner = Planner(rounds, plain, 1, self.run.transitions is not None)
+        return float(planner.expected(self.mask)[0])
 
 
 def _flat(x: Sequence[Tensor]) -> Tensor:
