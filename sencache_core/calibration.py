@@ -82,7 +82,7 @@ def probe_masks(rounds: int, probes: int) -> list[tuple[bool, ...]]:
     Two rounds come before the first part, for a forecast to be made from, and one after the last.
     A short run has fewer parts.
     """
-    parts = min(probes, (rounds - 3 + 1) // 2)
+    parts = min(probes, (rounds - 2) // 2)
     edges = [2 + number * (rounds - 3) // parts for number in range(parts + 1)] if parts > 0 else []
     return [
         tuple(not (a <= k < b and (k - a) % 2 == 0) for k in range(rounds))

@@ -116,8 +116,9 @@ class Planner:
         times = [r.t for r in rounds]
         self._grams = moments.at(times)
         self._gram, self._lead = self._grams.mean(axis=0), moments.lead_at(times)
-        self._solver = np.array([r.weight for r in rounds])
-        self._gains = moments.gains_at([r.t_after for r in rounds])
+        solver = np.array([r.weight for r in rounds])
+        gains = moments.gains_at([r.t_after for r in rounds])
+        self._weights, self._chosen_by = solver * gains, solver * gains**GAIN_POWER
         self._hindsight = hindsight
         count, reach = len(rounds), longest + 1
         self._each = np.full((len(self._grams), count, reach + 1, reach + 1), np.inf)
@@ -145,8 +146,7 @@ class Planner:
         free = np.array([not forced[i + 1 : i + ahead].any() for i in last], dtype=bool)
         last = last[free]
         if last.size:
-            weights = self._solver * self._gains**GAIN_POWER
-            self._each[:, last, back, ahead] = self._run(weights, last, back, ahead)
+            self._each[:, last, back, ahead] = self._run(self._chosen_by, last, back, ahead)
 
     def _run(self, weights: np.ndarray, last: np.ndarray, back: int, ahead: int) -> np.ndarray:
         """``[S, P]`` square error from runs of reuse of one shape, after the evaluations ``last``.
@@ -289,9 +289,12 @@ class Planner:
 
     def expected(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` expected RMS error of each sample's final latent, gains in full."""
-        weights, squares = self._solver * self._gains, np.zeros(len(self._gains))
-        for last, back, ahead in zip(*_runs(mask), strict=True):
-            squares += self._run(weights, np.array([last]), back, ahead)[:, 0]
+        squares = np.zeros(len(self._weights))
+        done, backs, aheads = map(np.array, _runs(mask))
+        for back, ahead in sorted({*zip(backs, aheads, strict=True)}):  # runs of one shape at once
+            if ahead > 1:
+                last = done[(backs == back) & (aheads == ahead)]
+                squares += self._run(self._weights, last, back, ahead).sum(axis=1)
         return np.sqrt(squares)
 
     def describe(self, mask: Sequence[bool]) -> Plan:

@@ -115,12 +115,8 @@ class Probe:
     def _ordinal(self) -> int:
         return len(self.report.steps) - 1
 
-    @property
-    def _free(self) -> bool:
-        """Whether this round costs nothing: repeated from memory, or reused."""
-        if self._ordinal < self._first:
-            return True
-        return self._ordinal < len(self.mask) and not self.mask[self._ordinal]
+    def _reuses(self, ordinal: int) -> bool:
+        return ordinal < len(self.mask) and not self.mask[ordinal]
 
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
@@ -131,17 +127,16 @@ class Probe:
             self.report.steps[-1].seconds = now - self._started
         self._started = now
         ordinal = len(self.report.steps)
+        free = ordinal < self._first or self._reuses(ordinal)  # repeated from memory, or reused
         record = StepRecord(
             ordinal=ordinal,
             step=ordinal,
             sigma=level,
             t=self.run.family.time(level),
-            decision="computed",
+            decision="reused" if free else "computed",
             reason="calibration",
         )
         self.report.steps.append(record)
-        if self._free:
-            record.decision = "reused"
         if ordinal < len(self._seen):
             here, there = _flat(self._x), _flat(self._seen[ordinal].x)
             self._same &= here.shape == there.shape
@@ -151,7 +146,7 @@ class Probe:
             elif ordinal == self._again:
                 self._displaced = offset
         self._session.begin(x, sigma)
-        return Decision(self._free, Reason.OFF)
+        return Decision(free, Reason.OFF)
 
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
         if self._ordinal < self._first:
@@ -176,7 +171,7 @@ class Probe:
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
     ) -> Tensor | None:
         self.report.count_call()
-        if self._free and self._ordinal >= self._first:
+        if self._reuses(self._ordinal):
             self._same = False  # the host could not take what was reused
         handed = self._session.observe(branches, y, evaluate_at)
         if y is not None:
