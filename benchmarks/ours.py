@@ -11,9 +11,9 @@ import numpy as np
 from sencache_core.calibration import Calibration
 from sencache_core.config import CacheConfig
 from sencache_core.hosts.diffusers import attach, record
-from sencache_core.policies import Interval, Planned, SenCache
+from sencache_core.policies import CfgCache, Interval, Planned, SenCache
 from sencache_core.profile import Profile, ProfileHeader, combine
-from sencache_core.reuse import Hold, Linear, Quadratic
+from sencache_core.reuse import Fitted, Hold, Linear, Quadratic, TwoBands
 
 from .case import Case
 from .method import Method, Setting, Sweep
@@ -104,6 +104,13 @@ METHODS = (
     cached(
         "sencache",
         lambda case, budget: CacheConfig(SenCache(), Linear(), budget=budget, hindsight=False),
+    ),
+    *(
+        cached(
+            f"cfg-cache-{name}",
+            lambda case, budget, rule=rule: CacheConfig(CfgCache(), gap_rule=rule, budget=budget),
+        )
+        for name, rule in (("bands", TwoBands()), ("fitted", Fitted()))
     ),
     *(
         cached(

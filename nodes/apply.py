@@ -258,6 +258,7 @@ class SenCacheApply(io.ComfyNode):
         config = CacheConfig(
             policy=choice.policy,
             rule=choice.rule or REUSE_RULES[rule](),
+            gap_rule=choice.gap_rule or _DEFAULT.gap_rule,
             guards=choice.guards or guards,
             budget=None if own_settings else budget,
             profile=profile,

@@ -13,8 +13,10 @@ WIDTH, PLAN_WIDTH, MARGIN = 1120, 760, 28
 RUN_HEIGHT, HEAD, STRIP, GAP = 420, 84, 40, 18
 
 PAPER, INK, DIM, GRID = "#ffffff", "#1d2433", "#667085", "#e4e7ec"
-COMPUTED, FORCED, REUSED = "#2563a8", "#7f8ea3", "#f0a63a"
-FILL = {"computed": COMPUTED, "forced": FORCED, "reused": REUSED}
+COMPUTED, HALF, FORCED, REUSED = "#2563a8", "#2f8f7b", "#7f8ea3", "#f0a63a"
+FILL = {"computed": COMPUTED, "half": HALF, "forced": FORCED, "reused": REUSED}
+#: Height of a cell that was run only in part, as a share of the strip.
+HEIGHT = {"half": 0.72, "reused": 0.45}
 
 
 def draw_reports(payload: dict) -> torch.Tensor:
@@ -44,7 +46,7 @@ def draw_plan(plan: dict) -> torch.Tensor:
     draw.text((MARGIN, 14), plan["title"], fill=INK, font=_font(20))
     if drawn:
         pairs = zip(plan["mask"], plan["errors"], strict=True)
-        kinds = {"C": "computed", ".": "reused"}
+        kinds = {"C": "computed", "h": "half", ".": "reused"}
         empty = {"limit": None, "error": None}
         steps = [{"decision": kinds[letter], "score": error, **empty} for letter, error in pairs]
         left, right = MARGIN + 40, PLAN_WIDTH - MARGIN
@@ -97,10 +99,9 @@ def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
 
 
 def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
-    """Colour and shape both tell: computed is full, forced full with a dot, reused half as high."""
+    """Colour and shape both tell: forced has a dot, what ran in part or not at all is lower."""
     x0, y0, x1, y1 = box
-    if decision == "reused":
-        y0 += (y1 - y0) * 0.55
+    y0 += (y1 - y0) * (1 - HEIGHT.get(decision, 1))
     draw.rectangle((x0, y0, x1, y1), fill=FILL[decision])
     if decision == "forced":
         x, y, r = (x0 + x1) / 2, (y0 + y1) / 2, min(4.0, (x1 - x0) / 4)
@@ -108,10 +109,11 @@ def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
 
 
 def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> None:
-    computed = run["evaluations"] - run["forced"]
+    computed = run["evaluations"] - run["forced"] - run["half"]
     x = left
     for decision, count in (
         ("computed", computed),
+        *([("half", run["half"])] if run["half"] else []),
         ("forced", run["forced"]),
         ("reused", run["reused"]),
     ):

@@ -23,7 +23,7 @@ class Entry:
 
 def mask_of(report: RunReport) -> str:
     """What a run did, one letter an evaluation: ``C`` computed, ``.`` reused."""
-    return "".join("." if step.decision == "reused" else "C" for step in report.steps)
+    return "".join({"reused": ".", "half": "h"}.get(s.decision, "C") for s in report.steps)
 
 
 class Reports:

@@ -20,6 +20,7 @@ class PolicyChoice:
     Attributes:
         policy: the policy with its settings.
         rule: reuse rule that belongs to it, ``None`` to leave the choice to Apply.
+        gap_rule: forecast of guidance pairs' differences that belongs to it, ``None``: Apply's.
         guards: guards that belong to it, ``None`` to leave them to Apply.
         hindsight: whether forecasts are taken back, ``None`` to leave that to Apply.
         fixed: its own settings rule, whatever budget Apply shows (a published preset, a mask).
@@ -27,6 +28,7 @@ class PolicyChoice:
 
     policy: Policy
     rule: ReuseRule | None = None
+    gap_rule: ReuseRule | None = None
     guards: Guards | None = None
     hindsight: bool | None = None
     fixed: bool = False

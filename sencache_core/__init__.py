@@ -4,10 +4,10 @@ from .calibration import Calibration
 from .config import CacheConfig
 from .families import FAMILIES, Family
 from .moments import Moments
-from .policies import POLICIES, Guards, Interval, Off, Planned, Policy, SenCache
+from .policies import POLICIES, CfgCache, Guards, Interval, Off, Planned, Policy, SenCache
 from .profile import Profile, ProfileError, ProfileHeader
 from .recorder import Recorder
-from .reuse import REUSE_RULES, Fitted, Hold, Linear, Quadratic, ReuseRule
+from .reuse import REUSE_RULES, Fitted, Hold, Linear, Quadratic, ReuseRule, TwoBands
 from .schedule import Schedule, flow_sigmas
 from .session import Runner, Session
 from .stats import RunReport, StepRecord
@@ -22,6 +22,7 @@ __all__ = [
     "Branch",
     "CacheConfig",
     "Calibration",
+    "CfgCache",
     "Family",
     "Fitted",
     "Guards",
@@ -44,5 +45,6 @@ __all__ = [
     "SenCache",
     "Session",
     "StepRecord",
+    "TwoBands",
     "flow_sigmas",
 ]

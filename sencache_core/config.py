@@ -30,6 +30,8 @@ class CacheConfig:
     Attributes:
         policy: decides when to skip.
         rule: makes the missing outputs.
+        gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
+            branch alone.
         guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs.
         budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
             own tolerance or options rule.
@@ -44,6 +46,7 @@ class CacheConfig:
 
     policy: Policy = field(default_factory=Planned)
     rule: ReuseRule = field(default_factory=Fitted)
+    gap_rule: ReuseRule = field(default_factory=Fitted)
     guards: Guards = DEFAULT_GUARDS
     budget: float | None = 0.5
     profile: Profile | None = None
@@ -99,7 +102,8 @@ class CacheConfig:
         # The stack's residual is not what the sampler steps with.
         steps = transitions(row, schedule) if self.hindsight and self.tap == "output" else None
         run = RunInfo(row, schedule, slopes, moments, steps)
-        return Session(self._policy(run, report), self.rule.bound(moments), run, report)
+        policy, rule = self._policy(run, report), self.rule.bound(moments)
+        return Session(policy, rule, run, report, self.gap_rule.bound(moments.of_gap()))
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.
@@ -120,12 +124,14 @@ class CacheConfig:
             raise ValueError(f"policy {self.policy.name!r} decides as the run goes: it has no plan")
         if not chosen.mask:
             return chosen.start(run).plan
-        rounds = rounds_of(run, policy.guards)
-        wanted = zip(chosen.fit_mask(len(rounds)), rounds, strict=True)
-        mask = [compute or one.forced for compute, one in wanted]
+        rounds, wanted = rounds_of(run, policy.guards), chosen.fit_mask(len(run.times))
+        pairs = zip(wanted.mask, rounds, strict=True)
+        mask = [compute or one.forced for compute, one in pairs]
         longest = max(len(part) for part in str(Plan(tuple(mask))).split("C"))
         taken_back = run.transitions is not None
-        return Planner(rounds, run.moments, longest, taken_back, chosen.risk).describe(mask)
+        planner = Planner(rounds, run.moments, longest, taken_back, chosen.risk)
+        half = frozenset(k for k in wanted.half if not rounds[k].forced)
+        return replace(planner.describe(mask), half=half)
 
     def _policy(self, run: RunInfo, report: RunReport) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
@@ -168,11 +174,12 @@ class CacheConfig:
         if evaluations >= rounds:
             return Off()
         guards = self.policy.fit_guards(self.guards, evaluations, run)
-        forced = guards.fewest(run.schedule.steps(), steps)
+        forced = self.policy.fewest(guards, run)
         if forced > evaluations:
             report.say(
                 f"The budget of {evaluations} of {rounds} evaluations cannot be met: start/end, "
-                f"warm-up and the longest run force {forced}, which is what this run spends."
+                f"warm-up, the longest run and the policy force {forced:g}, which is what this run "
+                "spends."
             )
         elif guards.longest_run > self.guards.longest_run and not isinstance(self.policy, Planned):
             report.say(

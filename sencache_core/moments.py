@@ -31,6 +31,8 @@ class Moments:
             no error was followed: gain 1 and response 0 are taken.
         lead: ``[T, T]``, as ``gram``, of the conditional output alone, on which a session measures
             its errors; mean over samples.
+        gap: ``[T, T]``, as ``gram``, of what guidance adds to the conditional output,
+            ``(g - 1)(cond - uncond)``; mean over samples. ``None`` without a guidance pair.
     """
 
     t: np.ndarray
@@ -38,6 +40,7 @@ class Moments:
     gain: np.ndarray | None = None
     response: np.ndarray | None = None
     lead: np.ndarray | None = None
+    gap: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         t, gram = self.t, self.gram
@@ -50,10 +53,12 @@ class Moments:
         curves = [] if self.gain is None else [self.gain, self.response]
         if any(np.ndim(c) != 2 or np.shape(c)[1] != len(t) for c in curves):
             raise ValueError(f"gain and response must be {len(t)} values long for each sample")
-        if self.lead is not None:
-            if np.shape(self.lead) != gram.shape[1:]:
-                raise ValueError(f"the leading branch's moments must be {len(t)} by {len(t)}")
-            curves.append(self.lead)
+        for more in (self.lead, self.gap):
+            if more is None:
+                continue
+            if np.shape(more) != gram.shape[1:]:
+                raise ValueError(f"moments of {len(t)} times need matrices of that size")
+            curves.append(more)
         if not all(np.isfinite(a).all() for a in (t, gram, *curves)):
             raise ValueError("moments must be finite")
 
@@ -79,6 +84,10 @@ class Moments:
     def lead_at(self, times: Sequence[float]) -> np.ndarray:
         """``[n, n]`` of the leading branch; of the guided output where that is all there is."""
         return self._between(self.mean if self.lead is None else self.lead, times)
+
+    def of_gap(self) -> Moments | None:
+        """Those of the difference that guidance adds, for a rule to be bound to."""
+        return None if self.gap is None else Moments(self.t, self.gap[None])
 
     def gain_at(self, t: float) -> float:
         """Terminal sensitivity at ``t``: geometric mean over samples, linear in log between."""

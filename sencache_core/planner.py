@@ -23,7 +23,7 @@ GAIN_POWER = 0.6
 #: turns the mean square into the mean in decibels (majorise-minimise for the sum of logarithms).
 REWEIGHTED = 3
 
-COMPUTE, REUSE = "C", "."
+COMPUTE, HALF, REUSE = "C", "h", "."
 
 
 @dataclass(frozen=True)
@@ -53,38 +53,51 @@ class Plan:
             geometric mean over the calibration samples.
         errors: expected RMS of (forecast - truth) / RMS of truth, on the leading branch, of a
             forecast for each round from the evaluations before it; ``nan`` where there are none.
+        half: rounds of ``mask`` that run the conditional branch alone.
     """
 
     mask: tuple[bool, ...]
     error: float = float("nan")
     errors: tuple[float, ...] = ()
+    half: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """A plan from its string: ``C``, ``1`` and ``x`` compute, ``h`` computes the conditional
+        branch alone, ``.``, ``0``, ``r`` and ``-`` reuse.
+
+        White space and commas are skipped.
+
+        Raises:
+            ValueError: another character, no character at all, or a first round that is not
+                computed in full.
+        """
+        letters = [c for c in text.lower() if not c.isspace() and c != ","]
+        if bad := sorted(set(letters) - set("c1xh.0r-")):
+            raise ValueError(
+                "a mask is written with C (compute), h (conditional branch alone) and . (reuse), "
+                f"not {' '.join(bad)}: {text!r}"
+            )
+        if not letters or letters[0] not in "c1x":
+            raise ValueError("a mask must begin with C: the first evaluation has nothing to reuse")
+        half = frozenset(k for k, letter in enumerate(letters) if letter == "h")
+        return cls(tuple(letter in "c1xh" for letter in letters), half=half)
 
     @property
     def evaluations(self) -> int:
         return sum(self.mask)
 
+    @property
+    def cost(self) -> float:
+        """Evaluations, those of the conditional branch alone counted by half."""
+        return sum(self.mask) - len(self.half) / 2
+
     def __str__(self) -> str:
-        """``C`` for an evaluation, ``.`` for reuse."""
-        return "".join(COMPUTE if compute else REUSE for compute in self.mask)
-
-
-def parse_mask(text: str) -> tuple[bool, ...]:
-    """A mask from its string; ``C``, ``1`` and ``x`` compute, ``.``, ``0``, ``r`` and ``-`` reuse.
-
-    White space and commas are skipped.
-
-    Raises:
-        ValueError: another character, no character at all, or a first round that is not computed.
-    """
-    letters = [c for c in text if not c.isspace() and c != ","]
-    if bad := sorted({c for c in letters if c.lower() not in "c1x.0r-"}):
-        raise ValueError(
-            f"a mask is written with C (compute) and . (reuse), not {' '.join(bad)}: {text!r}"
+        """``C`` for an evaluation, ``h`` for one of the conditional branch, ``.`` for reuse."""
+        return "".join(
+            REUSE if not compute else HALF if k in self.half else COMPUTE
+            for k, compute in enumerate(self.mask)
         )
-    mask = tuple(c.lower() in "c1x" for c in letters)
-    if not mask or not mask[0]:
-        raise ValueError("a mask must begin with C: the first evaluation has nothing to reuse")
-    return mask
 
 
 class Planner:

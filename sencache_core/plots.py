@@ -12,7 +12,7 @@ from .profile import Profile
 from .stats import RunReport
 
 #: Colours by decision, from Okabe and Ito's set, which colour-blind readers can tell apart.
-COLOURS = {"computed": "#0072B2", "forced": "#56B4E9", "reused": "#E69F00"}
+COLOURS = {"computed": "#0072B2", "half": "#009E73", "forced": "#56B4E9", "reused": "#E69F00"}
 #: Frames of each clip on a contact sheet, and the factor on the difference pictures.
 SHEET_FRAMES, SHEET_GAIN = 6, 4.0
 
@@ -112,7 +112,7 @@ def _figure(width: float, height: float):
 
 
 def _legend(report: RunReport) -> str:
-    names = {"computed": "blue", "forced": "light blue", "reused": "orange"}
+    names = {"computed": "blue", "half": "green", "forced": "light blue", "reused": "orange"}
     seen = {step.decision for step in report.steps}
     return ", ".join(f"{colour}: {name}" for name, colour in names.items() if name in seen)
 

@@ -26,7 +26,7 @@ CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
 LAGGED = ("error_hold", "error_linear", "error_quadratic")
 
 #: Arrays of the moments, see ``moments.py``.
-MOMENTS = ("t", "gram", "gain", "response", "lead")
+MOMENTS = ("t", "gram", "gain", "response", "lead", "gap")
 
 
 class ProfileError(ValueError):
@@ -219,6 +219,7 @@ class Recording:
         visited: ``[N]`` times of all rounds, in the order of the run.
         gram: ``[N, N]`` inner products of the guided outputs at them, ``None`` if not seen.
         lead: ``[N, N]``, the same of the leading branch.
+        gap: ``[N, N]``, the same of their difference; ``None`` where there is none.
         travels: what each probe found, see ``probe.Travel``.
     """
 
@@ -227,6 +228,7 @@ class Recording:
     visited: tuple[float, ...] = ()
     gram: np.ndarray | None = None
     lead: np.ndarray | None = None
+    gap: np.ndarray | None = None
     travels: Sequence[tuple[float, float, float, float]] = ()
 
 
@@ -263,8 +265,11 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
     t = np.asarray(first.visited, dtype=np.float64)[order]
     gram = np.stack([r.gram[np.ix_(order, order)] for r in recordings])
     lead = np.mean([r.lead for r in recordings], axis=0)[np.ix_(order, order)]
+    gap = None
+    if all(r.gap is not None for r in recordings):
+        gap = np.mean([r.gap for r in recordings], axis=0)[np.ix_(order, order)]
     if not any(r.travels for r in recordings):
-        return Moments(t, gram, lead=lead)
+        return Moments(t, gram, lead=lead, gap=gap)
     gains = np.full((len(recordings), len(t)), np.nan)
     responses = gains.copy()
     for number, recording in enumerate(recordings):
@@ -277,7 +282,7 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
         responses[number] = np.interp(t, answered, response)
     for curves in (gains, responses):  # a sample that was not probed is like the others
         curves[:] = np.where(np.isnan(curves), np.nanmean(curves, axis=0), curves)
-    return Moments(t, gram, np.exp(gains), responses, lead)
+    return Moments(t, gram, np.exp(gains), responses, lead, gap)
 
 
 def _filled(curve: np.ndarray) -> np.ndarray:

@@ -226,11 +226,13 @@ class Recorder:
         grams = (_gram([r.guided for r in visited]), _gram([r.lead for r in visited]))
         if any(gram is None for gram in grams):
             visited, grams = [], (None, None)
+        gap = _gram([r.guided - r.lead for r in visited]) if visited else None
         return Recording(
             tuple(times[k] for k in keep),
             curves,
             tuple(r.t for r in visited),
             *grams,
+            gap if gap is not None and gap.any() else None,
             tuple(self.travels),
         )
 

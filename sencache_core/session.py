@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .families import Family
 from .hindsight import Hindsight
+from .pairs import Pairs
 from .policies import Policy, RunInfo
 from .reuse import Hold, ReuseRule
 from .solver import unit_scale
@@ -118,11 +119,21 @@ class Session:
         rule: makes the missing outputs.
         run: family, schedule and what is known of the model.
         report: filled as the run goes.
+        gap_rule: forecasts differences of guidance pairs, for policies that ask for rounds of the
+            conditional branch alone.
     """
 
-    def __init__(self, policy: Policy, rule: ReuseRule, run: RunInfo, report: RunReport) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rule: ReuseRule,
+        run: RunInfo,
+        report: RunReport,
+        gap_rule: ReuseRule = _HOLD,
+    ) -> None:
         self.policy, self.rule, self.run, self.report = policy, rule, run, report
         self._hindsight = _hindsight(run, rule)
+        self._pairs = Pairs(gap_rule) if policy.cond_only else None
         self._state: Any = policy.start(run)
         self._history: dict[Branch, list[Anchor]] = {}
         self._last: Step | None = None
@@ -130,7 +141,7 @@ class Session:
         self._record: StepRecord | None = None
         self._decision = Decision(False, Reason.FIRST)
         self._reused_in_a_row = 0
-        self._saved = False
+        self._ran = self._saved = 0  # chunks of the present round
         self._leader: Branch | None = None
         self._errors: list[tuple[StepRecord, Tensor]] = []
         # Error of the rule's forecast at the last true evaluation; after a run of reuse also that
@@ -160,17 +171,19 @@ class Session:
             ordinal=ordinal,
             run=self._reused_in_a_row,
             error=errors[0] if errors else float("nan"),
+            paired=self._pairs is not None and self._pairs.known,
         )
         decision = self._decide(step)
         if decision.reuse and self._hindsight is not None:
             self._hindsight.skip(step.t, step.index)
-        self._step, self._decision, self._saved = step, decision, False
+        self._step, self._decision = step, decision
+        self._ran = self._saved = 0
         self._record = StepRecord(
             ordinal=step.ordinal,
             step=step.index,
             sigma=sigma,
             t=step.t,
-            decision=decision_name(decision.reuse, decision.reason),
+            decision=decision_name(decision),
             reason=decision.reason.value,
             score=decision.score,
             limit=decision.limit,
@@ -217,17 +230,18 @@ class Session:
         return decision
 
     def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
+        chunk = [shape[0] // len(branches), *shape[1:]]
+        if self._decision.cond_only:
+            return self._rebuild(branches, chunk)
         if not self._decision.reuse:
             return None
-        chunk = [shape[0] // len(branches), *shape[1:]]
         histories = [self._history.get(branch) for branch in branches]
         # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
         # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
         # call is computed, the round goes on.
         if any(not self._fresh(h) or list(h[-1].y.shape) != chunk for h in histories):
             return None
-        self.report.calls_saved += 1
-        self._saved = True
+        self._count_saved(branches)
         t, rule = self._step.t, self._rule_in_force
         parts = [rule.predict(t, history) for history in histories]
         if self._hindsight is not None:
@@ -235,6 +249,23 @@ class Session:
                 used = [anchor.t for anchor in history[-rule.history :]]
                 self._hindsight.book(branch, rule.weights(used, t), len(history))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _rebuild(self, branches: Sequence[Branch], chunk: Sequence[int]) -> Tensor | None:
+        """Unconditional outputs of a round that runs the conditional branches alone."""
+        t, outputs = self._step.t, []
+        for branch in branches:
+            y = self._pairs.rebuild(branch, t) if self._fresh(self._history.get(branch)) else None
+            if y is None or list(y.shape) != list(chunk):
+                return None
+            outputs.append(y)
+        self._count_saved(branches)
+        # From here on they are as good as computed: forecasts start from them, hindsight uses them.
+        handed = [self._take(*pair)[0] for pair in zip(branches, outputs, strict=True)]
+        return handed[0] if len(handed) == 1 else torch.cat(handed)
+
+    def _count_saved(self, branches: Sequence[Branch]) -> None:
+        self.report.calls_saved += 1
+        self._saved += len(branches)
 
     def _fresh(self, history: list[Anchor] | None) -> bool:
         """Whether a branch was computed at the last true evaluation, or since."""
@@ -244,25 +275,33 @@ class Session:
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
     ) -> Tensor | None:
         self.report.count_call()
+        self._ran += len(branches)
         if y is None:
             return None
         handed, corrected = [], False
         for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
-            history = self._history.setdefault(branch, [])
-            if history and history[-1].y.shape != part.shape:
-                history.clear()
-            if self._leads(branch):
-                self._judge(part, history)
-            kept, given = self._settle(branch, part, history) or (part, part)
-            corrected |= given is not part
-            handed.append(given.to(part.dtype))
-            while history and abs(history[-1].t - self._step.t) < 1e-9:
-                history.pop()
-            history.append(Anchor(self._step.t, kept.to(part.dtype, copy=True)))
-            del history[: -self.rule.history]
+            if self._decision.cond_only:
+                self._pairs.alone(branch, part)
+            given, changed = self._take(branch, part)
+            corrected |= changed
+            handed.append(given)
         if not corrected:
             return None
         return handed[0] if len(handed) == 1 else torch.cat(handed)
+
+    def _take(self, branch: Branch, y: Tensor) -> tuple[Tensor, bool]:
+        """Remember an output of the present round; what to hand on, and whether it is another."""
+        history = self._history.setdefault(branch, [])
+        if history and history[-1].y.shape != y.shape:
+            history.clear()
+        if self._leads(branch):
+            self._judge(y, history)
+        kept, given = self._settle(branch, y, history) or (y, y)
+        while history and abs(history[-1].t - self._step.t) < 1e-9:
+            history.pop()
+        history.append(Anchor(self._step.t, kept.to(y.dtype, copy=True)))
+        del history[: -self.rule.history]
+        return given.to(y.dtype), given is not y
 
     def _settle(self, branch: Branch, y: Tensor, history: list[Anchor]):
         if self._hindsight is None or self._decision.reuse:
@@ -293,23 +332,41 @@ class Session:
         """Book the round that has ended: what a true evaluation teaches, and the memory held."""
         if self._step is None:
             return
-        if self._decision.reuse and self._record.calls and not self._saved:
+        calls, total = self._record.calls, self._ran + self._saved
+        if self._decision.reuse and calls and not self._saved:
             # Nothing could be forecast (context windows that rotate, a stack tap without a stack):
             # in truth this round was an evaluation.
-            self._decision = Decision(False, Reason.NO_HISTORY)
-            self._record.decision, self._record.reason = "forced", Reason.NO_HISTORY.value
-            self._record.score = self._record.limit = None
+            self._in_truth_computed(Reason.NO_HISTORY)
+        elif self._decision.cond_only and not self._saved:
+            self._in_truth_computed(Reason.NO_PAIR)
+        if self._decision.reason is Reason.NO_PAIR:
+            self.report.say(
+                "Evaluations of the conditional branch alone were computed in full: this run has "
+                "no pair of conditional and unconditional outputs that belong together."
+            )
+        self._record.cost = self._ran / total if total else float(not self._decision.reuse)
         if self._decision.reuse:
             self._reused_in_a_row += 1
         else:
-            self._state = self.policy.observe(self._step, self._state)
+            if not self._decision.cond_only:
+                self._state = self.policy.observe(self._step, self._state)
             self._last, self._reused_in_a_row = self._step, 0
             if self._hindsight is not None:
                 self._hindsight.evaluated()
+        if self._pairs is not None:
+            if not (self._decision.reuse or self._decision.cond_only):
+                self._pairs.keep(self._step.t, self._history)
+            self._pairs.forget()
         self._step = None
         held = sum(a.y.nbytes for h in self._history.values() for a in h)
+        held += self._pairs.nbytes if self._pairs is not None else 0
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
+
+    def _in_truth_computed(self, reason: Reason) -> None:
+        self._decision = Decision(False, reason)
+        self._record.decision, self._record.reason = "forced", reason.value
+        self._record.score = self._record.limit = None
 
     def finish(self, completed: bool) -> RunReport:
         self._close_round()
@@ -320,7 +377,7 @@ class Session:
         self._tick()
         self._errors.clear()
         self._trial = ()
-        self._hindsight = None
+        self._hindsight = self._pairs = None
         self._history.clear()
         self._last = self._state = None
         self.report.completed = completed

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-from .types import FORCED, Reason
+from .types import FORCED, Decision, Reason
 
 REPORT_VERSION = 1
 
@@ -21,11 +21,13 @@ class StepRecord:
         step: schedule step it belongs to, from 0.
         sigma: noise level.
         t: the family's time coordinate.
-        decision: ``"computed"``, ``"forced"`` (computed because a guard said so) or ``"reused"``.
+        decision: ``"computed"``, ``"forced"`` (computed because a guard said so), ``"half"`` (the
+            conditional branches alone) or ``"reused"``.
         reason: why, in words (a ``Reason`` value).
         score, limit: what the policy compared, ``None`` where it compared nothing.
         error: RMS of (forecast - truth) / RMS of truth on the leading branch, where both exist.
         calls: model calls run in this round.
+        cost: share of the round's branches that ran, hence of its block executions, 0..1.
         seconds: wall-clock time from this round's start to the next one's.
     """
 
@@ -39,6 +41,7 @@ class StepRecord:
     limit: float | None = None
     error: float | None = None
     calls: int = 0
+    cost: float = 0.0
     seconds: float = 0.0
 
 
@@ -77,6 +80,16 @@ class RunReport:
         return sum(record.decision != "reused" for record in self.steps)
 
     @property
+    def half(self) -> int:
+        """Evaluations that ran the conditional branches alone."""
+        return sum(record.decision == "half" for record in self.steps)
+
+    @property
+    def cost(self) -> float:
+        """Share of the uncached run's block executions, 0..1; 0 before the first round."""
+        return sum(record.cost for record in self.steps) / max(len(self.steps), 1)
+
+    @property
     def reused(self) -> int:
         return len(self.steps) - self.evaluations
 
@@ -96,7 +109,7 @@ class RunReport:
 
     def why_nothing_was_reused(self) -> str | None:
         """One sentence that says why no round was reused and what would change it."""
-        if not self.steps or self.reused:
+        if not self.steps or self.reused or self.half:
             return None
         scored = [r for r in self.steps if r.score is not None and r.limit is not None]
         if scored:
@@ -119,20 +132,26 @@ class RunReport:
 
     def summary(self) -> str:
         """One line: evaluations and time apart, since the one is not the other."""
-        total = len(self.steps)
+        total, half = len(self.steps), self.half
+        alone = f" ({half} of them without the unconditional branch)" if half else ""
         return (
-            f"{self.evaluations} of {total} evaluations run, {self.reused} reused, "
+            f"{self.evaluations} of {total} evaluations run{alone}, {self.reused} reused, "
             f"{self.seconds:.1f} s in the sampler; saved time about {self.saved_seconds():.1f} s"
         )
 
     def saved_seconds(self) -> float:
-        """Estimate: reused rounds times the difference of the medians of both kinds' times."""
-        run = sorted(r.seconds for r in self.steps if r.decision != "reused")
-        skipped = sorted(r.seconds for r in self.steps if r.decision == "reused")
-        if not run or not skipped:
+        """Estimate: rounds run in part or not at all, by how far the median time of their kind lies
+        below that of full ones.
+        """
+        times = {"full": [], "half": [], "reused": []}
+        for record in self.steps:
+            kind = record.decision if record.decision in times else "full"
+            times[kind].append(record.seconds)
+        middle = {kind: sorted(each)[len(each) // 2] for kind, each in times.items() if each}
+        if "full" not in middle:
             return 0.0
-        gain = run[len(run) // 2] - skipped[len(skipped) // 2]
-        return max(gain, 0.0) * len(skipped)
+        saved = (len(times[kind]) * max(middle["full"] - m, 0.0) for kind, m in middle.items())
+        return sum(saved)
 
     def to_dict(self) -> dict:
         """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""
@@ -140,6 +159,8 @@ class RunReport:
             "version": REPORT_VERSION,
             **asdict(self),
             "evaluations": self.evaluations,
+            "half": self.half,
+            "cost": self.cost,
             "reused": self.reused,
             "forced": sum(r.decision == "forced" for r in self.steps),
             "seconds": self.seconds,
@@ -153,11 +174,11 @@ class RunReport:
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
 
-def decision_name(reuse: bool, reason: Reason) -> str:
-    """``"reused"``, ``"forced"`` or ``"computed"``."""
-    if reuse:
-        return "reused"
-    return "forced" if reason in FORCED else "computed"
+def decision_name(decision: Decision) -> str:
+    """``"reused"``, ``"half"``, ``"forced"`` or ``"computed"``."""
+    if decision.reuse or decision.cond_only:
+        return "reused" if decision.reuse else "half"
+    return "forced" if decision.reason in FORCED else "computed"
 
 
 def _finite(value):

@@ -22,10 +22,12 @@ class Branch(NamedTuple):
         role: ``"cond"``, ``"uncond"`` or another name the host gives. The first ``"cond"`` branch
             leads: errors are measured on it.
         ident: whatever else tells the chunk from others of the same evaluation round.
+        shared: what the branches of one guidance pair have in common, and no other branch has.
     """
 
     role: str
     ident: Hashable = None
+    shared: Hashable = None
 
 
 class Reason(str, Enum):
@@ -35,6 +37,7 @@ class Reason(str, Enum):
     OVER = "score above limit"
     SCHEDULED_REUSE = "scheduled reuse"
     SCHEDULED_COMPUTE = "scheduled evaluation"
+    SCHEDULED_HALF = "scheduled conditional evaluation"
     BUDGET_SPENT = "budget kept for later"
     BUDGET_LEFT = "budget left to spend"
     FIRST = "first evaluation"
@@ -45,6 +48,7 @@ class Reason(str, Enum):
     TIME_ROSE = "noise level rose"
     CHANGED = "latent shape changed"
     NO_HISTORY = "no fresh output to forecast from"
+    NO_PAIR = "no guidance pair to rebuild"
     OFF = "caching is off"
 
 
@@ -59,6 +63,7 @@ FORCED = frozenset(
         Reason.TIME_ROSE,
         Reason.CHANGED,
         Reason.NO_HISTORY,
+        Reason.NO_PAIR,
     }
 )
 
@@ -72,12 +77,14 @@ class Decision:
         reason: why.
         score: the policy's figure for this round in its own unit, ``None`` if it had none.
         limit: the figure that ``score`` was compared with.
+        cond_only: run the conditional branches and rebuild the unconditional ones from them.
     """
 
     reuse: bool
     reason: Reason
     score: float | None = None
     limit: float | None = None
+    cond_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class Step:
         run: rounds reused since the last true evaluation.
         error: what the forecast in place of the last true output would have erred by, RMS relative
             to that output, on the leading branch; ``nan`` where there was none.
+        paired: whether the conditional branch may run alone: the last full evaluation held a
+            guidance pair, and differences are kept.
     """
 
     x: tuple[Tensor, ...]
@@ -107,6 +116,7 @@ class Step:
     ordinal: int
     run: int = 0
     error: float = float("nan")
+    paired: bool = False
 
     @property
     def share(self) -> float:

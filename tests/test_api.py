@@ -11,6 +11,7 @@ NAMES = {
     "Branch",
     "CacheConfig",
     "Calibration",
+    "CfgCache",
     "Family",
     "Fitted",
     "Guards",
@@ -33,6 +34,7 @@ NAMES = {
     "SenCache",
     "Session",
     "StepRecord",
+    "TwoBands",
     "flow_sigmas",
 }
 
@@ -52,7 +54,7 @@ def test_public_names_are_documented():
 
 def test_registries_and_their_order():
     """Saved workflows hold these words."""
-    assert list(sencache_core.POLICIES) == ["planned", "sencache", "interval", "off"]
+    assert list(sencache_core.POLICIES) == ["planned", "sencache", "interval", "cfg_cache", "off"]
     assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]
     assert list(sencache_core.FAMILIES) == ["wan", "ltx", "ltx2", "cogvideox"]
 

@@ -148,7 +148,7 @@ def perturbed(module):
 
 class DiffusersDriver(Driver):
     def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+        self.sampler, self.tells_apart = sampler, sampler.names is not None
 
     def run(self, config, jobs):
         sampler, results = self.sampler, []
@@ -181,6 +181,12 @@ class TestWanUnnamed(HostContract):
     @pytest.fixture
     def driver(self):
         return DiffusersDriver(Sampler("wan", names=None))
+
+
+class TestCogVideoXNamed(HostContract):
+    @pytest.fixture
+    def driver(self):
+        return DiffusersDriver(Sampler("cogvideox"))
 
 
 class TestLTX(HostContract):

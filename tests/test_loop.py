@@ -77,8 +77,11 @@ def batched_sample(model, x, sched, conditions, guidance, runner):
     for sigma, following in zip(sched.sigmas[:-1], sched.sigmas[1:], strict=True):
         pair = torch.cat([x, x])
         output = None
-        if runner is not None:
-            runner.begin((x,), sigma)
+        if runner is not None and runner.begin((x,), sigma).cond_only:
+            rows = both.chunk(2)
+            alone = zip((COND, UNCOND), rows, strict=True)
+            output = torch.cat([loop._call(model, x, sigma, b, row, runner) for b, row in alone])
+        elif runner is not None:
             output = runner.predict((COND, UNCOND), pair.shape)
         if output is None:
             output = model(pair, sigma, both)

@@ -11,7 +11,7 @@ from toys import schedule
 
 from sencache_core import FAMILIES, Moments, planner
 from sencache_core.moments import fitted_weights
-from sencache_core.planner import Plan, Planner, Round, parse_mask
+from sencache_core.planner import Plan, Planner, Round
 from sencache_core.policies import Guards, Planned, Prior, RunInfo
 from sencache_core.policies.planned import rounds_of
 from sencache_core.prior import prior_moments
@@ -185,20 +185,22 @@ def test_equal_times_are_planned():
             assert np.isfinite(plan.errors[1:]).all()
 
 
-@given(st.lists(st.booleans(), max_size=60))
+@given(st.text("Ch.", max_size=60))
 def test_masks_are_written_and_read_back(rest):
-    plan = Plan((True, *rest))
-    assert parse_mask(str(plan)) == plan.mask
+    plan = Plan.parse(f"C{rest}")
+    assert str(plan) == f"C{rest}"
+    assert plan.cost == 1 + rest.count("C") + rest.count("h") / 2
+    assert plan.evaluations == 1 + rest.count("C") + rest.count("h")
 
 
 def test_masks_may_be_written_loosely():
-    assert parse_mask(" C.c, xX1\n0rR-") == (True, False, True, True, True, True, *[False] * 4)
+    assert str(Plan.parse(" C.c, xX1H\n0rR-h")) == "C.CCCCh....h"
 
 
-@pytest.mark.parametrize("text", ["", " ", ".C", "0", "C.?", "compute"])
+@pytest.mark.parametrize("text", ["", " ", ".C", "0", "C.?", "hC", "compute"])
 def test_wrong_masks_are_refused(text):
     with pytest.raises(ValueError, match="mask"):
-        parse_mask(text)
+        Plan.parse(text)
     if text:
         with pytest.raises(ValueError, match="mask"):
             Planned(mask=text)

@@ -8,18 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import COND, WAN, cached_run, noise, plain_run, run_info, schedule
 
-from sencache_core import POLICIES, CacheConfig, Guards, Interval, Off, Planned, SenCache
+from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Off, Planned, SenCache
 from sencache_core.policies import Guarded, Threshold
 from sencache_core.types import Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
+#: Those that can spend any share of the evaluations, with guidance or without.
+BUDGETED = [n for n in POLICIES if n not in ("off", "cfg_cache")]
 THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
 
 #: The setting of each policy at which it never reuses.
 STRICTEST = {"sencache": SenCache(tolerance=0, early_tolerance=0), "interval": Interval(1.0)}
-STRICTEST |= {"off": Off(), "planned": Planned(mask="C" * 20)}
+STRICTEST |= {"off": Off(), "planned": Planned(mask="C" * 20), "cfg_cache": CfgCache(1.0)}
 LOOSE = {"sencache": SenCache(1.0, 1.0), "interval": Interval(4.0), "off": Off()}
-LOOSE["planned"] = Planned()
+LOOSE |= {"planned": Planned(), "cfg_cache": CfgCache()}
 
 
 def step(t: float, moved: float = 0.1, **changes) -> Step:
@@ -144,7 +146,7 @@ def test_interval_is_even(steps, interval):
     assert sum(gaps) / len(gaps) == pytest.approx(interval, abs=1 / len(gaps))
 
 
-@pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
+@pytest.mark.parametrize("name", BUDGETED)
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 @pytest.mark.parametrize("steps", [20, 30, 50])
 def test_budgets_are_met_exactly(name, sampler, steps):
@@ -156,7 +158,7 @@ def test_budgets_are_met_exactly(name, sampler, steps):
             assert evaluations(config, sched) == round(percent / 100 * rounds), (shift, percent)
 
 
-@pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
+@pytest.mark.parametrize("name", BUDGETED)
 @settings(max_examples=40)
 @given(data=st.data())
 def test_budgets_are_met_under_any_guards(name, data):
@@ -178,7 +180,7 @@ def test_budgets_are_met_under_any_guards(name, data):
     assert any("cannot be met" in m for m in report.messages) == (forced > asked)
 
 
-@pytest.mark.parametrize("name", [n for n in POLICIES if n != "off"])
+@pytest.mark.parametrize("name", BUDGETED)
 def test_budget_is_met_whatever_the_scores(name):
     """A model that jumps in mid-run spoils the forecast of the scores, not the count."""
 

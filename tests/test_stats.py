@@ -10,7 +10,7 @@ import pytest
 
 from sencache_core import RunReport, StepRecord, flow_sigmas
 from sencache_core.stats import decision_name
-from sencache_core.types import FORCED, Reason
+from sencache_core.types import FORCED, Decision, Reason
 
 GOLDEN = Path(__file__).parent / "fixtures" / "run_report.json"
 
@@ -26,7 +26,7 @@ def golden_report() -> RunReport:
         ("reused", Reason.WITHIN, 0.33, 0.49, None),
         ("reused", Reason.BUDGET_SPENT, 0.52, 0.49, None),
         ("forced", Reason.LONGEST_RUN, None, None, 0.0188),
-        ("computed", Reason.BUDGET_LEFT, 0.44, 0.49, 0.0203),
+        ("half", Reason.SCHEDULED_HALF, 0.44, None, 0.0203),
         ("forced", Reason.COOLDOWN, None, None, 0.0312),
     ]
     report = RunReport(
@@ -36,15 +36,15 @@ def golden_report() -> RunReport:
         tap="output",
         num_steps=10,
         budget=0.7,
-        calls=14,
-        calls_saved=6,
+        calls=13,
+        calls_saved=7,
         history_bytes=196608,
         messages=["Note: the profile was measured with euler, this is uni_pc."],
         completed=True,
     )
     sigmas = flow_sigmas(10, 5.0)
     for number, (decision, reason, score, limit, error) in enumerate(rows):
-        reused = decision == "reused"
+        cost = {"reused": 0.0, "half": 0.5}.get(decision, 1.0)
         report.steps.append(
             StepRecord(
                 ordinal=number,
@@ -56,8 +56,9 @@ def golden_report() -> RunReport:
                 score=score,
                 limit=limit,
                 error=error,
-                calls=0 if reused else 2,
-                seconds=0.0625 if reused else 1.5,
+                calls=int(2 * cost),
+                cost=cost,
+                seconds=0.0625 + 1.4375 * cost,
             )
         )
     return report
@@ -71,15 +72,17 @@ def test_counts():
     report = golden_report()
     assert (report.evaluations, report.reused) == (7, 3)
     assert report.to_dict()["forced"] == 4
-    assert report.seconds == 7 * 1.5 + 3 * 0.0625
-    assert report.saved_seconds() == pytest.approx(3 * (1.5 - 0.0625))
-    assert "7 of 10 evaluations run, 3 reused" in report.summary()
+    assert (report.half, report.cost) == (1, pytest.approx(0.65))
+    assert report.seconds == 6 * 1.5 + 0.78125 + 3 * 0.0625
+    assert report.saved_seconds() == pytest.approx(3 * (1.5 - 0.0625) + 1.5 - 0.78125)
+    alone = "1 of them without the unconditional branch"
+    assert f"7 of 10 evaluations run ({alone}), 3 reused" in report.summary()
 
 
 def test_saved_time_is_never_negative():
     report = golden_report()
     for record in report.steps:
-        record.seconds = 2.0 if record.decision == "reused" else 0.1
+        record.seconds = 2.0 if record.cost < 1 else 0.1
     assert report.saved_seconds() == 0.0
 
 
@@ -98,15 +101,16 @@ def test_a_message_is_said_once():
 
 @pytest.mark.parametrize("reason", Reason)
 def test_decision_names(reason):
-    assert decision_name(True, reason) == "reused"
-    assert decision_name(False, reason) == ("forced" if reason in FORCED else "computed")
+    assert decision_name(Decision(True, reason)) == "reused"
+    assert decision_name(Decision(False, reason, cond_only=True)) == "half"
+    assert decision_name(Decision(False, reason)) == ("forced" if reason in FORCED else "computed")
 
 
 def why(*reasons: Reason, scores=()) -> str | None:
     report = RunReport("wan", "sencache", "linear", "output", 10)
     for number, reason in enumerate(reasons):
         score, limit = scores[number] if scores else (None, None)
-        name = decision_name(False, reason)
+        name = decision_name(Decision(False, reason))
         report.steps.append(
             StepRecord(number, number, 0.5, 0.5, name, reason.value, score, limit, calls=1)
         )

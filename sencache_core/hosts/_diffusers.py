@@ -24,6 +24,14 @@ except ImportError as error:
 
 #: Arguments that carry the noise level, in a model's own unit.
 _TIMES = frozenset({"timestep", "audio_timestep", "sigma", "audio_sigma"})
+#: Arguments whose first dimension is the batch.
+_BATCHED = _TIMES | frozenset(
+    (
+        *("hidden_states", "encoder_hidden_states", "encoder_attention_mask"),
+        *("encoder_hidden_states_image", "image_embeds", "ofs", "video_coords"),
+        *("audio_hidden_states", "audio_encoder_hidden_states", "audio_encoder_attention_mask"),
+    )
+)
 #: Dimension of ``hidden_states`` along which some pipelines append conditioning channels.
 _CHANNEL_DIM = {"wan": 1, "cogvideox": 2}
 #: What k-diffusion and ComfyUI call the samplers of these schedulers.
@@ -134,6 +142,31 @@ class Container:
         if self.names:
             return self.kind(**dict(zip(self.names, values, strict=True)))
         return values if issubclass(self.kind, tuple) else values[0]
+
+
+def halves_of(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """A transformer's arguments for either half of its batch.
+
+    ``None`` if an argument that is not known to go by batch has its size: it cannot be told apart.
+    """
+    batch, halves = len(arguments["hidden_states"]), ({}, {})
+    for name, value in arguments.items():
+        parts = (value, value)
+        if isinstance(value, Tensor) and value.ndim and len(value) == batch:
+            if name not in _BATCHED:
+                return None
+            parts = value.chunk(2)
+        elif isinstance(value, list | tuple | dict) and _holds_batch(value, batch):
+            return None
+        for half, part in zip(halves, parts, strict=True):
+            half[name] = part
+    return halves
+
+
+def _holds_batch(value: Any, batch: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value
+    tensors = [v for v in inner if isinstance(v, Tensor)]
+    return any(v.ndim and len(v) == batch for v in tensors)
 
 
 def at_timestep(arguments: dict[str, Any], timestep: float) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """ComfyUI: wrappers on a cloned ModelPatcher, nothing on the model itself.
 
 A run's state is born in OUTER_SAMPLE and dropped there; PREDICT_NOISE is the clock and opens a
-round; APPLY_MODEL answers each model call. Both the caching and the measuring runner go through
-the same wrappers. Works on ComfyUI 0.3.64 and later.
+round; CALC_COND_BATCH puts conditional branches first; APPLY_MODEL answers each model call. Both
+the caching and the measuring runner go through the same wrappers. Works on ComfyUI 0.3.64 and
+later.
 """
 
 from __future__ import annotations
@@ -178,6 +179,22 @@ class _Host:
             self.live(run.runner.report)
         return out
 
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
+        """Ask for the conditional outputs first where the others are rebuilt from them."""
+        run = model_options["transformer_options"].get(KEY)
+        if run is None or not run.open or not run.cond_only:
+            return executor(model, conds, x_in, timestep, model_options)
+        later = [run.keys.unconditional(cond, i) for i, cond in enumerate(conds)]
+        first, second = (
+            [cond if after == turn else None for cond, after in zip(conds, later, strict=True)]
+            for turn in (False, True)
+        )
+        out = executor(model, first, x_in, timestep, model_options)
+        if any(later):
+            rest = executor(model, second, x_in, timestep, model_options)
+            out = [b if after else a for a, b, after in zip(out, rest, later, strict=True)]
+        return out
+
     def apply_model(
         self,
         executor,
@@ -217,6 +234,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.OUTER_SAMPLE: host.outer_sample,
         _WRAPPERS.PREPARE_SAMPLING: host.prepare_sampling,
         _WRAPPERS.PREDICT_NOISE: host.predict_noise,
+        _WRAPPERS.CALC_COND_BATCH: host.calc_cond_batch,
         _WRAPPERS.APPLY_MODEL: host.apply_model,
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,8 +72,13 @@ class Keys:
         for uuid, index in zip(uuids, indices, strict=True):
             ident = (uuid, index, *fixed)
             self._seen[ident] += 1
-            keys.append(Branch(self._role(uuid, index), (*ident, self._seen[ident])))
+            role = self._role(uuid, index)
+            keys.append(Branch(role, (*ident, self._seen[ident]), fixed))
         return keys
+
+    def unconditional(self, conds: Sequence[Mapping[str, Any]] | None, index: int) -> bool:
+        """Whether a list of conditions, the ``index``-th of its call, holds unconditional ones."""
+        return bool(conds) and all(self._role(c.get("uuid"), index) == "uncond" for c in conds)
 
     def _role(self, uuid: Hashable, index: int) -> str:
         roles = self._roles.get(uuid, ())

@@ -31,6 +31,7 @@ class Run:
         shapes: latent shape of each modality.
         keys: names the chunks.
         open: inside an evaluation round; model calls elsewhere are none of ours.
+        cond_only: the round at hand runs the conditional branches alone.
     """
 
     runner: Runner
@@ -38,6 +39,7 @@ class Run:
     shapes: Sequence[Sequence[int]]
     keys: Keys = field(default_factory=Keys)
     open: bool = False
+    cond_only: bool = False
     # Multi-GPU setups call the model from several threads at once.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -47,7 +49,7 @@ class Run:
             return
         self.open = True
         self.keys.begin(guider)
-        self.runner.begin(self._modalities(x), sigma)
+        self.cond_only = self.runner.begin(self._modalities(x), sigma).cond_only
 
     def _modalities(self, x: Tensor) -> Sequence[Tensor]:
         """Video and audio of a packed LTX-2 latent ``[B, 1, N]``; any other latent as it is."""

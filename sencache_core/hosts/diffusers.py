@@ -18,7 +18,7 @@ from ..config import CacheConfig
 from ..policies import Off
 from ..profile import ProfileHeader, Recording
 from ..schedule import Schedule
-from ..session import Runner
+from ..session import EvaluateAt, Runner
 from ..stats import RunReport
 from ..types import Branch
 from ._diffusers import (
@@ -29,6 +29,7 @@ from ._diffusers import (
     ModelHook,
     at_timestep,
     clocks_of,
+    halves_of,
     header_of,
     noisy_channels,
     same,
@@ -45,6 +46,7 @@ class _Run:
         runner: caches or measures.
         rounds: evaluation rounds to be expected, ``None`` if unknown.
         timestep, inputs: of the present round; ``inputs`` are owned copies.
+        cond_only: the present round runs the conditional branch alone.
         calls: how often each (context name, conditioning) was seen in the present round.
         conditions: distinct text conditionings of the run, in order of appearance.
         containers: output container by branch and ``return_dict``.
@@ -54,6 +56,7 @@ class _Run:
     rounds: int | None
     timestep: float = math.inf
     inputs: tuple[Tensor, ...] = ()
+    cond_only: bool = False
     calls: Counter = field(default_factory=Counter)
     conditions: list[Tensor | None] = field(default_factory=list)
     containers: dict[Any, Container | None] = field(default_factory=dict)
@@ -67,15 +70,13 @@ class _Hook(ModelHook):
         start: makes a run's runner, given the clock, its schedule (or ``None``), the transformer
             and its noisy inputs.
         opened, publish: called when a run begins, and with the runner of each that has ended.
-        paired: hand the halves of a batched guidance pair over as two branches.
     """
 
     _is_stateful = True
 
-    def __init__(self, clock: Clock, start, opened, publish, paired: bool = False) -> None:
+    def __init__(self, clock: Clock, start, opened, publish) -> None:
         super().__init__()
         self.clock, self.start, self.opened, self.publish = clock, start, opened, publish
-        self.paired = paired
         self.context, self.warned = ContextName(), False
         self.run: _Run | None = None
 
@@ -110,20 +111,39 @@ class _Hook(ModelHook):
         branches = self._branches(run, arguments)
         key = (branches, arguments.get("return_dict", True))
         if container := run.containers.get(key):
+            if run.cond_only and len(branches) == 2 and (halves := halves_of(arguments)):
+                return self._apart(run, forward, branches, halves, container)
             payload = run.runner.predict(branches, container.shape)
             if payload is not None:
                 return container.put(payload)
-
-        def evaluate_at(sigma: float) -> Tensor:
-            moved = at_timestep(arguments, self.clock.timestep(sigma))
-            return Container.of(forward(**moved))[1]
 
         output = forward(*call.args, **call.kwargs)
         run.containers[key], payload = Container.of(output)
         if payload is None:
             run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
-        handed = run.runner.observe(branches, payload, evaluate_at)
+        handed = run.runner.observe(branches, payload, self._elsewhere(forward, arguments))
         return output if handed is None else run.containers[key].put(handed)
+
+    def _apart(self, run: _Run, forward, branches, halves, container: Container):
+        """A batched pair, the conditional half first, so that the other may be rebuilt from it."""
+        rows, *rest = container.shape
+        parts: dict[Branch, Tensor] = {}
+        for branch, arguments in reversed([*zip(branches, halves, strict=True)]):
+            payload = run.runner.predict((branch,), (rows // 2, *rest))
+            if payload is None:
+                payload = Container.of(forward(**arguments))[1]
+                handed = run.runner.observe((branch,), payload, self._elsewhere(forward, arguments))
+                payload = payload if handed is None else handed
+            parts[branch] = payload
+        return container.put(torch.cat([parts[branch] for branch in branches]))
+
+    def _elsewhere(self, forward, arguments: dict[str, Any]) -> EvaluateAt:
+        """The payload of a call at another noise level."""
+
+        def evaluate_at(sigma: float) -> Tensor:
+            return Container.of(forward(**at_timestep(arguments, self.clock.timestep(sigma))))[1]
+
+        return evaluate_at
 
     def _round(self, module: nn.Module, arguments: dict[str, Any]) -> _Run:
         """The run that this call belongs to, with its evaluation round opened if it is new."""
@@ -151,12 +171,15 @@ class _Hook(ModelHook):
         latents = noisy, *inputs[1:]
         if self._holds_pair(arguments):  # both halves show the same latent
             latents = tuple(x[: len(x) // 2] for x in latents)
-        run.runner.begin(latents, self.clock.sigma(timestep))
+        run.cond_only = run.runner.begin(latents, self.clock.sigma(timestep)).cond_only
         return run
 
     def _holds_pair(self, arguments: dict[str, Any]) -> bool:
-        batch = len(arguments["hidden_states"])
-        return self.paired and self.context.name == "cond_uncond" and batch % 2 == 0
+        """Whether a call holds a guidance pair: pipelines name it so without guidance, too."""
+        if self.context.name != "cond_uncond":
+            return False
+        x = arguments["hidden_states"]
+        return len(x) % 2 == 0 and torch.equal(*x.chunk(2))
 
     def _branches(self, run: _Run, arguments: dict[str, Any]) -> tuple[Branch, ...]:
         """Keys of this call's chunks: the pipeline's name for it, its conditioning and its turn.
@@ -200,11 +223,10 @@ class Attachment:
         on_report: Callable | None = None,
         done: Callable[[Runner], None] | None = None,
         recordings: Callable[[], list[Recording]] = list,
-        paired: bool = False,
     ) -> None:
         self.reports: list[RunReport] = []
         self._start, self._on_report, self._done = start, on_report, done
-        self._recordings, self._paired = recordings, paired
+        self._recordings = recordings
         self._hooks: list[tuple[nn.Module, _Hook, bool, Callable]] = []
 
     @property
@@ -216,7 +238,7 @@ class Attachment:
         registry = HookRegistry.check_if_exists_or_initialize(module)
         if registry.get_hook(HOOK_NAME) is not None:
             raise ValueError("this model has a SenCache attached already; detach it first")
-        hook = _Hook(clock, self._start, self._opened, self._publish, self._paired)
+        hook = _Hook(clock, self._start, self._opened, self._publish)
         plain = "forward" not in vars(module)
         registry.register_hook(hook, HOOK_NAME)
         self._hooks.append((module, hook, plain, module.forward))
@@ -338,7 +360,7 @@ def record(
     def recordings() -> list[Recording]:
         return [recording for calibration in runs.values() for recording in calibration.recordings]
 
-    attachment = Attachment(start, None, done, recordings, paired=guidance is not None)
+    attachment = Attachment(start, None, done, recordings)
     return _attached(attachment, clocks_of(model, scheduler, num_steps))
 
 

@@ -1,6 +1,7 @@
 """Policies: when to skip. A new policy is one file and one line here."""
 
 from .base import Guards, Policy, Prior, RunInfo, Slopes
+from .cfg_cache import CfgCache
 from .guarded import Guarded
 from .interval import Interval
 from .off import Off
@@ -10,12 +11,13 @@ from .threshold import Budgeted, Threshold
 
 #: Policies that people can pick, by name. Every one of them joins the contract tests.
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Planned, SenCache, Interval, Off)
+    policy.name: policy for policy in (Planned, SenCache, Interval, CfgCache, Off)
 }
 
 __all__ = [
     "POLICIES",
     "Budgeted",
+    "CfgCache",
     "Guarded",
     "Guards",
     "Interval",

@@ -74,6 +74,11 @@ class Policy(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
 
+    @property
+    def cond_only(self) -> bool:
+        """Whether it may ask for rounds that run the conditional branches alone."""
+        return False
+
     def start(self, run: RunInfo) -> Any:
         """State at the beginning of a run; ``None`` if the policy keeps none."""
         return None
@@ -93,7 +98,7 @@ class Policy(ABC):
         """
 
     def observe(self, step: Step, state: Any) -> Any:
-        """Learn from a true evaluation at ``step``, whether this policy or a guard asked for it.
+        """Learn from a full evaluation at ``step``, whether this policy or a guard asked for it.
 
         Args:
             step: the round.
@@ -117,6 +122,10 @@ class Policy(ABC):
             if fitted.fewest(steps, num_steps) <= evaluations:
                 break
         return fitted
+
+    def fewest(self, guards: Guards, run: RunInfo) -> float:
+        """Evaluations that no setting can go below; of the conditional branch alone: half a one."""
+        return guards.fewest(run.schedule.steps(), run.schedule.num_steps)
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         """This policy, set so that a run spends ``evaluations`` true evaluations in all.

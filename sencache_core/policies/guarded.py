@@ -18,6 +18,10 @@ class Guarded(Policy):
     inner: Policy
     guards: Guards
 
+    @property
+    def cond_only(self) -> bool:
+        return self.inner.cond_only
+
     def start(self, run: RunInfo) -> Any:
         return self.inner.start(run)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..planner import Plan, Planner, Round, parse_mask
+from ..planner import Plan, Planner, Round
 from ..solver import round_weights
 from ..types import Decision, Reason, Step
 from .base import LONGEST_RUN, Guards, Policy, RunInfo
@@ -52,8 +52,9 @@ class Planned(Policy):
         risk: 0 plans for the mean over the calibration samples, 1 for the worst of them.
         may_save: share of the evaluations that a clip may leave unspent which proves easier than
             the calibration clips, down to the error that was expected for those.
-        mask: a schedule of one's own, ``C`` to compute and ``.`` to reuse, one letter a round; it
-            rules instead of the budget. Empty: plan one.
+        mask: a schedule of one's own, ``C`` to compute, ``h`` to compute the conditional branch
+            alone and ``.`` to reuse, one letter a round; it rules instead of the budget. Empty:
+            plan one.
         evaluations: of the whole run; 0: half of the rounds. Set by :meth:`for_budget`.
         guards: forced rounds and longest run that the plan obeys.
     """
@@ -80,7 +81,8 @@ class Planned(Policy):
         default="",
         metadata={
             "help": "Your own schedule instead of a budget: one letter per evaluation, C computes, "
-            "a dot reuses, as the stats show it. Empty: plan one."
+            "h computes the conditional branch alone (half the time), a dot reuses, as the stats "
+            "show it. Empty: plan one."
         },
     )
     may_save: float = field(
@@ -102,13 +104,13 @@ class Planned(Policy):
         if not 0 <= self.may_save < 1:
             raise ValueError(f"may_save must lie in [0, 1), not {self.may_save}")
         if self.mask:
-            parse_mask(self.mask)
+            Plan.parse(self.mask)
 
     def start(self, run: RunInfo) -> PlanState:
         rounds = rounds_of(run, self.guards)
         hardness = Hardness(len(rounds))
         if self.mask:
-            plan = Plan(self.fit_mask(len(rounds)))
+            plan = self.fit_mask(len(rounds))
             return PlanState(None, plan, plan.evaluations, hardness)
         planner = _planner(
             tuple(rounds),
@@ -122,19 +124,23 @@ class Planned(Policy):
         plan = planner.plan(wanted)
         return PlanState(planner, plan, wanted, hardness, wanted, plan.error)
 
-    def fit_mask(self, rounds: int) -> tuple[bool, ...]:
+    @property
+    def cond_only(self) -> bool:
+        return bool(self.mask and Plan.parse(self.mask).half)
+
+    def fit_mask(self, rounds: int) -> Plan:
         """The user's mask, for a run of ``rounds`` rounds.
 
         Raises:
             ValueError: the mask has another length.
         """
-        mask = parse_mask(self.mask)
-        if len(mask) != rounds:
+        plan = Plan.parse(self.mask)
+        if len(plan.mask) != rounds:
             raise ValueError(
-                f"the mask has {len(mask)} letters, but this run has {rounds} evaluations; plan "
-                "anew, or write one letter per evaluation"
+                f"the mask has {len(plan.mask)} letters, but this run has {rounds} evaluations; "
+                "plan anew, or write one letter per evaluation"
             )
-        return mask
+        return plan
 
     def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
         if step.run == 0 and self.correct and state.planner is not None:
@@ -143,6 +149,9 @@ class Planned(Policy):
         expected = errors[step.ordinal] if step.ordinal < len(errors) else None
         if step.ordinal < len(mask) and not mask[step.ordinal]:
             return Decision(True, Reason.SCHEDULED_REUSE, expected), state
+        if step.ordinal in state.plan.half:
+            why = Reason.SCHEDULED_HALF if step.paired else Reason.NO_PAIR
+            return Decision(False, why, expected, cond_only=step.paired), state
         return Decision(False, Reason.SCHEDULED_COMPUTE, expected), state
 
     def _correct(self, step: Step, state: PlanState) -> None:

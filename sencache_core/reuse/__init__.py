@@ -1,5 +1,6 @@
 """Reuse rules: how a missing output is made. A new rule is one file and one line here."""
 
+from .bands import TwoBands
 from .base import ReuseRule
 from .fitted import Fitted
 from .polynomial import Hold, Linear, Quadratic
@@ -8,4 +9,4 @@ REUSE_RULES: dict[str, type[ReuseRule]] = {
     rule.name: rule for rule in (Fitted, Hold, Linear, Quadratic)
 }
 
-__all__ = ["REUSE_RULES", "Fitted", "Hold", "Linear", "Quadratic", "ReuseRule"]
+__all__ = ["REUSE_RULES", "Fitted", "Hold", "Linear", "Quadratic", "ReuseRule", "TwoBands"]

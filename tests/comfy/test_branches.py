@@ -14,7 +14,7 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig
+from sencache_core import CacheConfig, CfgCache
 
 pytestmark = pytest.mark.comfyui
 
@@ -29,7 +29,9 @@ def node(module: str, cls: str, *args, **kwargs):
 
 
 def check(runs, host, case, patch=lambda m: m, guide=None, tap="output", elsewhere=0, **kwargs):
-    """Compare a replaying run with a plain one; return its report.
+    """Compare replaying runs with a plain one; return the report of the one that reuses.
+
+    Another one runs the conditional branches alone where it replays.
 
     Args:
         patch: applied to the model of both runs, over SenCache and under it.
@@ -58,6 +60,10 @@ def check(runs, host, case, patch=lambda m: m, guide=None, tap="output", elsewhe
             assert calls[0] == report.calls + report.calls_saved
         else:
             assert calls[0] == report.calls - elsewhere
+        assert runs.error(out, plain) <= 1e-5
+    alone = replace(config, policy=CfgCache(2.0))
+    for model in (host.attach(patch(case.model), alone), patch(host.attach(case.model, alone))):
+        out = runs.sample(model, case, sigmas=sigmas, **guided(model), **kwargs)
         assert runs.error(out, plain) <= 1e-5
     return report
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sencache_core import CacheConfig, Guards, Interval, RunReport, SenCache
+from sencache_core import CacheConfig, CfgCache, Guards, Interval, RunReport, SenCache
 
 #: Enough steps for a default configuration to cache at all, few enough to be quick.
 STEPS = 12
 #: Forces exactly 6 of 12 rounds, wherever the scores lie.
 HALF = CacheConfig(policy=SenCache(), guards=Guards(), budget=0.5)
+#: Every third round in full, the conditional branch alone in between.
+ALONE = CacheConfig(policy=CfgCache(3.0), guards=Guards(), budget=None)
 
 
 class Interrupted(RuntimeError):
@@ -62,7 +64,13 @@ class Result:
 
 
 class Driver(ABC):
-    """Runs jobs through one host on one fixed small model of ``STEPS`` steps."""
+    """Runs jobs through one host on one fixed small model of ``STEPS`` steps.
+
+    Attributes:
+        tells_apart: whether the host is told which of two split calls is the unconditional one.
+    """
+
+    tells_apart = True
 
     @abstractmethod
     def run(self, config: CacheConfig | None, jobs: Sequence[Job]) -> list[Result]:
@@ -89,6 +97,7 @@ class HostContract:
             pytest.param(CacheConfig(budget=1.0), id="budget 1"),
             pytest.param(HALF.with_tolerance(0.0), id="tolerance 0"),
             pytest.param(CacheConfig(policy=Interval(1.0), budget=None), id="interval 1"),
+            pytest.param(CacheConfig(policy=CfgCache(1.0), budget=None), id="cfg_cache 1"),
         ],
     )
     def test_strictest_setting_is_bit_identical(self, driver, strict, batched):
@@ -112,6 +121,28 @@ class HostContract:
         assert cached.report.completed
         assert not torch.equal(plain.latent, cached.latent)
         assert torch.isfinite(cached.latent).all()
+
+    def test_conditional_rounds_run_no_other_branch(self, driver):
+        plain, cached = driver.one(None, Job()), driver.one(ALONE, Job())
+        half, report = cached.report.half, cached.report
+        if not driver.tells_apart:
+            assert torch.equal(plain.latent, cached.latent)
+            assert any("computed in full" in message for message in report.messages)
+            return
+        assert half == STEPS - 5  # rounds 0, 3, 6, 9 and the last
+        assert report.calls == cached.calls == 2 * (STEPS - half) + half
+        assert report.calls_saved == half
+        assert report.cost == (STEPS - half / 2) / STEPS
+        assert not torch.equal(plain.latent, cached.latent)
+        other = driver.one(None, Job(prompt=1))
+        error = (cached.latent - plain.latent).square().mean()
+        assert error < 0.5 * (other.latent - plain.latent).square().mean()
+
+    def test_a_batched_pair_is_taken_apart_for_conditional_rounds(self, driver):
+        split, batched = driver.one(ALONE, Job()), driver.one(ALONE, Job(batched=True))
+        assert batched.report.cost == split.report.cost
+        assert batched.calls == batched.report.calls == STEPS
+        torch.testing.assert_close(split.latent, batched.latent, rtol=1e-3, atol=1e-3)
 
     def test_two_runs_in_a_row_share_nothing(self, driver):
         second = Job(seed=1, prompt=1)

@@ -9,16 +9,19 @@ const run = JSON.parse(readFileSync(new URL("../fixtures/run_report.json", impor
 
 test("headline gives evaluations and time apart", () => {
   const { evaluations, time, share } = report.headline(run);
-  assert.equal(evaluations, `${run.evaluations} of ${run.steps.length} evaluations run, ${run.reused} reused`);
+  const half = ` (${run.half} of them by half)`;
+  assert.equal(evaluations, `${run.evaluations} of ${run.steps.length} evaluations run${half}, ${run.reused} reused`);
+  assert.ok(!report.headline({ ...run, half: 0 }).evaluations.includes("half"));
   assert.match(time, /in the sampler, about .* saved time/);
-  assert.equal(share, run.evaluations / run.steps.length);
+  assert.equal(share, run.cost);
 });
 
 test("counts agree with the report's own", () => {
-  const [computed, forced, reused] = report.counts(run).map((entry) => entry.count);
+  const [computed, half, forced, reused] = report.counts(run).map((entry) => entry.count);
   assert.equal(forced, run.forced);
   assert.equal(reused, run.reused);
-  assert.equal(computed + forced, run.evaluations);
+  assert.equal(half, run.half);
+  assert.equal(computed + half + forced, run.evaluations);
 });
 
 test("every evaluation has a full row and a hover text", () => {
@@ -34,7 +37,8 @@ test("every evaluation has a full row and a hover text", () => {
 test("the mask has one letter per evaluation", () => {
   const letters = report.mask(run);
   assert.equal(letters.length, run.steps.length);
-  assert.equal([...letters].filter((letter) => letter === "C").length, run.evaluations);
+  assert.equal([...letters].filter((letter) => letter === "C").length, run.evaluations - run.half);
+  assert.equal([...letters].filter((letter) => letter === "h").length, run.half);
 });
 
 test("scores of a plan are expected errors", () => {

@@ -2,13 +2,17 @@
 
 export const VIEW = { width: 640, height: 270, left: 40, right: 8, strip: 22, top: 2, gap: 14, axis: 18 };
 
-/** Place and height of each evaluation round's cell. Reused cells are half as high. */
+/** Height of a cell as a share of the strip: what was run only in part is lower. */
+export function cellHeight(decision) {
+  return { reused: 0.45, half: 0.72 }[decision] ?? 1;
+}
+
+/** Place and height of each evaluation round's cell. */
 export function stripCells(steps, view = VIEW) {
   const pitch = (view.width - view.left - view.right) / Math.max(steps.length, 1);
   const gap = Math.min(2, pitch * 0.2);
   return steps.map((step, i) => {
-    const short = step.decision === "reused";
-    const height = short ? view.strip * 0.45 : view.strip;
+    const height = view.strip * cellHeight(step.decision);
     return {
       x: view.left + i * pitch,
       y: view.top + view.strip - height,

@@ -1,6 +1,6 @@
 // Pure functions from the viewer's payload to what is shown. No DOM, no ComfyUI.
 
-export const DECISIONS = ["computed", "forced", "reused"];
+export const DECISIONS = ["computed", "half", "forced", "reused"];
 
 /** Short text for a number: three significant digits, "-" for none. */
 export function figure(value) {
@@ -30,19 +30,21 @@ export function planned(run) {
   return run.policy === "planned";
 }
 
-/** What a run did, one letter an evaluation: C computed, a dot reused. */
+/** What a run did, one letter an evaluation: C computed, h the conditional branch, a dot reused. */
 export function mask(run) {
-  return run.steps.map((step) => (step.decision === "reused" ? "." : "C")).join("");
+  const letters = { reused: ".", half: "h" };
+  return run.steps.map((step) => letters[step.decision] ?? "C").join("");
 }
 
 /** Evaluations and time apart: the one is not the other. */
 export function headline(run) {
   const total = run.steps.length;
+  const half = run.half ? ` (${run.half} of them by half)` : "";
   const live = run.live ? ` (running, ${run.num_steps} steps)` : "";
   return {
-    evaluations: `${run.evaluations} of ${total} evaluations run, ${run.reused} reused${live}`,
+    evaluations: `${run.evaluations} of ${total} evaluations run${half}, ${run.reused} reused${live}`,
     time: `${clock(run.seconds)} in the sampler, about ${clock(run.saved_seconds)} saved time`,
-    share: total ? run.evaluations / total : 0,
+    share: run.cost,
   };
 }
 
@@ -70,7 +72,7 @@ export function settings(run) {
   return `${run.family}, policy ${run.policy}, rule ${run.rule}, tap ${run.tap}${limit}${memory}`;
 }
 
-const COLUMNS = ["#", "step", "sigma", "decision", "reason", "score", "limit", "error", "calls", "time"];
+const COLUMNS = ["#", "step", "sigma", "decision", "reason", "score", "limit", "error", "calls", "cost", "time"];
 
 /** Heads of the table. */
 export function columns(run) {
@@ -89,6 +91,7 @@ export function rows(run) {
     figure(step.limit),
     percent(step.error),
     String(step.calls),
+    figure(step.cost),
     clock(step.seconds),
   ]);
 }

@@ -1,7 +1,7 @@
 // Builds the viewer's DOM from a payload. Knows the browser, not ComfyUI.
 
 import { columns, counts, headline, hover, lines, mask, planned, rows, settings } from "./report.js";
-import { VIEW, curves, path, stripCells, ticks } from "./chart.js";
+import { VIEW, cellHeight, curves, path, stripCells, ticks } from "./chart.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 let serial = 0;
@@ -9,7 +9,7 @@ let serial = 0;
 export const STYLE = `
 .sencache-view { --sc-ink: var(--input-text, #ddd); --sc-dim: var(--descrip-text, #999);
   --sc-line: var(--border-color, #4e4e4e); --sc-computed: #5b9bd5; --sc-forced: #8b98a9;
-  --sc-reused: #f0a63a; --sc-paper: var(--comfy-input-bg, #222);
+  --sc-half: #35a08a; --sc-reused: #f0a63a; --sc-paper: var(--comfy-input-bg, #222);
   box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 8px 10px;
   border-radius: 6px; background: var(--sc-paper); color: var(--sc-ink);
   font: 12px/1.45 system-ui, sans-serif; }
@@ -113,8 +113,8 @@ function legend(run) {
   const hatch = `sencache-hatch-${++serial}`;
   const items = counts(run).map(({ decision, count }) => {
     const icon = shape("svg", { width: 14, height: 14, viewBox: "0 0 14 14" }, hatching(hatch));
-    const short = decision === "reused";
-    icon.append(cell({ x: 1, y: short ? 7 : 1, width: 12, height: short ? 6 : 12 }, decision, hatch));
+    const height = 12 * cellHeight(decision);
+    icon.append(cell({ x: 1, y: 13 - height, width: 12, height }, decision, hatch));
     return element("span", {}, icon, `${decision} ${count}`);
   });
   if (!curves(run.steps)) return element("div", { className: "legend" }, ...items);
