@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sencache_core import REUSE_RULES, CacheConfig, Guards, RunReport, SenCache
+from ..sencache_core import REUSE_RULES, CacheConfig, RunReport, SenCache
 from ..sencache_core.config import TAPS
 from .host import ALIASES, CATEGORY, Throttle, make, send_event, show_text
 from .reports import Reports
@@ -136,7 +137,8 @@ class SenCacheApply(io.ComfyNode):
                     tooltip=(
                         "Share of the steps (not of the noise schedule) that are all computed at "
                         "the start, where layout and motion form. 0.1 of 20 steps is 2 steps. "
-                        "Raising it is safer and leaves fewer steps to reuse."
+                        "Policy planned weighs the start itself; with others 0.1 is safer. The "
+                        "first two evaluations are always computed."
                     ),
                 ),
                 make(
@@ -254,7 +256,9 @@ class SenCacheApply(io.ComfyNode):
         own_settings = choice.fixed or control == "policy"
         if control == "budget" and budget >= 1.0 and not own_settings:
             return io.NodeOutput(model, Reports("Caching is off: the budget is 1.0."))
-        guards = Guards(longest_run=longest_run, start=start_percent, end=end_percent)
+        guards = replace(
+            _DEFAULT.guards, longest_run=longest_run, start=start_percent, end=end_percent
+        )
         config = CacheConfig(
             policy=choice.policy,
             rule=choice.rule or REUSE_RULES[rule](),

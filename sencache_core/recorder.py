@@ -193,8 +193,11 @@ class Recorder:
         t = np.array([seen.t for seen in rounds])
         if not travels:
             return Moments(t, gram[None])
-        known = sorted((travel.answered, travel.response) for travel in travels)
-        response = np.interp(t, *np.transpose(known))
+        answered, which, count = np.unique(
+            [travel.answered for travel in travels], return_inverse=True, return_counts=True
+        )
+        sums = np.bincount(which, [travel.response for travel in travels])
+        response = np.interp(t, answered, sums / count)
         return Moments(t, gram[None], np.ones((1, len(t))), response[None])
 
     def release(self) -> None:
