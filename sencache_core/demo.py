@@ -217,7 +217,8 @@ def calibrate(
 ) -> tuple[Profile, bool]:
     """Measure a bundled model on trajectories of training prompts, and save the profile.
 
-    What was measured is saved after every sample, so that an interruption loses one at most.
+    What was measured is saved after every sample and at an interruption, which loses one run at
+    most.
 
     Args:
         family: key of ``tiny.SPECS``.
@@ -246,37 +247,42 @@ def calibrate(
     prompts = calibration_prompts()
     runs = Calibration(probes)
     total = steps * samples * runs.runs_of(steps)
-    profile = None
-    try:
-        with (
-            _fastest_threads(family, module),
-            _bar(progress, total, family) as tick,
-            record(module, scheduler, guidance=spec.guidance, probes=probes) as measured,
-        ):
+    with (
+        _fastest_threads(family, module),
+        _bar(progress, total, family) as tick,
+        record(module, scheduler, guidance=spec.guidance, probes=probes) as measured,
+    ):
+
+        def save() -> Profile:
+            measured.close()
+            header = ProfileHeader(
+                family=family,
+                fingerprint=fingerprint(module),
+                sampler="ddim" if spec.prediction == "v" else "euler",
+                scheduler=type(scheduler).__name__,
+                sigmas=tuple(step.sigma for step in measured.reports[0].steps),
+                guidance=spec.guidance,
+                shape=(2, *spec.latent),
+                dtype="float32",
+                samples=len(measured.recordings),
+                source="sencache calibrate, bundled tiny model",
+            )
+            profile = combine(measured.recordings, header)
+            profile.save(out)
+            return profile
+
+        try:
             for seed in range(samples):
                 for _ in range(runs.runs_of(steps)):
                     prompt = prompts[seed % len(prompts)]
                     sample(family, module, scheduler, prompt, seed, steps, tick)
-                measured.close()
-                recordings = measured.recordings
-                header = ProfileHeader(
-                    family=family,
-                    fingerprint=fingerprint(module),
-                    sampler="ddim" if spec.prediction == "v" else "euler",
-                    scheduler=type(scheduler).__name__,
-                    sigmas=tuple(step.sigma for step in measured.reports[0].steps),
-                    guidance=spec.guidance,
-                    shape=(2, *spec.latent),
-                    dtype="float32",
-                    samples=len(recordings),
-                    source="sencache calibrate, bundled tiny model",
-                )
-                profile = combine(recordings, header)
-                profile.save(out)
-    except KeyboardInterrupt:
-        if profile is None:
-            raise
-    return profile, profile is not None and profile.header.samples == samples
+                profile = save()
+        except KeyboardInterrupt:
+            measured.close()
+            if not measured.recordings:
+                raise
+            return save(), False
+    return profile, True
 
 
 def _check_weights(family: str) -> None:

@@ -128,12 +128,15 @@ def test_calibrate_show_and_use(tmp_path, capsys):
 
 
 @needs("wan")
-def test_interrupted_calibration_keeps_what_it_has(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("samples", "more"), [(2, 0), (1, 1)], ids=["between samples", "between probes"]
+)
+def test_interrupted_calibration_keeps_what_it_has(tmp_path, monkeypatch, capsys, samples, more):
     file, sample, taken = tmp_path / "wan.safetensors", demo.sample, []
-    runs = 2 * Calibration().runs_of(STEPS)
+    runs = Calibration().runs_of(STEPS)
 
     def interrupted(*arguments):
-        if len(taken) == runs:
+        if len(taken) == (samples - bool(more)) * runs + more:
             raise KeyboardInterrupt
         taken.append(arguments)
         return sample(*arguments)
@@ -141,8 +144,8 @@ def test_interrupted_calibration_keeps_what_it_has(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(demo, "sample", interrupted)
     command = ["calibrate", "--family", "wan", "--samples", "5", "--steps", str(STEPS)]
     assert cli.main([*command, "--out", str(file)]) == 130
-    assert Profile.load(file).header.samples == 2
-    assert "2 of 5" in capsys.readouterr().out
+    assert Profile.load(file).header.samples == samples
+    assert f"{samples} of 5" in capsys.readouterr().out
 
 
 def table(path, timesteps, slope_x=2.0, slope_t=3.0):

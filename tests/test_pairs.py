@@ -8,6 +8,7 @@ from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, plain_ru
 
 from sencache_core import CacheConfig, CfgCache, Fitted, Guards, Hold, Linear, Planned, TwoBands
 from sencache_core.hosts import loop
+from sencache_core.presets import PRESETS
 from sencache_core.reuse.bands import LOW_RADIUS, low_pass
 from sencache_core.types import Anchor, Branch
 
@@ -132,6 +133,16 @@ def test_cfg_cache_says_what_it_cannot_save():
     report = cached_run(CacheConfig(CfgCache(), budget=0.3), schedule(20), guidance=4.0)[1]
     assert report.cost < 0.6
     assert any("cannot be met" in message for message in report.messages)
+
+
+def test_fastercaches_preset_spends_what_its_authors_spend():
+    """Their code computes 24 of 50 steps in full: the first 17, then those that 5 divides."""
+    preset = PRESETS["FasterCache CFG-Cache"]
+    rules = {"rule": preset.rule, "gap_rule": preset.gap_rule, "guards": preset.guards}
+    config = CacheConfig(preset.policy, **rules, budget=None, hindsight=False)
+    report = cached_run(config, schedule(50), guidance=6.0)[1]
+    assert [s.decision for s in report.steps[:17]] == ["forced"] * 17
+    assert (report.evaluations, report.half, report.reused) == (50, 26, 0)
 
 
 def test_two_bands_weigh_their_frequencies():
