@@ -15,9 +15,9 @@ from .moments import Moments, fitted_weights
 AFTER_HINDSIGHT = 0.2
 
 #: Power at which terminal gain enters (ours). Gains differ from clip to clip by more than the few
-#: samples of a calibration tell, and large errors saturate. Of 0.6, 0.8 and 1 on the bundled models
-#: 0.8 had the best worst clip and no mean more than 1 dB from the best; 0 ruins the worst clip.
-GAIN_POWER = 0.8
+#: samples of a calibration tell, and large errors saturate. Below 0.75 the worst clip of the bundled
+#: Wan suffers, above it the mean of CogVideoX (see docs/theory.md); 0 ruins the worst clip.
+GAIN_POWER = 0.75
 
 #: Times that a plan is made anew with each sample weighed by the inverse of its own error, which
 #: turns the mean square into the mean in decibels (majorise-minimise for the sum of logarithms).
