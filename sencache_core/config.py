@@ -32,8 +32,6 @@ class CacheConfig:
     Attributes:
         policy: decides when to skip.
         rule: makes the missing outputs.
-        gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
-            branch alone.
         guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs.
         budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
             own tolerance or options rule.
@@ -44,17 +42,19 @@ class CacheConfig:
             that is sound.
         min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
             steps; peers' threads agree on about 10.
+        gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
+            branch alone.
     """
 
     policy: Policy = field(default_factory=Planned)
     rule: ReuseRule = field(default_factory=Fitted)
-    gap_rule: ReuseRule = field(default_factory=Fitted)
     guards: Guards = DEFAULT_GUARDS
     budget: float | None = 0.5
     profile: Profile | None = None
     tap: str = "output"
     hindsight: bool = True
     min_steps: int = 10
+    gap_rule: ReuseRule = field(default_factory=Fitted)
 
     def __post_init__(self) -> None:
         if self.budget is not None and not 0 < self.budget <= 1:
