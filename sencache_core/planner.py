@@ -15,8 +15,8 @@ from .moments import Moments, fitted_weights
 AFTER_HINDSIGHT = 0.2
 
 #: Power at which terminal gain enters (ours). Gains differ from clip to clip by more than the few
-#: samples of a calibration tell, and large errors saturate. Below 0.75 the worst clip of the bundled
-#: Wan suffers, above it the mean of CogVideoX (see docs/theory.md); 0 ruins the worst clip.
+#: samples of a calibration tell, and large errors saturate. Below 0.75 the bundled Wan's worst clip
+#: suffers, above it CogVideoX's mean (see docs/theory.md); 0 ruins the worst clip.
 GAIN_POWER = 0.75
 
 #: Times that a plan is made anew with each sample weighed by the inverse of its own error, which
