@@ -131,10 +131,10 @@ def test_expected_error_is_the_weighted_sum_of_forecast_errors():
     gram = model.at([r.t for r in rounds])[0]
     mask = (True, True, False, False, True)
     again = Planner(rounds, model, 3, hindsight=True)
-    for found, power in ((made.errors, planner.GAIN_POWER), (made.expected, 1.0)):
+    for found, power, least in ((made.errors, planner.GAIN_POWER, 1), (made.expected, 1, 0)):
         missed = np.zeros(5)
         for k in (2, 3):
-            weight = rounds[k].weight * model.gain_at(rounds[k].t_after) ** power
+            weight = rounds[k].weight * max(model.gain_at(rounds[k].t_after), least) ** power
             missed[:2] += weight * fitted_weights(gram, np.array([0, 1]), np.array(k))
             missed[k] -= weight
         assert found(mask)[0] == pytest.approx(np.sqrt(missed @ gram @ missed))
