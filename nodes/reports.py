@@ -22,7 +22,7 @@ class Entry:
 
 
 def mask_of(report: RunReport) -> str:
-    """What a run did, one letter an evaluation: ``C`` computed, ``.`` reused."""
+    """What a run did, one letter an evaluation: ``C`` computed, ``h`` by half, ``.`` reused."""
     return "".join({"reused": ".", "half": "h"}.get(s.decision, "C") for s in report.steps)
 
 
