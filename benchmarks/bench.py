@@ -203,5 +203,7 @@ def _bar(show: bool, total: int) -> Any:
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise ImportError("the progress bar needs tqdm: pip install 'sencache[bench]'") from error
+        raise ImportError(
+            "the progress bar needs tqdm: in the source tree, pip install -e '.[bench]'"
+        ) from error
     return tqdm(total=total, unit="row", disable=not show)

@@ -26,7 +26,9 @@ def enabled(case: Case, setting: Setting) -> Iterator[None]:
     try:
         import cache_dit
     except ImportError as error:
-        raise ImportError("needs cache-dit: pip install 'sencache[bench]'") from error
+        raise ImportError(
+            "needs cache-dit: in the source tree, pip install -e '.[bench]'"
+        ) from error
     for name in [name for name in logging.root.manager.loggerDict if "cache_dit" in name]:
         logging.getLogger(name).setLevel(logging.ERROR)
     module, settings = case.model.module, dict(setting)

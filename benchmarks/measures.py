@@ -95,7 +95,9 @@ def ms_ssim(clip: Tensor, reference: Tensor) -> float:
             multiscale_structural_similarity_index_measure as compute,
         )
     except ImportError as error:
-        raise ImportError("MS-SSIM needs torchmetrics: pip install 'sencache[bench]'") from error
+        raise ImportError(
+            "MS-SSIM needs torchmetrics: in the source tree, pip install -e '.[bench]'"
+        ) from error
     side = min(clip.shape[-2:])
     fitting = [n for n in range(1, 6) if side // max(1, n - 1) ** 2 > 10]
     if not fitting:

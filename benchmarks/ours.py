@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from sencache_core.calibration import Calibration
-from sencache_core.config import CacheConfig
+from sencache_core.config import DEFAULT_GUARDS, CacheConfig
 from sencache_core.hosts.diffusers import attach, record
+from sencache_core.planner import GAIN_POWER
 from sencache_core.policies import CfgCache, Interval, Planned, SenCache
 from sencache_core.profile import Profile, ProfileHeader, combine
 from sencache_core.reuse import Fitted, Hold, Linear, Quadratic, TwoBands
@@ -72,8 +73,27 @@ def profile(case: Case) -> Profile:
 
 def without_gain(measured: Profile) -> Profile:
     """The profile with every error taken to reach the end as it is."""
-    gain = np.ones_like(measured.moments.gain)
-    return replace(measured, moments=replace(measured.moments, gain=gain))
+    return with_moments(measured, gain=np.ones_like(measured.moments.gain))
+
+
+def gain_to_the_power(power: float) -> Callable[[Profile], Profile]:
+    """The profile whose gains enter plans at another power than the planner's own."""
+
+    def edit(measured: Profile) -> Profile:
+        gain = np.maximum(measured.moments.gain, 1.0) ** (power / GAIN_POWER)
+        return with_moments(measured, gain=gain)
+
+    return edit
+
+
+def without_response(measured: Profile) -> Profile:
+    """The profile with outputs taken not to answer to a displaced latent."""
+    return with_moments(measured, response=np.zeros_like(measured.moments.response))
+
+
+def with_moments(measured: Profile, **changes: np.ndarray) -> Profile:
+    """The profile with other arrays in its moments."""
+    return replace(measured, moments=replace(measured.moments, **changes))
 
 
 def _calibrated(name: str, **options) -> Method:
@@ -93,8 +113,12 @@ ABLATIONS = (
     _calibrated("planned-linear", rule=Linear()),
     _calibrated("planned-quadratic", rule=Quadratic()),
     _calibrated("planned-no-gain", edit=without_gain),
+    _calibrated("planned-gain-0.5", edit=gain_to_the_power(0.5)),
+    _calibrated("planned-gain-1", edit=gain_to_the_power(1.0)),
+    _calibrated("planned-first-tenth", guards=replace(DEFAULT_GUARDS, start=0.1)),
     _calibrated("planned-no-correction", policy=Planned(correct=False)),
     _calibrated("planned-no-hindsight", hindsight=False),
+    _calibrated("planned-no-response", edit=without_response),
     cached("planned-no-profile", lambda case, budget: CacheConfig(budget=budget)),
     _calibrated("alphas-only", policy=SenCache(), rule=Linear(), hindsight=False),
 )

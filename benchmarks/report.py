@@ -88,7 +88,9 @@ def plot(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
         from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'sencache[bench]'") from error
+        raise ImportError(
+            "plots need matplotlib: in the source tree, pip install -e '.[bench]'"
+        ) from error
     files = []
     for (family, regime), group in _groups(rows):
         figure = Figure(figsize=(9, 6), layout="constrained")

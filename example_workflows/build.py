@@ -9,6 +9,7 @@ columns of nodes below; positions follow from the sizes that the frontend comput
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import uuid
 from collections.abc import Mapping
@@ -609,7 +610,7 @@ BUILD = """async (columns) => {
 def main(address: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.goto(address)

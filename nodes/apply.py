@@ -51,9 +51,10 @@ class SenCacheApply(io.ComfyNode):
                     display_mode=io.NumberDisplay.slider,
                     tooltip=(
                         "Share of the evaluations to run in full, met exactly. Lower is faster and "
-                        "departs further from the uncached sample: 0.5 takes about half the time, "
-                        "0.65 is careful, 0.35 is for drafts. 1.0 leaves the model as it is. "
-                        "SenCache Plan shows which ones."
+                        "departs further from the uncached sample: 0.8 is faithful, 0.6 to 0.5 is "
+                        "for daily work (0.5 takes about half the time), 0.36 for trying prompts, "
+                        "0.25 for drafts. 1.0 leaves the model as it is. SenCache Plan shows which "
+                        "ones."
                     ),
                 ),
                 io.Boolean.Input(
@@ -164,9 +165,10 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Most evaluations reused in a row, 2 or 3 is safe. Policy planned weighs "
-                        "long runs itself, up to 8; of another policy, a budget that cannot be met "
-                        "otherwise raises it for that run and says so."
+                        "Most evaluations reused in a row. At 3 it follows from the budget: the "
+                        "shortest that suffices; policy planned weighs runs of up to 8 itself. "
+                        "Below 3 it holds for planned too; a budget that needs longer runs raises "
+                        "it for that run and says so. Without a budget it holds as it is."
                     ),
                 ),
                 make(
@@ -239,13 +241,15 @@ class SenCacheApply(io.ComfyNode):
         tolerance: float = 0.49,
         rule: str = _DEFAULT.rule.name,
         start_percent: float = _DEFAULT.guards.start,
-        end_percent: float = 1.0,
-        longest_run: int = 3,
-        tap: str = "output",
-        min_steps: int = 10,
+        end_percent: float = _DEFAULT.guards.end,
+        longest_run: int = _DEFAULT.guards.longest_run,
+        tap: str = _DEFAULT.tap,
+        min_steps: int = _DEFAULT.min_steps,
         verbose: bool = False,
         hindsight: bool = _DEFAULT.hindsight,
     ) -> io.NodeOutput:
+        from ..sencache_core.hosts.comfy import attach, detach
+
         if not enable:
             return io.NodeOutput(model, Reports("SenCache Apply is switched off (enable)."))
         if control not in CONTROLS:
@@ -255,7 +259,9 @@ class SenCacheApply(io.ComfyNode):
         choice = policy or PolicyChoice(default)
         own_settings = choice.fixed or control == "policy"
         if control == "budget" and budget >= 1.0 and not own_settings:
-            return io.NodeOutput(model, Reports("Caching is off: the budget is 1.0."))
+            bare = detach(model)  # the last Apply in a row rules, also where it says not to cache
+            bare.remove_attachments(CONFIG)
+            return io.NodeOutput(bare, Reports("Caching is off: the budget is 1.0."))
         guards = replace(
             _DEFAULT.guards, longest_run=longest_run, start=start_percent, end=end_percent
         )
@@ -272,8 +278,6 @@ class SenCacheApply(io.ComfyNode):
         )
         if control == "tolerance" and not own_settings:
             config = config.with_tolerance(tolerance)
-        from ..sencache_core.hosts.comfy import attach
-
         reports = Reports()
         teller = _Teller(reports, cls.hidden.unique_id, verbose)
         patched = attach(model, config, publish=teller.finished, live=teller.running)

@@ -165,16 +165,19 @@ class SenCacheCalibrate(io.ComfyNode):
         guider.set_cfg(cfg)
         path = profile = None
         for number in range(samples):
-            for run in _runs(calibration, number, progress):
-                progress.begin(number, run)
-                _sample(guider, sampler, sigmas, latent_image, seed + number)
-                progress.end()
-            profile = _profile(calibration, headers, scheduler, cfg)
-            if path is None:
-                family = profile.header.family
-                default = f"{family}_{sampler_name}_{scheduler}_{steps}steps"
-                path = folders.new_profile_path(name.strip() or default)
-            folders.write_profile(profile, path)  # after each sample: an interrupt keeps the rest
+            try:
+                for run in _runs(calibration, progress):
+                    progress.begin(number, run)
+                    _sample(guider, sampler, sigmas, latent_image, seed + number)
+                    progress.end()
+            finally:  # an interrupt, between probes too, keeps what was measured
+                if len(headers) > number:
+                    profile = _profile(calibration, headers, scheduler, cfg)
+                    default = f"{profile.header.family}_{sampler_name}_{scheduler}_{steps}steps"
+                    path = path or folders.new_profile_path(name.strip() or default)
+                    folders.write_profile(profile, path)
+        if profile is None:
+            raise ProfileError("nothing was measured: the sampler ended without running the model")
         found = sum(len(recording.travels) for recording in calibration.recordings)
         measured = f"{samples} samples, {len(profile.t)} noise levels, {found} probes"
         text = f"Saved {path.name}: {measured}"
@@ -226,15 +229,13 @@ class _Progress:
         show_text(",\n".join(lines), self.node)
 
 
-def _runs(calibration: Calibration, sample: int, progress: _Progress) -> Iterator[int]:
+def _runs(calibration: Calibration, progress: _Progress) -> Iterator[int]:
     """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
     yield 0
     yield from range(1, calibration.runs_of(progress.rounds))
 
 
 def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float) -> Profile:
-    if not headers:
-        raise ProfileError("nothing was measured: the sampler ended without running the model")
     header = replace(
         headers[-1],
         samples=len(headers),

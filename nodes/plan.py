@@ -34,7 +34,7 @@ class SenCachePlan(io.ComfyNode):
                 "the error to be expected, before anything is sampled. Connect the model of "
                 "SenCache Apply and queue this node alone. The mask may be edited and pasted into "
                 "SenCache Policy Select. During a run the plan is still corrected by what it "
-                "shows; the number of evaluations stays."
+                "shows; the number of evaluations stays, unless may_save is set."
             ),
             is_output_node=True,
             inputs=[

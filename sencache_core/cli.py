@@ -186,16 +186,29 @@ def _show(arguments: argparse.Namespace) -> int:
     for name, value in facts.items():
         if value:
             print(f"{name:11s} {value}")
-    names = [name for name, curve in profile.mean.items() if curve.ndim == 1]
-    print("\n" + "".join(f"{name:>12s}" for name in ("t", *names)))
+    columns = {"t": profile.t, **profile.mean, **_followed(profile)}
+    print("\n" + "".join(f"{name:>12s}" for name in columns))
     for row in np.unique(np.linspace(0, len(profile.t) - 1, ROWS).round().astype(int)):
-        values = (profile.t[row], *(profile.mean[name][row] for name in names))
-        print("".join(f"{value:12.4f}" for value in values))
+        print("".join(f"{column[row]:12.4f}" for column in columns.values()))
     if arguments.plot:
         from .plots import profile_plot
 
         profile_plot(profile, arguments.plot)
     return 0
+
+
+def _followed(profile: Profile) -> dict[str, np.ndarray]:
+    """How errors travel to the end of the run, by curve name; nothing if it was not measured."""
+    moments = profile.moments
+    if moments is None or moments.gain is None:
+        return {}
+    gains = moments.gains_at(profile.t)
+    return {
+        "gain": np.array([moments.gain_at(t) for t in profile.t]),
+        "gain min": gains.min(axis=0),
+        "gain max": gains.max(axis=0),
+        "response": np.array([moments.response_at(t) for t in profile.t]),
+    }
 
 
 def _import(arguments: argparse.Namespace) -> int:

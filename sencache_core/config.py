@@ -32,10 +32,12 @@ class CacheConfig:
     Attributes:
         policy: decides when to skip.
         rule: makes the missing outputs.
-        guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs.
+        guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs, or,
+            with ``planned``, up to 8; lower than its default it holds there too while it can.
         budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
             own tolerance or options rule.
-        profile: measured sensitivities; ``None`` uses the family's closed-form prior.
+        profile: measured sensitivities; ``None``: the bundled moments of ``prior.py`` for plans and
+            fitted forecasts, the family's closed form for the policy ``sencache``.
         tap: ``"output"`` caches the model's output (latent-sized), ``"stack"`` the residual of the
             block stack, as the paper's code does (many times the memory).
         hindsight: take forecasts back once the outputs around them are known, with samplers where
@@ -154,6 +156,12 @@ class CacheConfig:
                 "choose its steps, and would measure that of the forecasts instead."
             )
             return Off()
+        if run.schedule.comes_back:
+            report.say(
+                f"Caching is off: the sampler {run.schedule.sampler} looks ahead and comes back to "
+                "more noise, where outputs of less noise foretell nothing."
+            )
+            return Off()
         if run.schedule.stochastic:
             report.say(
                 f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "
@@ -175,7 +183,11 @@ class CacheConfig:
         evaluations = max(1, round(self.budget * rounds))
         if evaluations >= rounds:
             return Off()
-        guards = self.policy.fit_guards(self.guards, evaluations, run)
+        limit, guards = (
+            self.guards.longest_run,
+            self.policy.fit_guards(self.guards, evaluations, run),
+        )
+        lowered = limit < DEFAULT_GUARDS.longest_run
         forced = self.policy.fewest(guards, run)
         if forced > evaluations:
             report.say(
@@ -183,13 +195,13 @@ class CacheConfig:
                 f"warm-up, the longest run and the policy force {forced:g}, which is what this run "
                 "spends."
             )
-        elif guards.longest_run > self.guards.longest_run and not isinstance(self.policy, Planned):
+        elif guards.longest_run > limit and (lowered or not isinstance(self.policy, Planned)):
             report.say(
                 f"{evaluations} of {rounds} evaluations need up to {guards.longest_run} reuses in "
-                f"a row; the limit of {self.guards.longest_run} was raised for this run."
+                f"a row; the limit of {limit} was raised for this run."
             )
         evaluations = max(evaluations, forced)
-        return Guarded(self.policy.for_budget(evaluations, run, guards), guards)
+        return Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
 
     def with_tolerance(self, tolerance: float) -> CacheConfig:
         """This configuration, ruled by a tolerance instead of a budget.

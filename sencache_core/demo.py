@@ -201,7 +201,9 @@ def make_scheduler(family: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise ImportError("the demo needs diffusers: pip install 'sencache[demo]'") from error
+        raise ImportError(
+            "the demo needs diffusers: in the source tree, pip install -e '.[demo]'"
+        ) from error
     if SPECS[family].prediction == "v":
         return diffusers.CogVideoXDDIMScheduler(**COG_SCHEDULER)
     return diffusers.FlowMatchEulerDiscreteScheduler(shift=SPECS[family].shift)
@@ -337,6 +339,8 @@ def _bar(show: bool, total: int, title: str) -> Iterator:
     try:
         from tqdm import tqdm
     except ImportError as error:
-        raise ImportError("the progress bar needs tqdm: pip install 'sencache[demo]'") from error
+        raise ImportError(
+            "the progress bar needs tqdm: in the source tree, pip install -e '.[demo]'"
+        ) from error
     with tqdm(total=total, desc=title, unit="step", mininterval=0.5) as bar:
         yield lambda: bar.update()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from .reuse import ReuseRule
-from .types import Anchor, Branch
+from .types import Anchor, Branch, same_time
 
 
 class Pairs:
@@ -24,7 +24,7 @@ class Pairs:
 
     def __init__(self, rule: ReuseRule) -> None:
         self._rule = rule
-        self._gaps: dict[Branch, list[Anchor]] = {}
+        self._gaps: dict[tuple[Branch, Branch], list[Anchor]] = {}
         self._alone: dict[Branch, Tensor] = {}
 
     @property
@@ -46,14 +46,16 @@ class Pairs:
             history: true outputs by branch, the newest last.
         """
         newest = {b: anchors[-1] for b, anchors in history.items() if anchors}
-        here = {branch: anchor.y for branch, anchor in newest.items() if anchor.t == t}
+        here = {b: anchor.y for b, anchor in newest.items() if same_time(anchor.t, t)}
         gaps = {}
         for branch, y in here.items():
             partner = _partner(branch, here)
             if partner is None or here[partner].shape != y.shape:
                 continue
-            kept = [a for a in self._gaps.get(branch, ()) if a.t != t and a.y.shape == y.shape]
-            gaps[branch] = [*kept, Anchor(t, here[partner] - y)][-self._rule.history :]
+            pair = branch, partner
+            kept = (a for a in self._gaps.get(pair, ()) if not same_time(a.t, t))
+            before = [a for a in kept if a.y.shape == y.shape]
+            gaps[pair] = [*before, Anchor(t, here[partner] - y)][-self._rule.history :]
         self._gaps = gaps
 
     def alone(self, branch: Branch, y: Tensor) -> None:
@@ -65,10 +67,11 @@ class Pairs:
         """The unconditional output ``[B, ...]`` of the present round, in the branch's dtype.
 
         ``None`` where its partner has not been answered in this round, or is not known for sure,
-        or no difference is known.
+        or is another than at the last full evaluation (a prompt schedule).
         """
-        partner, gaps = _partner(branch, self._alone), self._gaps.get(branch)
-        if partner is None or not gaps or gaps[-1].y.shape != self._alone[partner].shape:
+        partner = _partner(branch, self._alone)
+        gaps = self._gaps.get((branch, partner))
+        if not gaps or gaps[-1].y.shape != self._alone[partner].shape:
             return None
         return self._alone[partner] - self._rule.predict(t, gaps)
 

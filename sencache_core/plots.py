@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from .policies import Planned
 from .profile import Profile
 from .stats import RunReport
 
@@ -18,20 +19,22 @@ SHEET_FRAMES, SHEET_GAIN = 6, 4.0
 
 
 def stats_plot(report: RunReport, path: str | Path) -> None:
-    """Score against limit and the strip of decisions, over a run's rounds, as a PNG."""
+    """Scores, limits if any, and the strip of decisions, over a run's rounds, as a PNG."""
     figure = _figure(9, 3.6)
     top, strip = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
-    scored = [s for s in report.steps if s.score is not None and s.limit is not None]
-    lowest = [s.score for s in scored if s.score > 0]
-    if scored:
-        rounds = [s.ordinal for s in scored]
-        top.plot(rounds, [s.score for s in scored], "o-", ms=3, color="black", label="score")
-        top.plot(rounds, [s.limit for s in scored], "--", color="#D55E00", label="limit")
+    if scored := [s for s in report.steps if s.score is not None]:
+        # The score of policy planned is the error that it expects; there is no limit.
+        label = "expected error" if report.policy == Planned.name else "score"
+        score = [s.score for s in scored]
+        top.plot([s.ordinal for s in scored], score, "o-", ms=3, color="black", label=label)
+    if limited := [s for s in scored if s.limit is not None]:
+        limit = [s.limit for s in limited]
+        top.plot([s.ordinal for s in limited], limit, "--", color="#D55E00", label="limit")
     if measured := [s for s in report.steps if s.error]:
         error = [s.error for s in measured]
         label = "relative error of a forecast"
         top.plot([s.ordinal for s in measured], error, ".", color="#009E73", label=label)
-    if lowest:
+    if lowest := [v for s in report.steps for v in (s.score, s.error) if v and v > 0]:
         # A budget's last limits are next to nothing; they may leave the picture.
         top.set_yscale("log")
         top.set_ylim(bottom=min(lowest) / 2)
@@ -88,11 +91,9 @@ def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], path: str | Path, fps: 
 
 def profile_plot(profile: Profile, path: str | Path) -> None:
     """Every curve of a profile over the time coordinate, with its spread, as a PNG."""
-    curves = [(name, curve) for name, curve in profile.mean.items() if curve.ndim == 1]
-    figure = _figure(4 * len(curves), 3)
-    for axis, (name, curve) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True
-    ):
+    figure = _figure(4 * len(profile.mean), 3)
+    axes = figure.subplots(1, len(profile.mean), squeeze=False)[0]
+    for axis, (name, curve) in zip(axes, profile.mean.items(), strict=True):
         axis.plot(profile.t, curve, color=COLOURS["computed"])
         if name in profile.spread:
             low, high = curve - profile.spread[name], curve + profile.spread[name]
@@ -107,7 +108,9 @@ def _figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'sencache[demo]'") from error
+        raise ImportError(
+            "plots need matplotlib: in the source tree, pip install -e '.[demo]'"
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -135,6 +135,7 @@ class Probe:
             t=self.run.family.time(level),
             decision="reused" if free else "computed",
             reason="calibration",
+            cost=float(not free),
         )
         self.report.steps.append(record)
         if ordinal < len(self._seen):

@@ -21,9 +21,6 @@ _HEADER_KEY = "sencache_profile"
 #: Curves over time, each ``[T]``: sensitivities (RMS per RMS, RMS per unit t), speed of the latent
 #: (RMS of dx per unit t), size of the output (RMS) and its ratio to the step before.
 CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
-#: Curves over time and lag, each ``[T, L]``: relative RMS error of a forecast over ``lag`` steps
-#: from true outputs ``lag`` apart. ``error_hold`` is the total change of the output.
-LAGGED = ("error_hold", "error_linear", "error_quadratic")
 
 #: Arrays of the moments, see ``moments.py``.
 MOMENTS = ("t", "gram", "gain", "response", "lead", "gap")
@@ -70,7 +67,7 @@ class Profile:
     Attributes:
         header: where it comes from.
         t: ``[T]`` float64, strictly rising.
-        mean: arrays ``[T]`` or ``[T, L]`` by curve name; always ``alpha_x`` and ``alpha_t``.
+        mean: arrays ``[T]`` by curve name; always ``alpha_x`` and ``alpha_t``.
         spread: standard deviations over samples, of the same shapes; may be empty.
         moments: of the guided outputs, ``None`` in files that lack them.
     """
@@ -94,8 +91,7 @@ class Profile:
             if name not in self.mean:
                 raise ProfileError(f"the profile lacks the curve {name!r}")
         for name, curve in (*self.mean.items(), *self.spread.items()):
-            flat = np.ndim(curve) == 1 or name not in CURVES
-            if not flat or np.shape(curve)[:1] != t.shape or not np.isfinite(curve).all():
+            if np.shape(curve) != t.shape or not np.isfinite(curve).all():
                 raise ProfileError(f"the curve {name!r} is not {len(t)} finite values long")
 
     def at(self, t: float) -> tuple[float, float]:
@@ -113,7 +109,7 @@ class Profile:
         return FAMILIES[self.header.family].prior(t)[2]
 
     def curve(self, name: str, t: float) -> float:
-        """Mean value of the one-dimensional curve ``name`` at ``t``."""
+        """Mean value of the curve ``name`` at ``t``."""
         return float(np.interp(t, self.t, self.mean[name]))
 
     def mismatches(self, other: ProfileHeader) -> list[str]:
@@ -186,8 +182,8 @@ class Profile:
             return cls(
                 ProfileHeader(**raw),
                 arrays.pop("t"),
-                _below("mean.", arrays),
-                _below("spread.", arrays),
+                _known(_below("mean.", arrays)),
+                _known(_below("spread.", arrays)),
                 Moments(**moments) if (moments := _below("moments.", arrays)) else None,
             )
         except ProfileError:
@@ -198,6 +194,11 @@ class Profile:
 
 def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _known(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those curves that this version reads: files may hold others."""
+    return {name: curve for name, curve in curves.items() if name in CURVES}
 
 
 def _covers(measured: Sequence[float], asked: Sequence[float]) -> bool:
@@ -215,7 +216,7 @@ class Recording:
 
     Attributes:
         t: ``[T]``, in the order of the run.
-        curves: ``[T]`` or ``[T, L]`` by name; ``nan`` where a lag had no history yet.
+        curves: ``[T]`` by name.
         visited: ``[N]`` times of all rounds, in the order of the run.
         gram: ``[N, N]`` inner products of the guided outputs at them, ``None`` if not seen.
         lead: ``[N, N]``, the same of the leading branch.
@@ -235,14 +236,18 @@ class Recording:
 def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
     """Average recordings of the same schedule.
 
-    Early times have no history for the longer lags: they take the next time's value. A lag that
-    never had one counts as an error of 100 %.
-
     Raises:
-        ProfileError: no recordings, or of different schedules.
+        ProfileError: no recordings, of different schedules, or with values that are not finite.
     """
     if not recordings or not recordings[0].t:
         raise ProfileError("nothing was recorded: the run ended before its second evaluation")
+    for number, recording in enumerate(recordings, start=1):
+        found = (*recording.curves.values(), recording.gram, np.array(recording.travels))
+        if not all(np.isfinite(values).all() for values in found if values is not None):
+            raise ProfileError(
+                f"sample {number} of {len(recordings)} gave values that are not finite: the model "
+                "breaks down on it, uncached as it is; try another seed, or a wider dtype"
+            )
     first = recordings[0]
     same = (len(r.t) == len(first.t) and np.allclose(r.t, first.t, atol=1e-6) for r in recordings)
     if not all(same):
@@ -250,7 +255,7 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
     order = np.argsort(first.t)
     mean, spread = {}, {}
     for name in first.curves:
-        rows = np.stack([_filled(r.curves[name]) for r in recordings])[:, order]
+        rows = np.stack([r.curves[name] for r in recordings])[:, order]
         mean[name], spread[name] = rows.mean(axis=0), rows.std(axis=0)
     t = np.asarray(first.t, dtype=np.float64)[order]
     return Profile(header, t, mean, spread, _moments(recordings))
@@ -283,19 +288,6 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
     for curves in (gains, responses):  # a sample that was not probed is like the others
         curves[:] = np.where(np.isnan(curves), np.nanmean(curves, axis=0), curves)
     return Moments(t, gram, np.exp(gains), responses, lead, gap)
-
-
-def _filled(curve: np.ndarray) -> np.ndarray:
-    out = np.array(curve, dtype=np.float64)
-    columns = out.reshape(len(out), -1)
-    for column in columns.T:
-        known = np.flatnonzero(np.isfinite(column))
-        if known.size:
-            gaps = np.flatnonzero(~np.isfinite(column))
-            column[gaps] = np.interp(gaps, known, column[known])
-        else:
-            column[:] = 1.0
-    return out
 
 
 def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> Profile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,16 +16,11 @@ from .moments import Moments
 from .policies import Prior, RunInfo
 from .probe import Probe, Seen, Travel, guided
 from .profile import Recording
-from .reuse import Hold, Linear, Quadratic, ReuseRule
 from .schedule import Schedule
 from .session import EvaluateAt, read_round, sketch_latent
 from .solver import transitions
 from .stats import RunReport, StepRecord
-from .types import Anchor, Branch, Decision, Reason, rms, sketch
-
-#: Longest distance in rounds at which forecast errors are measured.
-MAX_LAG = 4
-_RULES = {"error_hold": Hold(), "error_linear": Linear(), "error_quadratic": Quadratic()}
+from .types import SAME_TIME, Anchor, Branch, Decision, Reason, rms, same_time, sketch
 
 
 class _Round(NamedTuple):
@@ -54,11 +48,10 @@ class Recorder:
         self._sketches: dict[Branch, Tensor] = {}
         self._outputs: dict[Branch, Tensor] = {}
         self._leader: Branch | None = None
-        # Three anchors MAX_LAG apart are the most that any rule at any lag reads.
-        self._past: deque[Anchor] = deque(maxlen=3 * MAX_LAG)
+        self._past: Anchor | None = None
         self._previous: _Round | None = None
         self._now: _Round | None = None
-        self._rows: list[tuple[float, dict[str, Tensor | list]]] = []
+        self._rows: list[tuple[float, dict[str, Tensor]]] = []
         self._started = 0.0
 
     @classmethod
@@ -99,6 +92,7 @@ class Recorder:
             t=t,
             decision="computed",
             reason="calibration",
+            cost=1.0,
         )
         self.report.steps.append(record)
         return Decision(False, Reason.OFF)
@@ -130,37 +124,30 @@ class Recorder:
         position = list(branches).index(self._leader)
         chunks = len(branches)
         truth = y.chunk(chunks)[position].clone()
-        past = self._past[-1] if self._past else None
-        if previous and past is not None and past.t == previous.t and past.y.shape == truth.shape:
+        past = self._past
+        if (
+            previous
+            and past is not None
+            and same_time(past.t, previous.t)
+            and past.y.shape == truth.shape
+        ):
             dt = abs(now.t - previous.t)
-            if dt > 1e-9 and now.moved > 0:
+            if dt > SAME_TIME and now.moved > 0:
                 between = evaluate_at(previous.sigma).chunk(chunks)[position].float()
                 self.report.count_call()
                 self._rows.append((previous.t, self._curves(truth, between, dt)))
-        if past is not None and abs(past.t - now.t) < 1e-9:
-            self._past.pop()
-        self._past.append(Anchor(now.t, truth))
+        self._past = Anchor(now.t, truth)
 
-    def _curves(self, truth: Tensor, between: Tensor, dt: float) -> dict[str, Tensor | list]:
-        before, now, moved = self._past[-1].y.float(), truth.float(), self._now.moved
+    def _curves(self, truth: Tensor, between: Tensor, dt: float) -> dict[str, Tensor]:
+        before, now, moved = self._past.y.float(), truth.float(), self._now.moved
         size = rms(now).clamp_min(1e-12)
-        curves: dict[str, Tensor | list] = {
+        return {
             "alpha_x": rms(between - before) / moved,
             "alpha_t": rms(now - between) / dt,
             "speed": torch.full_like(size, moved / dt),
             "output_rms": size,
             "ratio": size / rms(before).clamp_min(1e-12),
         }
-        for name, rule in _RULES.items():
-            curves[name] = [self._error(rule, lag, now, size) for lag in _lags()]
-        return curves
-
-    def _error(self, rule: ReuseRule, lag: int, truth: Tensor, size: Tensor) -> Tensor:
-        """Relative error of a forecast over ``lag`` rounds from outputs ``lag`` rounds apart."""
-        picked = list(self._past)[::-1][lag - 1 :: lag][: rule.history][::-1]
-        if len(picked) < rule.history:
-            return torch.full_like(size, float("nan"))
-        return rms(rule.predict(self._now.t, picked).float() - truth) / size
 
     def _close_round(self) -> None:
         now = self._now
@@ -207,8 +194,7 @@ class Recorder:
     def finish(self, completed: bool) -> RunReport:
         self._tick()
         self._close_round()
-        self._past.clear()
-        self._previous = None
+        self._previous = self._past = None
         self.report.completed = completed
         return self.report
 
@@ -217,13 +203,10 @@ class Recorder:
         names = self._rows[0][1] if self._rows else ()
         curves = {}
         for name in names:
-            rows = [row[name] for _, row in self._rows]
-            stacked = [torch.stack(r) if isinstance(r, list) else r for r in rows]
-            curves[name] = torch.stack(stacked).cpu().double().numpy()
+            curves[name] = torch.stack([row[name] for _, row in self._rows]).cpu().double().numpy()
         times = [t for t, _ in self._rows]
         # Samplers that go back up visit a time twice; a table needs each once: the first visit.
-        keep = np.sort(np.unique(np.round(times, 9), return_index=True)[1]) if times else []
-        rows = {n: c[keep] for n, c in curves.items()}
+        keep = np.sort(np.unique(np.round(times, 6), return_index=True)[1]) if times else []
         curves = {n: c[keep] for n, c in curves.items()}
         visited = self._visited()
         grams = (_gram([r.guided for r in visited]), _gram([r.lead for r in visited]))
@@ -244,7 +227,7 @@ class Recorder:
         first: dict[float, Seen] = {}
         for seen in self.seen:
             if seen.guided is not None and seen.lead is not None:
-                first.setdefault(round(seen.t, 9), seen)
+                first.setdefault(round(seen.t, 6), seen)
         return list(first.values())
 
 
@@ -255,7 +238,3 @@ def _gram(outputs: Sequence[Tensor]) -> np.ndarray | None:
     # A forecast's error is a small difference of these; and not every device knows float64.
     flat = torch.stack([y.reshape(-1) for y in outputs]).cpu().double()
     return (flat @ flat.T / flat.shape[1]).numpy()
-
-
-def _lags() -> range:
-    return range(1, MAX_LAG + 1)

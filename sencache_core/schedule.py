@@ -22,6 +22,9 @@ TWO_BETWEEN = frozenset({"seeds_3"})
 TWO_AHEAD = frozenset({"heunpp2"})
 #: Samplers that choose their steps by what the model answers.
 ADAPTIVE = frozenset({"dpm_adaptive"})
+#: Relative distance within which a noise level counts as one of the list's (ours): between what
+#: rounding in float32 does and the steps of any schedule.
+ON_THE_GRID = 1e-4
 #: Parts of the names of samplers that add fresh noise between steps.
 _STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 
@@ -64,16 +67,16 @@ class Schedule:
         """Whether the number of rounds depends on the model's outputs."""
         return self.sampler in ADAPTIVE
 
-    def locate(self, sigma: float, tolerance: float = 1e-4) -> int:
-        """Index of the step that ``sigma`` belongs to: its grid point, else the last one above.
+    @property
+    def comes_back(self) -> bool:
+        """Whether evaluations go back up to more noise within a step."""
+        return self.sampler in TWO_AHEAD
 
-        Args:
-            sigma: noise level of an evaluation.
-            tolerance: relative distance within which a value counts as the grid point itself.
-        """
+    def locate(self, sigma: float) -> int:
+        """Index of the step that ``sigma`` belongs to: its grid point, else the last one above."""
         last = self.num_steps - 1
         for index, value in enumerate(self.sigmas[:-1]):
-            if abs(value - sigma) <= tolerance * max(abs(value), 1e-8):
+            if abs(value - sigma) <= ON_THE_GRID * max(abs(value), 1e-8):
                 return index
         above = sum(value > sigma for value in self.sigmas[:-1]) - 1
         return min(max(above, 0), last)

@@ -16,7 +16,18 @@ from .policies import Policy, RunInfo
 from .reuse import Hold, ReuseRule
 from .solver import unit_scale
 from .stats import RunReport, StepRecord, decision_name
-from .types import Anchor, Branch, Decision, Reason, Step, displacement, rms, sketch
+from .types import (
+    SAME_TIME,
+    Anchor,
+    Branch,
+    Decision,
+    Reason,
+    Step,
+    displacement,
+    rms,
+    same_time,
+    sketch,
+)
 
 #: The host's promise: the payload of this very call, computed at another noise level.
 EvaluateAt = Callable[[float], Tensor]
@@ -25,6 +36,9 @@ EvaluateAt = Callable[[float], Tensor]
 #: instead (ours, measured on the bundled Wan: at 1.4 budgets of 0.5 gain 1 to 2 dB on 12, 20 and 50
 #: steps; at 1.0 single samples of the 50 steps lose up to 17).
 HOLD_MARGIN = 1.4
+
+#: Reasons of rounds that were to be reused, or run in part, and could not be.
+_UNFORESEEN = {Reason.NO_HISTORY.value, Reason.NO_PAIR.value}
 
 _HOLD = Hold()
 
@@ -142,6 +156,7 @@ class Session:
         self._decision = Decision(False, Reason.FIRST)
         self._reused_in_a_row = 0
         self._ran = self._saved = 0  # chunks of the present round
+        self._extra = 0.0
         self._leader: Branch | None = None
         self._errors: list[tuple[StepRecord, Tensor]] = []
         # Error of the rule's forecast at the last true evaluation; after a run of reuse also that
@@ -172,6 +187,7 @@ class Session:
             run=self._reused_in_a_row,
             error=errors[0] if errors else float("nan"),
             paired=self._pairs is not None and self._pairs.known,
+            extra=self._extra,
         )
         decision = self._decide(step)
         if decision.reuse and self._hindsight is not None:
@@ -187,6 +203,7 @@ class Session:
             reason=decision.reason.value,
             score=decision.score,
             limit=decision.limit,
+            cost=float(not decision.reuse),  # until the round has ended
         )
         self.report.steps.append(self._record)
         return decision
@@ -269,7 +286,7 @@ class Session:
 
     def _fresh(self, history: list[Anchor] | None) -> bool:
         """Whether a branch was computed at the last true evaluation, or since."""
-        return bool(history) and (self._last is None or history[-1].t <= self._last.t + 1e-9)
+        return bool(history) and (self._last is None or history[-1].t <= self._last.t + SAME_TIME)
 
     def observe(
         self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
@@ -297,7 +314,7 @@ class Session:
         if self._leads(branch):
             self._judge(y, history)
         kept, given = self._settle(branch, y, history) or (y, y)
-        while history and abs(history[-1].t - self._step.t) < 1e-9:
+        while history and same_time(history[-1].t, self._step.t):
             history.pop()
         history.append(Anchor(self._step.t, kept.to(y.dtype, copy=True)))
         del history[: -self.rule.history]
@@ -311,7 +328,7 @@ class Session:
 
     def _judge(self, y: Tensor, history: list[Anchor]) -> None:
         """Measure the forecast that would have stood in for ``y``, on the leading branch."""
-        if not history or history[-1].t == self._step.t:
+        if not history or same_time(history[-1].t, self._step.t):
             return
         truth = y.float()
         size = rms(truth).clamp_min(1e-12)
@@ -341,14 +358,17 @@ class Session:
             self._in_truth_computed(Reason.NO_PAIR)
         if self._decision.reason is Reason.NO_PAIR:
             self.report.say(
-                "Evaluations of the conditional branch alone were computed in full: this run has "
-                "no pair of conditional and unconditional outputs that belong together."
+                "Evaluations of the conditional branch alone were computed in full where no pair "
+                "of conditional and unconditional outputs was known to belong together."
             )
         self._record.cost = self._ran / total if total else float(not self._decision.reuse)
         if self._decision.reuse:
             self._reused_in_a_row += 1
+            self._extra += self._record.cost
         else:
-            if not self._decision.cond_only:
+            if self._decision.cond_only:
+                self._extra += max(self._record.cost - 0.5, 0.0)
+            else:
                 self._state = self.policy.observe(self._step, self._state)
             self._last, self._reused_in_a_row = self._step, 0
             if self._hindsight is not None:
@@ -381,6 +401,27 @@ class Session:
         self._history.clear()
         self._last = self._state = None
         self.report.completed = completed
-        if completed and (why := self.report.why_nothing_was_reused()):
-            self.report.say(why)
+        if completed:
+            self._say_what_it_came_to()
         return self.report
+
+    def _say_what_it_came_to(self) -> None:
+        """Why nothing was reused, or why the cost is another than was asked for."""
+        if why := self.report.why_nothing_was_reused():
+            self.report.say(why)
+        rounds, expected = len(self.report.steps), len(self.run.times)
+        spent, asked = self.report.cost * rounds, self.policy.asked
+        if asked is None or spent <= asked + 1:
+            return
+        if rounds > expected:
+            why = f"the sampler asked {rounds} times, where its steps let expect {expected}"
+        elif self._extra > 0.5 or {record.reason for record in self.report.steps} & _UNFORESEEN:
+            why = (
+                "some model calls could not be spared (context windows that move, prompts or LoRA "
+                "strengths that change, guidance of more than two branches)"
+            )
+        else:
+            why = "fewer evaluations could be reused than expected"
+        self.report.say(
+            f"This run cost {spent:.1f} evaluations, where {asked:g} were asked for: {why}."
+        )

@@ -105,6 +105,8 @@ class Step:
             to that output, on the leading branch; ``nan`` where there was none.
         paired: whether the conditional branch may run alone: the last full evaluation held a
             guidance pair, and differences are kept.
+        extra: evaluations' worth of model calls that ran in earlier rounds of reuse, for branches
+            that had nothing to be forecast from.
     """
 
     x: tuple[Tensor, ...]
@@ -117,11 +119,23 @@ class Step:
     run: int = 0
     error: float = float("nan")
     paired: bool = False
+    extra: float = 0.0
 
     @property
     def share(self) -> float:
         """Share of the run's *steps* that lie before this round, 0..1 (not of its noise levels)."""
         return self.index / self.num_steps
+
+
+#: Times nearer than this are one time (ours). Samplers come back to a noise level in float32
+#: (exp_heun's second evaluation lies 6e-8 beside the list's), and a line through two outputs that
+#: near is their rounding times 1e5; steps of a schedule are larger than 1e-5.
+SAME_TIME = 1e-6
+
+
+def same_time(t: float, other: float) -> bool:
+    """Whether two time coordinates are the same but for rounding."""
+    return abs(t - other) < SAME_TIME
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def test_calibrate_show_and_use(tmp_path, capsys):
     assert cli.main(["profile", "show", str(file), "--plot", str(plot)]) == 0
     shown = capsys.readouterr().out
     assert profile.header.fingerprint in shown
-    assert "alpha_x" in shown
+    assert "alpha_x" in shown and "gain max" in shown and "response" in shown
     assert plot.stat().st_size > 1000
     use = ["demo", "--family", "wan", "--clips", "1", "--steps", str(STEPS), "--profile", str(file)]
     assert cli.main([*use, "--out", str(tmp_path / "out")]) == 0

@@ -614,3 +614,15 @@ def test_pipelines_that_batch_their_guidance(name, family, size, masks):
     (report,) = cached.reports
     assert (report.evaluations, report.calls, report.completed) == (STEPS // 2, STEPS // 2, True)
     assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize("family", ["wan", "ltx"])
+def test_a_third_pass_beside_a_batched_pair_belongs_to_its_round(family):
+    """As LTX-2's pipeline calls: the pair in one batch of two, further guidance alone."""
+    sampler = Sampler(family)
+    attachment = host.attach(sampler.module, CacheConfig(budget=0.5), sampler.scheduler)
+    sampler(Job(batched=True), extra=True)
+    attachment.detach()
+    (report,) = attachment.reports
+    assert (len(report.steps), report.evaluations) == (STEPS, STEPS // 2)
+    assert report.completed and sampler.calls == 2 * (STEPS // 2)

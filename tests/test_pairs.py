@@ -8,6 +8,7 @@ from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, plain_ru
 
 from sencache_core import CacheConfig, CfgCache, Fitted, Guards, Hold, Linear, Planned, TwoBands
 from sencache_core.hosts import loop
+from sencache_core.pairs import Pairs
 from sencache_core.presets import PRESETS
 from sencache_core.reuse.bands import LOW_RADIUS, low_pass
 from sencache_core.types import Anchor, Branch
@@ -162,3 +163,22 @@ def test_the_low_band_is_a_disc_around_frequency_zero():
         wave = torch.cos(2 * torch.pi * (fy * rows / 20 + fx * columns / 30))[None]
         wanted = wave if fy**2 + fx**2 <= radius**2 else torch.zeros_like(wave)
         torch.testing.assert_close(low_pass(wave), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_differences_beside_each_other_by_rounding_make_no_line():
+    pairs, y = Pairs(Linear()), noise(1, 2, 3, 4)
+    for k, t in enumerate((0.9, 0.8, 0.8 - 6e-8)):
+        other = noise(1, 2, 3, 4, seed=k)
+        pairs.keep(t, {COND: [Anchor(t, y)], UNCOND: [Anchor(t, other)]})
+    pairs.alone(COND, y)
+    assert pairs.rebuild(UNCOND, 0.7).abs().max() < 20
+
+
+def test_a_difference_serves_the_pair_that_it_was_measured_on():
+    pairs, y = Pairs(Hold()), noise(1, 2, 3, 4)
+    pairs.keep(0.9, {COND: [Anchor(0.9, y)], UNCOND: [Anchor(0.9, y - 1)]})
+    pairs.alone(Branch("cond", "another"), y)
+    assert pairs.rebuild(UNCOND, 0.8) is None
+    pairs.forget()
+    pairs.alone(COND, y)
+    torch.testing.assert_close(pairs.rebuild(UNCOND, 0.8), y - 1)

@@ -253,6 +253,22 @@ def test_a_small_budget_widens_the_longest_run_and_says_so():
     assert any("in a row" in message for message in report.messages)
 
 
+@pytest.mark.parametrize(("wanted", "budget", "longest"), [(1, 0.6, 1), (2, 0.5, 2), (1, 0.3, 4)])
+def test_a_lowered_longest_run_holds_for_plans_while_the_budget_has_room(wanted, budget, longest):
+    config = CacheConfig(budget=budget, guards=Guards(warmup=2, longest_run=wanted))
+    report = cached_run(config, schedule(20))[1]
+    mask = "".join("." if step.decision == "reused" else "C" for step in report.steps)
+    assert max(map(len, mask.split("C"))) == longest
+    assert report.evaluations == round(20 * budget)
+    assert any("in a row" in message for message in report.messages) == (longest > wanted)
+
+
+def test_a_sampler_that_comes_back_is_computed():
+    session = CacheConfig().start(WAN, schedule(20, sampler="heunpp2"))
+    assert session.policy.name == "off"
+    assert any("comes back" in message for message in session.report.messages)
+
+
 def test_unknown_model_and_noisy_sampler_are_told():
     session = CacheConfig().start(None, schedule(20, sampler="euler_ancestral"))
     said = " ".join(session.report.messages)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from sencache_core import FAMILIES, Profile, ProfileError, ProfileHeader
 from sencache_core.profile import (
@@ -41,11 +42,11 @@ finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 def profiles(draw):
     t = np.array(sorted(draw(st.sets(st.floats(0, 1), min_size=1, max_size=8))))
 
-    def curve(*tail):
-        return draw(hnp.arrays(np.float64, (len(t), *tail), elements=finite))
+    def curve():
+        return draw(hnp.arrays(np.float64, len(t), elements=finite))
 
-    mean = {"alpha_x": curve(), "alpha_t": curve(), "error_hold": curve(4)}
-    spread = {name: curve(*values.shape[1:]) for name, values in mean.items()}
+    mean = {"alpha_x": curve(), "alpha_t": curve(), "ratio": curve()}
+    spread = {name: curve() for name in mean}
     header = ProfileHeader(
         family=draw(st.sampled_from(sorted(FAMILIES))),
         fingerprint=draw(st.text(max_size=8)),
@@ -70,6 +71,19 @@ def test_save_and_load_round_trip(tmp_path_factory, profile):
     for one, other in ((loaded.mean, profile.mean), (loaded.spread, profile.spread)):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_curves_that_this_version_does_not_know_are_passed_over(tmp_path):
+    profile = Profile(HEADER, T, MEAN, {"alpha_x": np.ones(3)})
+    profile.save(tmp_path / "profile.safetensors")
+    arrays = load_file(tmp_path / "profile.safetensors")
+    with safe_open(tmp_path / "profile.safetensors", framework="numpy") as file:
+        header = file.metadata()
+    more = {"mean.error_hold": np.ones((3, 4)), "spread.error_hold": np.ones((3, 4))}
+    save_file({**arrays, **more}, tmp_path / "more.safetensors", metadata=header)
+    loaded = Profile.load(tmp_path / "more.safetensors")
+    assert loaded.mean.keys() == MEAN.keys()
+    assert loaded.spread.keys() == {"alpha_x"}
 
 
 def test_values_are_interpolated_and_held_outside():
@@ -230,10 +244,7 @@ def test_another_family_or_tap_is_refused(other, words):
 
 def recording(seed=0, t=(1.0, 0.6, 0.3)):
     rng = np.random.default_rng(seed)
-    lagged = rng.uniform(1, 2, (len(t), 4))
-    lagged[0, 1:] = lagged[1, 2:] = np.nan
-    curves = {name: rng.uniform(1, 2, len(t)) for name in ("alpha_x", "alpha_t")}
-    return Recording(t, {**curves, "error_hold": lagged})
+    return Recording(t, {name: rng.uniform(1, 2, len(t)) for name in ("alpha_x", "alpha_t")})
 
 
 def test_combine_averages_and_measures_the_spread():
@@ -243,18 +254,6 @@ def test_combine_averages_and_measures_the_spread():
     pair = np.stack([one.curves["alpha_x"], two.curves["alpha_x"]])
     assert np.allclose(profile.mean["alpha_x"][::-1], pair.mean(0))
     assert np.allclose(profile.spread["alpha_x"][::-1], pair.std(0))
-
-
-def test_combine_fills_lags_without_history():
-    """From the next time that has one; a lag that never had one counts as of no use."""
-    one = recording()
-    errors = combine([one], HEADER).mean["error_hold"][::-1]
-    known = one.curves["error_hold"]
-    assert errors[0, 1] == errors[1, 1] == known[1, 1]
-    assert errors[0, 2] == errors[1, 2] == known[2, 2]
-    one.curves["error_hold"][:, 3] = np.nan
-    assert (combine([one], HEADER).mean["error_hold"][:, 3] == 1.0).all()
-    assert np.isnan(one.curves["error_hold"]).any()  # the recording itself stays as it was
 
 
 def test_combine_refuses_nothing_and_unequal_schedules():
@@ -342,3 +341,10 @@ def test_pickles_are_never_opened(tmp_path):
     path = npz(tmp_path / "p.npz", timesteps=np.array([Trap()]), J_x_norm=T, J_t_norm=T)
     with pytest.raises(ProfileError, match="cannot read"):
         import_npz(path, FAMILIES["wan"], lambda step: step / 1000, 100)
+
+
+def test_a_sample_that_is_not_finite_is_named():
+    bad = recording(1)
+    bad.curves["alpha_x"][1] = np.nan
+    with pytest.raises(ProfileError, match="sample 2 of 3 gave values that are not finite"):
+        combine([recording(), bad, recording(2)], HEADER)

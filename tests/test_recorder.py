@@ -5,11 +5,10 @@ import pytest
 import torch
 from toys import COND, UNCOND, WAN, Counted, curved, noise, recorder, report, schedule
 
-from sencache_core import Profile, ProfileHeader, Recorder, Schedule, flow_sigmas
+from sencache_core import Profile, ProfileHeader, Recorder, Schedule
 from sencache_core.hosts import loop
 from sencache_core.policies import Prior, RunInfo
-from sencache_core.profile import CURVES, LAGGED, combine
-from sencache_core.recorder import MAX_LAG
+from sencache_core.profile import CURVES, combine
 
 
 def record(model, sched, conditions=None, x=None):
@@ -53,31 +52,6 @@ def test_recording_does_not_change_the_run():
     _, out = record(curved(), sched, {"cond": 0.4, "uncond": 0.0})
     plain = loop.sample(curved(), x, sched, {"cond": 0.4, "uncond": 0.0}, 3.0)
     assert torch.equal(out, plain)
-
-
-def test_forecast_errors_of_a_known_quadratic():
-    """y = t^2 at even spacing h. Over lag d, hold errs by (2 t + dh) dh, a line by 2 (dh)^2."""
-    steps, h = 12, 1 / 12
-    sched = Schedule(flow_sigmas(steps), "euler")
-    runner, _ = record(lambda x, sigma, c: torch.full_like(x, 1 + sigma**2), sched)
-    recording = runner.recording()
-    assert recording.curves["error_hold"].shape == (steps - 1, MAX_LAG)
-    for row in range(steps - 1):
-        t = recording.t[row] - h  # where the forecast is wanted
-        truth = 1 + t**2
-        for lag in range(1, MAX_LAG + 1):
-            d = lag * h
-            hold, line, parabola = (recording.curves[name][row, lag - 1] for name in LAGGED)
-            if row + 1 < lag:
-                assert np.isnan([hold, line, parabola]).all()
-                continue
-            assert hold == pytest.approx((2 * t + d) * d / truth, rel=1e-3)
-            if row + 1 >= 2 * lag:
-                assert line == pytest.approx(2 * d * d / truth, rel=1e-2)
-            else:
-                assert np.isnan(line)
-            if row + 1 >= 3 * lag:
-                assert parabola == pytest.approx(0, abs=1e-5)
 
 
 def test_batched_guidance_measures_the_conditional_half():
@@ -139,7 +113,7 @@ def test_calibrate_save_load_and_use(tmp_path):
     ]
     header = ProfileHeader("wan", sampler="euler", sigmas=sched.sigmas, samples=2)
     profile = combine(recordings, header)
-    assert set(profile.mean) == {*CURVES, *LAGGED}
+    assert set(profile.mean) == {*CURVES}
     profile.save(tmp_path / "toy.safetensors")
     loaded = Profile.load(tmp_path / "toy.safetensors")
     t = recordings[0].t[3]

@@ -333,3 +333,36 @@ def test_a_rule_that_misleads_is_held_until_it_does_not():
     # the line would have been right again, so 0.45 follows it.
     assert seen == [0.0, 1.0, 2.0, 1.1, 1.1, 1.2, 1.225]
     assert any("held" in message for message in report.messages)
+
+
+@pytest.mark.parametrize("rule", [Linear(), Quadratic()])
+def test_outputs_beside_each_other_by_rounding_make_no_line(rule):
+    """float32 brings a sampler back to a noise level 6e-8 beside it."""
+    guards = Guards(warmup=3, longest_run=9, cooldown=0)
+    session = started(replace(EAGER, rule=rule, guards=guards))
+    for k, sigma in enumerate((0.9, 0.8, 0.8 - 6e-8)):
+        play(session, sigma, {COND: noise(*SHAPE, seed=k)})
+    forecast = play(session, 0.7, {COND: noise(*SHAPE)})[COND]
+    assert session.report.steps[-1].decision == "reused"
+    assert forecast.abs().max() < 20
+
+
+def test_calls_that_could_not_be_spared_are_paid_for_and_told():
+    """Half of every round is new, as with a LoRA whose strength changes at every step."""
+    sched, x = schedule(20), noise(*SHAPE)
+    session = CacheConfig(budget=0.5).start(WAN, sched)
+    for k, sigma in enumerate(sched.sigmas[:-1]):
+        play(session, sigma, {COND: x, Branch("uncond", k): x}, x)
+    report = session.finish(True)
+    computed = sum(step.cost == 1 for step in report.steps)
+    assert computed < 10 and report.cost < 0.75
+    assert any("10 were asked for" in said and "LoRA" in said for said in report.messages)
+
+
+def test_rounds_that_nobody_foresaw_are_told():
+    sched, x = schedule(20), noise(*SHAPE)
+    session = CacheConfig(budget=0.5).start(WAN, sched)
+    for sigma in sched.sigmas[:-1]:
+        for _ in range(2):
+            play(session, sigma, {COND: x}, x)
+    assert any("asked 40 times" in said for said in session.finish(True).messages)

@@ -20,7 +20,9 @@ try:
     from diffusers.hooks.hooks import HookRegistry as HookRegistry
     from diffusers.hooks.hooks import ModelHook as ModelHook
 except ImportError as error:
-    raise ImportError("this host needs diffusers: pip install 'sencache[diffusers]'") from error
+    raise ImportError(
+        "this host needs diffusers: in the source tree, pip install -e '.[diffusers]'"
+    ) from error
 
 #: Arguments that carry the noise level, in a model's own unit.
 _TIMES = frozenset({"timestep", "audio_timestep", "sigma", "audio_sigma"})

@@ -78,6 +78,13 @@ def attach(
     return _patched(model, _Host(start, config.tap, config.profile is not None, done, live))
 
 
+def detach(model: Any) -> Any:
+    """A clone of ``model`` without a cache or recorder; ``model`` itself if it has none."""
+    if not any(KEY in by_key for by_key in model.wrappers.values()):
+        return model
+    return _bare(model)
+
+
 def record(
     model: Any,
     done: Callable[[Recording, ProfileHeader], None],
@@ -124,6 +131,8 @@ class _Host:
     live: Publish | None
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        if len(sigmas) < 2:  # no step to take: the sampler is not even called
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         guider = executor.class_obj
         options = guider.model_options["transformer_options"]
         _refuse_other_caches(options, options.get("wrappers", {}))
@@ -229,7 +238,7 @@ def _patched(model: Any, host: _Host) -> Any:
             "SenCache cannot cache causal Wan models: their key/value cache is filled by the very "
             "calls that would be skipped. Remove the SenCache node."
         )
-    clone = model.clone()
+    clone = _bare(model)
     wrappers = {
         _WRAPPERS.OUTER_SAMPLE: host.outer_sample,
         _WRAPPERS.PREPARE_SAMPLING: host.prepare_sampling,
@@ -238,13 +247,18 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.APPLY_MODEL: host.apply_model,
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
-    for kind in wrappers:
-        clone.remove_wrappers_with_key(kind, KEY)
     _refuse_other_caches(clone.model_options["transformer_options"], clone.wrappers)
     if host.tap != "stack":  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def _bare(model: Any) -> Any:
+    clone = model.clone()
+    for kind in clone.wrappers:
+        clone.remove_wrappers_with_key(kind, KEY)
     return clone
 
 
@@ -262,4 +276,7 @@ def sampler_name(sampler: Any) -> str:
     """Name of ComfyUI's sampler object as k-diffusion has it, without ``sample_``."""
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__.lower())
-    return name.removeprefix("sample_").removesuffix("_function")
+    name = name.removeprefix("sample_").removesuffix("_function")
+    if name == "sa_solver" and getattr(sampler, "extra_options", {}).get("use_pece"):
+        return "sa_solver_pece"  # a second evaluation a step, by an option of its node
+    return name

@@ -41,6 +41,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._roles: dict[Hashable, set[str]] = {}
+        self._areas: dict[Hashable, set[Hashable]] = {}
         self._seen: Counter = Counter()
 
     def begin(self, guider: Any) -> None:
@@ -49,7 +50,9 @@ class Keys:
         if not self._roles:
             for name, conds in guider.conds.items():
                 for cond in conds:
-                    self._roles.setdefault(cond.get("uuid"), set()).add(_ROLES.get(name, name))
+                    uuid = cond.get("uuid")
+                    self._roles.setdefault(uuid, set()).add(_ROLES.get(name, name))
+                    self._areas.setdefault(uuid, set()).add(_area(cond))
 
     def branches(
         self, base_model: Any, options: Mapping[str, Any], shape: torch.Size, marks: Hashable
@@ -73,7 +76,9 @@ class Keys:
             ident = (uuid, index, *fixed)
             self._seen[ident] += 1
             role = self._role(uuid, index)
-            keys.append(Branch(role, (*ident, self._seen[ident]), fixed))
+            # What shares a pass may still lie elsewhere in the frame.
+            shared = (*fixed, frozenset(self._areas.get(uuid, ())))
+            keys.append(Branch(role, (*ident, self._seen[ident]), shared))
         return keys
 
     def unconditional(self, conds: Sequence[Mapping[str, Any]] | None, index: int) -> bool:
@@ -85,6 +90,12 @@ class Keys:
         if len(roles) == 1:
             return next(iter(roles))
         return _POSITIONS.get(index, str(index))
+
+
+def _area(cond: Mapping[str, Any]) -> Hashable:
+    """Where in the frame a condition holds; ``None``: everywhere."""
+    area = cond.get("area")
+    return None if area is None else tuple(area)
 
 
 def _window(options: Mapping[str, Any]) -> Hashable:

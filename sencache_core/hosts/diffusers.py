@@ -45,7 +45,8 @@ class _Run:
     Attributes:
         runner: caches or measures.
         rounds: evaluation rounds to be expected, ``None`` if unknown.
-        timestep, inputs: of the present round; ``inputs`` are owned copies.
+        timestep, inputs: of the present round; ``inputs`` are owned copies, of a batched pair one
+            half.
         cond_only: the present round runs the conditional branch alone.
         calls: how often each (context name, conditioning) was seen in the present round.
         conditions: distinct text conditionings of the run, in order of appearance.
@@ -149,6 +150,8 @@ class _Hook(ModelHook):
         """The run that this call belongs to, with its evaluation round opened if it is new."""
         names = ("hidden_states", "audio_hidden_states")
         inputs = tuple(arguments[n] for n in names if arguments.get(n) is not None)
+        if self._holds_pair(arguments):  # both halves show the same latent
+            inputs = tuple(x[: len(x) // 2] for x in inputs)
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         run = self.run
         if run is not None:
@@ -168,10 +171,8 @@ class _Hook(ModelHook):
         run.timestep, run.inputs = timestep, tuple(x.clone() for x in inputs)
         run.calls.clear()
         noisy = noisy_channels(self.clock.family, module, inputs[0])
-        latents = noisy, *inputs[1:]
-        if self._holds_pair(arguments):  # both halves show the same latent
-            latents = tuple(x[: len(x) // 2] for x in latents)
-        run.cond_only = run.runner.begin(latents, self.clock.sigma(timestep)).cond_only
+        sigma = self.clock.sigma(timestep)
+        run.cond_only = run.runner.begin((noisy, *inputs[1:]), sigma).cond_only
         return run
 
     def _holds_pair(self, arguments: dict[str, Any]) -> bool:

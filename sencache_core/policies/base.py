@@ -79,6 +79,11 @@ class Policy(ABC):
         """Whether it may ask for rounds that run the conditional branches alone."""
         return False
 
+    @property
+    def asked(self) -> float | None:
+        """Evaluations that a run is to spend; ``None`` where no budget rules."""
+        return None
+
     def start(self, run: RunInfo) -> Any:
         """State at the beginning of a run; ``None`` if the policy keeps none."""
         return None
@@ -127,8 +132,9 @@ class Policy(ABC):
         """Evaluations that no setting can go below; of the conditional branch alone: half a one."""
         return guards.fewest(run.schedule.steps(), run.schedule.num_steps)
 
-    def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
-        """This policy, set so that a run spends ``evaluations`` true evaluations in all.
+    def for_budget(self, evaluations: float, run: RunInfo, guards: Guards) -> Policy:
+        """This policy, set so that a run spends ``evaluations`` true evaluations in all, those of
+        the conditional branch alone counted by half.
 
         Raises:
             ValueError: the policy has no setting that could do so.

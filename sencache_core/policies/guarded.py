@@ -5,18 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..types import Decision, Reason, Step
+from ..types import SAME_TIME, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 
 
 @dataclass(frozen=True)
 class Guarded(Policy):
-    """``inner``, held within ``guards``. Also computes whenever the noise level rises."""
+    """``inner``, held within ``guards``. Also computes whenever the noise level rises.
+
+    Args:
+        inner: the policy.
+        guards: asked before it.
+        asked: evaluations that a run is to spend, those of the conditional branch alone counted by
+            half; ``None`` where no budget rules.
+    """
 
     name: ClassVar[str] = "guarded"
     title: ClassVar[str] = "Guarded"
     inner: Policy
     guards: Guards
+    asked: float | None = None
 
     @property
     def cond_only(self) -> bool:
@@ -27,7 +35,7 @@ class Guarded(Policy):
 
     def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
         reason = self.guards.forces(step.ordinal, step.index, step.num_steps, step.run)
-        if step.t > last.t + 1e-6:
+        if step.t > last.t + SAME_TIME:
             reason = Reason.TIME_ROSE
         if reason is not None:
             return Decision(False, reason), state

@@ -16,7 +16,7 @@ from ..types import Decision, Reason, Step
 from .base import LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
 
-#: Budget of a plan that nobody gave one.
+#: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
 
 
@@ -32,6 +32,7 @@ class PlanState:
         asked: evaluations of the whole run that the budget allows.
         promised: expected error of the final latent when the run began.
         done: rounds evaluated.
+        charged: evaluations given up for calls that ran in rounds of reuse.
     """
 
     planner: Planner | None
@@ -41,6 +42,7 @@ class PlanState:
     asked: int = 0
     promised: float = 0.0
     done: list[int] = field(default_factory=list)
+    charged: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,10 @@ class Planned(Policy):
         return plan
 
     def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
-        if step.run == 0 and self.correct and state.planner is not None:
-            self._correct(step, state)
+        if step.run == 0 and state.planner is not None:  # in a run of reuse the next is not free
+            self._charge(step, state)
+            if self.correct:
+                self._correct(step, state)
         mask, errors = state.plan.mask, state.plan.errors
         expected = errors[step.ordinal] if step.ordinal < len(errors) else None
         if step.ordinal < len(mask) and not mask[step.ordinal]:
@@ -162,14 +166,28 @@ class Planned(Policy):
             return
         self._replan(state)
 
-    def _replan(self, state: PlanState) -> None:
+    def _charge(self, step: Step, state: PlanState) -> None:
+        """Pay for what ran in rounds of reuse: context windows that move, prompts that change."""
+        owed = int(step.extra) - state.charged
+        if owed <= 0:
+            return
+        before = state.asked, state.evaluations
+        state.asked, state.evaluations = state.asked - owed, state.evaluations - owed
+        if self._replan(state):
+            state.charged += owed
+        else:
+            state.asked, state.evaluations = before
+
+    def _replan(self, state: PlanState) -> bool:
+        """Plan anew what is left; whether there was room to."""
         factors = state.hardness.factors(state.done[-1])
         if self.may_save:
             state.evaluations = self._enough(state, factors)
         try:
             state.plan = state.planner.plan(state.evaluations, state.done, factors)
         except ValueError:
-            return  # forced rounds have used up the room: the plan in force stays
+            return False  # forced rounds have used up the room: the plan in force stays
+        return True
 
     def _enough(self, state: PlanState, factors: np.ndarray) -> int:
         """Fewest evaluations that promise this clip the error expected of the others.
@@ -200,8 +218,14 @@ class Planned(Policy):
         return state
 
     def fit_guards(self, guards: Guards, evaluations: int, run: RunInfo) -> Guards:
-        """The planner weighs long runs of reuse itself: they are only capped."""
-        return replace(guards, longest_run=max(guards.longest_run, LONGEST_RUN))
+        """The planner weighs long runs of reuse itself: they are only capped.
+
+        A limit below the default is the user's word, and holds as far as the budget leaves room.
+        """
+        needed = super().fit_guards(guards, evaluations, run).longest_run
+        lowered = guards.longest_run < Guards().longest_run
+        wanted = guards.longest_run if lowered else max(guards.longest_run, LONGEST_RUN)
+        return replace(guards, longest_run=max(needed, wanted))
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return replace(self, evaluations=evaluations, guards=guards)

@@ -62,7 +62,7 @@ class Hold(Polynomial):
 
 @dataclass(frozen=True)
 class Linear(Polynomial):
-    """Line through the last two true outputs. The safe default (measured: see the README)."""
+    """Line through the last two true outputs; see ``planned-linear`` in benchmarks/RESULTS.md."""
 
     name: ClassVar[str] = "linear"
     history: int = 2

@@ -24,7 +24,8 @@ def build(family: str) -> nn.Module:
         import diffusers
     except ImportError as error:
         raise ImportError(
-            "the tiny models need diffusers and transformers: pip install sencache[demo]"
+            "the tiny models need diffusers and transformers: in the source tree, "
+            "pip install -e '.[demo]'"
         ) from error
     spec = SPECS[family]
     return getattr(diffusers, spec.diffusers_class)(**spec.config)

@@ -23,7 +23,9 @@ def contact_sheet(
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
-        raise ImportError("contact sheets need Pillow: pip install sencache[demo]") from error
+        raise ImportError(
+            "contact sheets need Pillow: in the source tree, pip install -e '.[demo]'"
+        ) from error
 
     videos = videos[:, ::every]
     rows, columns, _, height, width = videos.shape

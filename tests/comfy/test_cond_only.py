@@ -9,7 +9,7 @@ import models
 import pytest
 import torch
 
-from sencache_core import CfgCache
+from sencache_core import CfgCache, Planned
 
 pytestmark = pytest.mark.comfyui
 
@@ -87,3 +87,26 @@ def test_rebuilt_outputs_differ_from_held_ones(runs, host):
         out = runs.sample(host.attach(case.model, config), case, steps=12)
         found[name] = runs.error(out, plain)
     assert 0 < found["half"] < found["reused"]
+
+
+def test_a_new_positive_is_computed_until_its_own_difference_is_known(runs, host):
+    """A prompt that changes in mid-run: the negative is never rebuilt by another's difference."""
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    early, late = ([[t, dict(o)]] for t, o in (case.positive[0], models.text("wan_t2v", 3)[0]))
+    early[0][1]["end_percent"], late[0][1]["start_percent"] = 0.5, 0.5
+    case.positive = early + late
+    mask = replace(runs.REPLAY, policy=Planned(mask="CC" + "h" * 9 + "C"))
+    runs.sample(host.attach(case.model, mask, reports), case, steps=12)
+    kinds = [step.decision for step in reports.last.steps]
+    assert kinds.count("half") == 8 and kinds[2:11].count("forced") == 1
+    assert any("computed in full" in message for message in reports.last.messages)
+
+
+@pytest.mark.parametrize(("negative", "half"), [((4, 8, 0, 0), 9), ((4, 8, 4, 0), 0)])
+def test_a_pair_covers_one_area(runs, host, negative, half):
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    for conds, area in ((case.positive, (4, 8, 0, 0)), (case.negative, negative)):
+        conds[0] = [conds[0][0], {**conds[0][1], "area": area}]
+    mask = replace(runs.REPLAY, policy=Planned(mask="CC" + "h" * 9 + "C"))
+    runs.sample(host.attach(case.model, mask, reports), case, steps=12)
+    assert reports.last.half == half

@@ -269,3 +269,23 @@ def test_gradients_bypass_the_cache(runs, host):
     assert calls[0] == STEPS
     assert reports.last.reused == 0
     assert any("gradients" in message for message in reports.last.messages)
+
+
+@pytest.mark.parametrize("sigmas", [[], [0.0], [0.5]])
+def test_lists_without_a_step_sample_as_without_us(runs, host, sigmas):
+    """What SplitSigmas leaves on one side when it splits at an end."""
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    sigmas = torch.tensor(sigmas)
+    plain = runs.sample(case.model, case, sigmas=sigmas)
+    out = runs.sample(host.attach(case.model, CacheConfig(), reports), case, sigmas=sigmas)
+    assert runs.same(out, plain) and reports == []
+
+
+def test_detached_is_as_never_attached(runs, host):
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    assert host.detach(case.model) is case.model
+    patched = host.attach(case.model, CacheConfig(), reports)
+    bare, plain = host.detach(patched), runs.sample(case.model, case, steps=STEPS)
+    assert runs.same(runs.sample(bare, case, steps=STEPS), plain) and reports == []
+    runs.sample(patched, case, steps=STEPS)
+    assert reports.last.evaluations == STEPS // 2  # the other clone caches as before

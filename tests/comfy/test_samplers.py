@@ -5,7 +5,7 @@ from __future__ import annotations
 import models
 import pytest
 
-from sencache_core import CacheConfig
+from sencache_core import CacheConfig, Guards, Planned
 from sencache_core.schedule import ADAPTIVE, SECOND_AT_NEXT, SECOND_BETWEEN, TWO_BETWEEN, Schedule
 
 pytestmark = pytest.mark.comfyui
@@ -56,8 +56,8 @@ def test_sampler(runs, host, name):
     if name not in SECOND_BETWEEN | TWO_BETWEEN | {"dpm_fast"}:
         visited = [record.sigma for record in report.steps]
         assert visited == pytest.approx(expected.rounds, rel=2e-3)
-    if name == "heunpp2":  # it comes back to noisier latents, which are always computed
-        assert report.evaluations < len(report.steps)
+    if name == "heunpp2":
+        assert report.reused == 0 and any("comes back" in said for said in report.messages)
         return
     assert abs(report.evaluations - round(0.5 * len(report.steps))) <= 1
 
@@ -92,3 +92,33 @@ def test_asked_and_achieved_cost_agree(runs, host, name, sampler):
         assert report.evaluations == round(budget * len(report.steps))
         assert report.calls == calls[0]
         assert not any("cannot be met" in message for message in report.messages)
+
+
+def test_evaluations_beside_the_grid_by_rounding_make_no_line(runs, host):
+    """exp_heun's second evaluation lies 6e-8 beside the next step's first."""
+    case, error = models.load("wan_t2v"), {}
+    mask = CacheConfig(
+        Planned(mask="CCCC" + "C." * 9 + "C"),
+        budget=None,
+        guards=Guards(cooldown=0, longest_run=9),
+        min_steps=1,
+    )
+    for name in ("heun", "exp_heun_2_x0"):
+        plain = runs.sample(case.model, case, sampler=name, steps=STEPS)
+        out = runs.sample(host.attach(case.model, mask), case, sampler=name, steps=STEPS)
+        error[name] = runs.error(out, plain)
+    assert 0 < error["exp_heun_2_x0"] < 2 * error["heun"]
+
+
+def test_a_nodes_option_that_doubles_the_evaluations_is_seen(runs, host):
+    import comfy.samplers
+
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    sampler = comfy.samplers.ksampler("sa_solver", {"use_pece": True})
+    assert host.sampler_name(sampler) == "sa_solver_pece"
+    assert host.sampler_name(comfy.samplers.ksampler("sa_solver", {})) == "sa_solver"
+    patched = host.attach(case.model, CacheConfig(), reports)
+    sigmas = runs.sigmas_of(patched, "sa_solver", STEPS)
+    runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
+    assert len(reports.last.steps) == 2 * STEPS - 1
+    assert abs(reports.last.evaluations - STEPS) <= 1

@@ -76,7 +76,11 @@ def test_the_stack_can_be_probed(calibrate):
     assert profile.header.tap == "stack" and said[-1].endswith("1 probes")
 
 
-def test_an_interrupt_keeps_finished_samples(pack, calibrate, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("run_number", "kept"), [(2, 1), (4, 1), (5, 1), (7, 2)])
+def test_an_interrupt_keeps_measured_samples(
+    pack, calibrate, monkeypatch, tmp_path, run_number, kept
+):
+    """A sample is measured in runs 1 and 5 and probed in the others."""
     from comfy.model_management import InterruptProcessingException
 
     run, _ = calibrate
@@ -85,7 +89,7 @@ def test_an_interrupt_keeps_finished_samples(pack, calibrate, monkeypatch, tmp_p
 
     def interrupted(*arguments):
         calls.append(arguments)
-        if len(calls) == 7:  # in the second sample's first probe
+        if len(calls) == run_number:
             raise InterruptProcessingException
         sample(*arguments)
 
@@ -94,4 +98,5 @@ def test_an_interrupt_keeps_finished_samples(pack, calibrate, monkeypatch, tmp_p
         run()
     (path,) = tmp_path.iterdir()
     saved = pack.part("sencache_core").Profile.load(path)
-    assert saved.header.samples == 1 and saved.moments.gain.shape[0] == 1
+    assert saved.header.samples == len(saved.moments.gram) == kept
+    assert (saved.moments.gain is not None) == (run_number > 2)

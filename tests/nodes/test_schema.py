@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("schema.json")
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+PROMPT = ROOT / "sencache_core" / "comfy_prompts" / "sencache_tiny_wan_api.json"
 
 pytestmark = pytest.mark.comfyui
 
@@ -217,7 +219,10 @@ def applied(pack, **inputs):
 
 
 def test_apply_off_returns_the_very_model(pack):
-    node, model = pack.nodes["SenCacheApply"], object()
+    from comfy.model_patcher import ModelPatcher
+
+    cpu = torch.device("cpu")
+    node, model = pack.nodes["SenCacheApply"], ModelPatcher(torch.nn.Identity(), cpu, cpu)
     for arguments in ({"budget": 0.5, "enable": False}, {"budget": 1.0}):
         out = node.execute(model, **arguments)
         assert out.args[0] is model
@@ -301,6 +306,24 @@ def test_workflows_use_existing_inputs(pack, path):
         assert {i["name"] for i in node["inputs"]} <= known
     linked = {link[0] for link in graph["links"]}
     assert all(i["link"] in linked | {None} for node in graph["nodes"] for i in node["inputs"])
+
+
+def test_workflows_apply_the_defaults(pack):
+    """All settings of SenCache Apply but the budget, which each workflow chooses."""
+    schema = pack.nodes["SenCacheApply"].GET_SCHEMA()
+    defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+    assert defaults["start_percent"] == pack.part("sencache_core.config").DEFAULT_GUARDS.start
+    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
+    found = [n["inputs"] for n in prompt.values() if n["class_type"] == "SenCacheApply"]
+    for path in WORKFLOWS:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        for node in (n for n in graph["nodes"] if n["type"] == "SenCacheApply"):
+            named = node["widgets_values_named"]
+            assert list(named.values()) == node["widgets_values"], path
+            found.append(named)
+    assert len(found) > len(WORKFLOWS)
+    for saved in found:
+        assert {**defaults, "budget": saved["budget"]} == {k: saved[k] for k in defaults}
 
 
 def test_locales_cover_every_node(pack):

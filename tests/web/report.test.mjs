@@ -22,6 +22,8 @@ test("counts agree with the report's own", () => {
   assert.equal(reused, run.reused);
   assert.equal(half, run.half);
   assert.equal(computed + half + forced, run.evaluations);
+  const whole = { ...run, steps: run.steps.filter((step) => step.decision !== "half") };
+  assert.deepEqual(report.counts(whole).map((entry) => entry.decision), ["computed", "forced", "reused"]);
 });
 
 test("every evaluation has a full row and a hover text", () => {

@@ -48,12 +48,12 @@ export function headline(run) {
   };
 }
 
-/** How often each decision was taken, in the order of DECISIONS. */
+/** How often each decision was taken, in the order of DECISIONS; "half" only where it was. */
 export function counts(run) {
   return DECISIONS.map((decision) => ({
     decision,
     count: run.steps.filter((step) => step.decision === decision).length,
-  }));
+  })).filter(({ decision, count }) => count || decision !== "half");
 }
 
 /** Lines for the user: messages, why nothing was reused, an unfinished run. */
