@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .families import GENERIC, Family
-from .planner import Plan, Planner
+from .planner import Plan, Planner, longest_run
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
 from .policies.planned import rounds_of
 from .prior import prior_moments
@@ -19,9 +19,9 @@ from .stats import RunReport
 TAPS = ("output", "stack")
 
 #: Two outputs before anything is forecast: from one alone there is only holding, and no probe
-#: measures how far its error travels. More is the plan's to decide: to force the first tenth of the
-#: steps, as TeaCache's ret-steps mode does, cost 1 to 4 dB of the mean at budgets of 0.36 and 0.5
-#: of 50 steps (bundled Wan and LTX), since those evaluations are missing later.
+#: measures how far its error travels. More is the plan's to decide: evaluations of a first tenth
+#: that is always computed, as in TeaCache's ret-steps mode, are missing later. Ours, chosen on
+#: clips that no table holds; ``planned-first-tenth`` in benchmarks/RESULTS.md has it on others.
 DEFAULT_GUARDS = Guards(warmup=2)
 
 
@@ -131,7 +131,7 @@ class CacheConfig:
         rounds, wanted = rounds_of(run, policy.guards), chosen.fit_mask(len(run.times))
         pairs = zip(wanted.mask, rounds, strict=True)
         mask = [compute or one.forced for compute, one in pairs]
-        longest = max(len(part) for part in str(Plan(tuple(mask))).split("C"))
+        longest = longest_run(mask)
         taken_back = run.transitions is not None
         planner = Planner(rounds, run.moments, longest, taken_back, chosen.risk)
         half = frozenset(k for k in wanted.half if not rounds[k].forced)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .types import Anchor, Branch
 
-#: Largest share by which the response may feed back into the correction (ours): beyond it the
-#: first-order picture has ended.
+#: Largest share by which the response may feed back into the correction (ours; not tuned): beyond
+#: it the first-order picture has ended.
 MOST_FEEDBACK = 0.5
 
 #: ``weights(times, t)``: weights of known outputs, the newest last, for the output at ``t``.

@@ -15,13 +15,14 @@ from .moments import Moments, fitted_weights
 AFTER_HINDSIGHT = 0.2
 
 #: Power at which terminal gain enters (ours). Gains differ from clip to clip by more than the few
-#: samples of a calibration tell, and large errors saturate. Below 0.75 the bundled Wan's worst clip
-#: suffers, above it CogVideoX's mean (see docs/theory.md); 0 ruins the worst clip. That errors die
-#: out, a gain below 1, is not counted on: long runs of reuse there cost CogVideoX 2 dB.
+#: samples of a calibration tell, and large errors saturate. Chosen on clips that no table holds;
+#: the rows ``planned-gain-*`` and ``planned-no-gain`` of benchmarks/RESULTS.md have other powers.
+#: That errors die out, a gain below 1, is not counted on: it would ask for long runs of reuse.
 GAIN_POWER = 0.75
 
-#: Times that a plan is made anew with each sample weighed by the inverse of its own error, which
-#: turns the mean square into the mean in decibels (majorise-minimise for the sum of logarithms).
+#: Most times that a plan is made anew with each sample weighed by the inverse of its own error,
+#: which turns the mean square into the mean in decibels (majorise-minimise for the sum of
+#: logarithms); a plan that stays the same ends it (ours; not tuned).
 REWEIGHTED = 3
 
 COMPUTE, HALF, REUSE = "C", "h", "."
@@ -133,14 +134,14 @@ class Planner:
         solver = np.array([r.weight for r in rounds])
         gains = moments.gains_at([r.t_after for r in rounds])
         self._weights = solver * gains
-        self._chosen_by = solver * np.maximum(gains, 1.0) ** GAIN_POWER
+        self._plan_weights = solver * np.maximum(gains, 1.0) ** GAIN_POWER
         self._hindsight = hindsight
         count, reach = len(rounds), longest + 1
-        self._each = np.full((len(self._grams), count, reach + 1, reach + 1), np.inf)
-        self._each[:, :, :, 1] = 0.0
+        self._squares = np.full((len(self._grams), count, reach + 1, reach + 1), np.inf)
+        self._squares[:, :, :, 1] = 0.0
         for back in range(reach + 1):
             for ahead in range(2, reach + 1):
-                self._price(back, ahead)
+                self._fill(back, ahead)
         self._risk = risk
 
     def _costs(self, share: np.ndarray) -> np.ndarray:
@@ -148,22 +149,27 @@ class Planner:
         after evaluation ``i``, whose predecessor lies ``back`` rounds earlier (0: it has none),
         ended by an evaluation ``ahead`` rounds later; infinite where it is not allowed.
         """
-        mean = np.tensordot(share, self._each, axes=1)
+        mean = np.tensordot(share, self._squares, axes=1)
         if self._risk == 0:
             return mean
-        worst = self._each.max(axis=0)  # alone at risk 1: nothing times infinity is no number
+        worst = self._squares.max(axis=0)  # alone at risk 1: nothing times infinity is no number
         return worst if self._risk == 1 else (1 - self._risk) * mean + self._risk * worst
 
-    def _price(self, back: int, ahead: int) -> None:
+    def _fill(self, back: int, ahead: int) -> None:
+        """Square errors from all runs of reuse of one shape that no forced round forbids."""
         count = len(self.rounds)
         forced = np.array([r.forced for r in self.rounds])
         last = np.arange(back, count - ahead + 1)
         free = np.array([not forced[i + 1 : i + ahead].any() for i in last], dtype=bool)
         last = last[free]
         if last.size:
-            self._each[:, last, back, ahead] = self._run(self._chosen_by, last, back, ahead)
+            self._squares[:, last, back, ahead] = self._square_of_runs(
+                self._plan_weights, last, back, ahead
+            )
 
-    def _run(self, weights: np.ndarray, last: np.ndarray, back: int, ahead: int) -> np.ndarray:
+    def _square_of_runs(
+        self, weights: np.ndarray, last: np.ndarray, back: int, ahead: int
+    ) -> np.ndarray:
         """``[S, P]`` square error from runs of reuse of one shape, after the evaluations ``last``.
 
         Args:
@@ -250,7 +256,7 @@ class Planner:
         return self.describe(mask)
 
     def _alike(self) -> np.ndarray:
-        return np.full(len(self._each), 1 / len(self._each))
+        return np.full(len(self._squares), 1 / len(self._squares))
 
     def _back(self, costs: np.ndarray, trail: list, left: int, done: Sequence[int]) -> list[bool]:
         """The mask at the end of a trail."""
@@ -298,9 +304,9 @@ class Planner:
     def errors(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` RMS errors that plans are chosen by; infinite if the mask is not allowed."""
         done, backs, aheads = _runs(mask)
-        if max(aheads) > self.longest + 1:
-            return np.full(len(self._each), np.inf)
-        return np.sqrt(self._each[:, done, backs, aheads].sum(axis=1))
+        if longest_run(mask) > self.longest:
+            return np.full(len(self._squares), np.inf)
+        return np.sqrt(self._squares[:, done, backs, aheads].sum(axis=1))
 
     def expected(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` expected RMS error of each sample's final latent, gains in full."""
@@ -309,7 +315,7 @@ class Planner:
         for back, ahead in sorted({*zip(backs, aheads, strict=True)}):  # runs of one shape at once
             if ahead > 1:
                 last = done[(backs == back) & (aheads == ahead)]
-                squares += self._run(self._weights, last, back, ahead).sum(axis=1)
+                squares += self._square_of_runs(self._weights, last, back, ahead).sum(axis=1)
         return np.sqrt(squares)
 
     def describe(self, mask: Sequence[bool]) -> Plan:
@@ -326,6 +332,11 @@ class Planner:
         errors = (float("nan"), *(np.sqrt(np.maximum(squares, 0)) / size).tolist())
         error = float(np.exp(np.log(np.maximum(self.expected(mask), 1e-12)).mean()))
         return Plan(tuple(mask), error, errors)
+
+
+def longest_run(mask: Sequence[bool]) -> int:
+    """Most reuses in a row."""
+    return max(_runs(mask)[2]) - 1
 
 
 def _runs(mask: Sequence[bool]) -> tuple[list[int], list[int], list[int]]:

@@ -21,7 +21,7 @@ from .stats import RunReport, StepRecord
 from .types import Branch, Decision, Reason, sketch
 
 #: Largest RMS by which a repeated run's latent may differ from the recorded one, of a latent of
-#: RMS 1 (ours): more than rounding in 16 bits, less than what a probe displaces.
+#: RMS 1 (ours; not tuned): more than rounding does to it, less than what a probe displaces.
 SAME = 2e-4
 
 

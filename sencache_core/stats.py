@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from statistics import median_high
 
 from .types import FORCED, Decision, Reason
 
@@ -143,15 +144,15 @@ class RunReport:
         """Estimate: rounds run in part or not at all, by how far the median time of their kind lies
         below that of full ones.
         """
-        times = {"full": [], "half": [], "reused": []}
+        cheap = {"half": [], "reused": []}
+        full = [record.seconds for record in self.steps if record.decision not in cheap]
         for record in self.steps:
-            kind = record.decision if record.decision in times else "full"
-            times[kind].append(record.seconds)
-        middle = {kind: sorted(each)[len(each) // 2] for kind, each in times.items() if each}
-        if "full" not in middle:
-            return 0.0
-        saved = (len(times[kind]) * max(middle["full"] - m, 0.0) for kind, m in middle.items())
-        return sum(saved)
+            cheap.get(record.decision, []).append(record.seconds)
+        return sum(
+            len(times) * max(median_high(full) - median_high(times), 0.0)
+            for times in cheap.values()
+            if times and full
+        )
 
     def to_dict(self) -> dict:
         """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""

@@ -59,7 +59,9 @@ def cost(made, mask, hardness=None):
     gaps = [0, *np.diff(done), len(mask) - done[-1]]
     if max(gaps) > made.longest + 1:
         return np.inf
-    return sum(hardness[i] * made._each[:, i, a, b].max() for i, a, b in zip(done, gaps, gaps[1:]))
+    return sum(
+        hardness[i] * made._squares[:, i, a, b].max() for i, a, b in zip(done, gaps, gaps[1:])
+    )
 
 
 def assert_best(made, evaluations, done=(0,), hardness=None):

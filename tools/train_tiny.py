@@ -60,7 +60,7 @@ def latent_pool(family: str, work_dir: Path, clips: int) -> tuple[torch.Tensor, 
     return latents, prompts
 
 
-def init_weights(family: str, module: torch.nn.Module) -> None:
+def init_weights(module: torch.nn.Module) -> None:
     """Start blocks near the identity and the output at zero; widen the text projection."""
     text = ("text_proj.weight", "text_embedder.linear_1.weight")
     text += ("caption_projection.linear_1.weight",)
@@ -179,7 +179,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
     words = {prompt: tiny.encode_prompt(prompt) for prompt in set(prompts)}
     torch.manual_seed(args.seed)
     module = tiny.build(family).train()
-    init_weights(family, module)
+    init_weights(module)
     optimizer = make_optimizer(module, args.rate)
     average = {k: v.detach().clone() for k, v in module.state_dict().items()}
     generator = torch.Generator().manual_seed(args.seed)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Measured on the bundled models: even with a clip's own moments in place of the calibration's a
-# plan gains 0.6 dB at most, so that only strong surprises may move it. At a WORTH of 0.1 and a FADE
-# of 0.2 four rough LTX clips lost 2.3 dB on average and 5.7 at worst; as set here none lost any.
+# All three are ours, chosen on the bundled models with care not to do harm: a plan for a clip's own
+# moments is hardly better than one for the calibration's, so that only strong surprises may move
+# it. ``planned-no-correction`` in benchmarks/RESULTS.md shows what is left to gain.
 
 #: Weight of the newest measurement in the running mean of log(measured / expected error).
 MEMORY = 0.3
