@@ -129,7 +129,7 @@ class SenCacheApply(io.ComfyNode):
                 make(
                     io.Float.Input,
                     "start_percent",
-                    default=guards.start,
+                    default=guards.start or 0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -137,9 +137,9 @@ class SenCacheApply(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Share of the steps (not of the noise schedule) that are all computed at "
-                        "the start, where layout and motion form. 0.1 of 20 steps is 2 steps. "
-                        "Policy planned weighs the start itself; with others 0.1 is safer. The "
-                        "first two evaluations are always computed."
+                        "the start, where layout and motion form. 0.1 of 20 steps is 2 steps. 0 "
+                        "leaves it to the policy: planned weighs the start itself, others compute "
+                        "the first tenth. The first two evaluations are always computed."
                     ),
                 ),
                 make(
@@ -240,7 +240,7 @@ class SenCacheApply(io.ComfyNode):
         control: str = "budget",
         tolerance: float = 0.49,
         rule: str = _DEFAULT.rule.name,
-        start_percent: float = _DEFAULT.guards.start,
+        start_percent: float = _DEFAULT.guards.start or 0.0,
         end_percent: float = _DEFAULT.guards.end,
         longest_run: int = _DEFAULT.guards.longest_run,
         tap: str = _DEFAULT.tap,
@@ -263,7 +263,7 @@ class SenCacheApply(io.ComfyNode):
             bare.remove_attachments(CONFIG)
             return io.NodeOutput(bare, Reports("Caching is off: the budget is 1.0."))
         guards = replace(
-            _DEFAULT.guards, longest_run=longest_run, start=start_percent, end=end_percent
+            _DEFAULT.guards, longest_run=longest_run, start=start_percent or None, end=end_percent
         )
         config = CacheConfig(
             policy=choice.policy,

@@ -19,10 +19,10 @@ from .stats import RunReport
 TAPS = ("output", "stack")
 
 #: Two outputs before anything is forecast: from one alone there is only holding, and no probe
-#: measures how far its error travels. More is the plan's to decide: evaluations of a first tenth
-#: that is always computed, as in TeaCache's ret-steps mode, are missing later. Ours, chosen on
-#: clips that no table holds; ``planned-first-tenth`` in benchmarks/RESULTS.md has it on others.
-DEFAULT_GUARDS = Guards(warmup=2)
+#: measures how far its error travels. More is the policy's to decide, for a plan the plan's:
+#: evaluations of a first tenth that is always computed are missing later. Ours, chosen on clips
+#: that no table holds; ``planned-first-tenth`` in benchmarks/RESULTS.md has it on others.
+DEFAULT_GUARDS = Guards(warmup=2, start=None)
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,9 @@ class CacheConfig:
             )
         if isinstance(self.policy, Off):
             return self.policy
+        own = self.guards
+        if own.start is None:
+            own = replace(own, start=self.policy.opening)
         if isinstance(self.policy, Planned) and self.policy.mask:
             report.budget = None
             try:
@@ -176,17 +179,14 @@ class CacheConfig:
             except ValueError as error:  # of a workflow whose steps have changed: let it finish
                 report.say(f"Caching is off: {error}.")
                 return Off()
-            return Guarded(self.policy, self.guards)
+            return Guarded(self.policy, own)
         if self.budget is None:
-            return Guarded(self.policy, self.guards)
+            return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
         evaluations = max(1, round(self.budget * rounds))
         if evaluations >= rounds:
             return Off()
-        limit, guards = (
-            self.guards.longest_run,
-            self.policy.fit_guards(self.guards, evaluations, run),
-        )
+        guards, limit = self.policy.fit_guards(own, evaluations, run), own.longest_run
         lowered = limit < DEFAULT_GUARDS.longest_run
         forced = self.policy.fewest(guards, run)
         if forced > evaluations:

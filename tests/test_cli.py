@@ -224,7 +224,7 @@ def test_missing_extra_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.delitem(sys.modules, "sencache_core.hosts.diffusers", raising=False)
     monkeypatch.delitem(sys.modules, "sencache_core.hosts._diffusers", raising=False)
-    with pytest.raises(ImportError, match=r"sencache\[demo\]"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[demo\]'"):
         demo.make_scheduler("wan")
 
 

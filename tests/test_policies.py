@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from toys import COND, WAN, cached_run, noise, plain_run, run_info, schedule
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Off, Planned, SenCache
+from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.policies import Guarded, Threshold
 from sencache_core.types import Decision, Reason, Step
 
@@ -261,6 +262,23 @@ def test_a_lowered_longest_run_holds_for_plans_while_the_budget_has_room(wanted,
     assert max(map(len, mask.split("C"))) == longest
     assert report.evaluations == round(20 * budget)
     assert any("in a row" in message for message in report.messages) == (longest > wanted)
+
+
+@pytest.mark.parametrize(
+    ("policy", "opening"), [(Planned(), 2), (SenCache(), 5), (Interval(4.0), 5), (CfgCache(4.0), 5)]
+)
+def test_the_start_is_the_policys_where_the_guards_leave_it(policy, opening):
+    """A tenth of 50 steps; a plan weighs its start itself, behind the two that all begin with."""
+    sched = schedule(50)
+    config = CacheConfig(policy, budget=0.6)
+    steps = cached_run(config, sched, guidance=3.0)[1].steps
+    assert all(step.decision == "forced" for step in steps[:opening])
+    said = {step.reason for step in steps[:5]}
+    assert (Reason.WINDOW.value in said) == (opening > 2)
+    assert config.guards == DEFAULT_GUARDS
+    said_by_user = replace(config, guards=replace(DEFAULT_GUARDS, start=0.2))
+    steps = cached_run(said_by_user, sched, guidance=3.0)[1].steps
+    assert all(step.decision == "forced" for step in steps[:10])
 
 
 def test_a_sampler_that_comes_back_is_computed():

@@ -63,6 +63,7 @@ class Planned(Policy):
 
     name: ClassVar[str] = "planned"
     title: ClassVar[str] = "Planned (exact budget)"
+    opening: ClassVar[float] = 0.0  # how much of the start is worth computing is in the plan
     correct: bool = field(
         default=True,
         metadata={

@@ -312,7 +312,8 @@ def test_workflows_apply_the_defaults(pack):
     """All settings of SenCache Apply but the budget, which each workflow chooses."""
     schema = pack.nodes["SenCacheApply"].GET_SCHEMA()
     defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
-    assert defaults["start_percent"] == pack.part("sencache_core.config").DEFAULT_GUARDS.start
+    assert defaults["start_percent"] == 0  # the policy's own
+    assert pack.part("sencache_core.config").DEFAULT_GUARDS.start is None
     prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
     found = [n["inputs"] for n in prompt.values() if n["class_type"] == "SenCacheApply"]
     for path in WORKFLOWS:
