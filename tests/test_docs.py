@@ -55,8 +55,7 @@ def test_commands_exist(capsys):
 
 def test_linked_files_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        if target != "docs/demo.png":
-            assert (ROOT / target).exists(), target
+        assert (ROOT / target).exists(), target
 
 
 def test_no_machine_paths():
