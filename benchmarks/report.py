@@ -51,13 +51,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """One Markdown table per family, regime and budget, the best mean PSNR first."""
+    """One Markdown table per family, regime, budget and number of clips, best mean PSNR first."""
     lines = []
     for (family, regime), group in _groups(rows):
-        for budget in sorted({row["budget"] for row in group} - {1.0}, reverse=True):
-            rows_ = [row for row in group if row["budget"] == budget]
+        kinds = {(row["budget"], row["samples"]) for row in group if row["budget"] < 1}
+        for kind in sorted(kinds, reverse=True):
+            rows_ = [row for row in group if (row["budget"], row["samples"]) == kind]
             done = sorted((r for r in rows_ if not r["error"]), key=lambda r: -r["psnr_mean"])
-            lines += [f"\n### {family}, {regime}, budget {budget:g}\n"]
+            lines += [f"\n### {family}, {regime}, budget {kind[0]:g}, {kind[1]} clips\n"]
             lines += ["| method | cost | PSNR mean | worst | SSIM | MS-SSIM | RMS | seconds |"]
             lines += ["|---|---|---|---|---|---|---|---|"]
             for r in done:
