@@ -26,7 +26,7 @@ def test_measures_and_changes_nothing(runs, host, name, tap):
         assert runs.same(runs.sample(model, case, steps=STEPS), plain)
     ((recording, header),) = found
     assert len(recording.t) == STEPS - 1
-    assert {"alpha_x", "alpha_t", "speed", "error_linear"} <= recording.curves.keys()
+    assert {"alpha_x", "alpha_t", "speed", "ratio"} <= recording.curves.keys()
     for curve in recording.curves.values():
         known = np.asarray(curve)[np.isfinite(curve)]
         assert known.size and (known >= 0).all()
