@@ -8,8 +8,9 @@ from .policies import POLICIES, CfgCache, Guards, Interval, Off, Planned, Policy
 from .profile import Profile, ProfileError, ProfileHeader
 from .recorder import Recorder
 from .reuse import REUSE_RULES, Fitted, Hold, Linear, Quadratic, ReuseRule, TwoBands
+from .runner import Runner
 from .schedule import Schedule, flow_sigmas
-from .session import Runner, Session
+from .session import Session
 from .stats import RunReport, StepRecord
 from .types import Branch
 

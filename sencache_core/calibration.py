@@ -6,8 +6,8 @@ from .families import Family
 from .probe import Probe
 from .profile import Recording
 from .recorder import Recorder
+from .runner import Runner
 from .schedule import Schedule
-from .session import Runner
 
 #: Probes of one sample (ours): terminal sensitivity falls smoothly over a run, but differs between
 #: samples as much as along it; better few probes of each than many of some.

@@ -16,7 +16,8 @@ from .planner import Plan, Planner
 from .policies import Guards, Planned, RunInfo
 from .policies.planned import rounds_of
 from .reuse import Fitted
-from .session import EvaluateAt, Session, read_round, sketch_latent
+from .runner import EvaluateAt, read_round, sketch_latent
+from .session import Session
 from .stats import RunReport, StepRecord
 from .types import Branch, Decision, Reason, sketch
 

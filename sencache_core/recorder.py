@@ -16,8 +16,8 @@ from .moments import Moments
 from .policies import Prior, RunInfo
 from .probe import Probe, Seen, Travel, guided
 from .profile import Recording
+from .runner import EvaluateAt, read_round, sketch_latent
 from .schedule import Schedule
-from .session import EvaluateAt, read_round, sketch_latent
 from .solver import transitions
 from .stats import RunReport, StepRecord
 from .types import SAME_TIME, Anchor, Branch, Decision, Reason, rms, same_time, sketch

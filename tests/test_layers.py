@@ -30,6 +30,7 @@ LEVELS = {
     "prior": 2,
     "policies": 2,
     "reuse": 2,
+    "runner": 2,
     "pairs": 3,
     "presets": 3,
     "session": 4,

@@ -22,8 +22,8 @@ from ..families import GENERIC
 from ..fingerprint import fingerprint
 from ..profile import ProfileHeader, Recording
 from ..recorder import Recorder
+from ..runner import Runner
 from ..schedule import Schedule, as_floats
-from ..session import Runner
 from ..stats import RunReport
 from .comfy_keys import KEY
 from .comfy_run import Run, diffusion_model, model_family

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..families import GENERIC, Family, family_of
-from ..session import Runner
+from ..runner import Runner
 from ..taps import StackCall, stack_tap
 from ..types import Branch
 from .comfy_keys import CALL, Keys

@@ -17,8 +17,8 @@ from ..calibration import Calibration
 from ..config import CacheConfig
 from ..policies import Off
 from ..profile import ProfileHeader, Recording
+from ..runner import EvaluateAt, Runner
 from ..schedule import Schedule
-from ..session import EvaluateAt, Runner
 from ..stats import RunReport
 from ..types import Branch
 from ._diffusers import (
