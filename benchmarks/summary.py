@@ -1,0 +1,192 @@
+"""What the rows of a bench come to: ours beside the best peer, what each part earns, the oracle.
+
+python -m benchmarks.summary rows.json [more.json ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .report import markdown
+
+Row = dict[str, Any]
+
+OURS = "planned"
+ORACLES = ("oracle", "searched")
+#: Margins that were set before anything was measured, in dB: mean and worst clip.
+GOALS = {"smooth": (3.0, 5.0), "rough": (2.0, 2.0)}
+#: Budgets that the goals were set for.
+GOAL_BUDGETS = (0.5, 0.36)
+#: Costs that differ by less are the same.
+ROUNDED = 0.005
+#: A peer that cannot get nearer than this to the cost of ours does not spend the same budget.
+MOST_DEARER = 0.1
+
+
+class Cell(NamedTuple):
+    """Rows that may be compared: one run of the same clips at one budget."""
+
+    regime: str
+    budget: float
+    family: str
+    samples: int
+
+
+def cells(rows: Iterable[Row]) -> dict[Cell, dict[str, Row]]:
+    """Rows without an error, by cell and method; smooth and dear ones first."""
+    out: dict[Cell, dict[str, Row]] = {}
+    for row in rows:
+        if row["error"] is None and not row["method"].startswith("uncached"):
+            cell = Cell(row["regime"], row["budget"], row["family"], row["samples"])
+            out.setdefault(cell, {})[row["method"]] = row
+    order = sorted(out, key=lambda cell: (cell.regime != "smooth", -cell.budget, -cell.samples))
+    return {cell: out[cell] for cell in order}
+
+
+def is_peer(method: str) -> bool:
+    """Whether a row is of somebody else's method."""
+    own = method.startswith((OURS, "sencache", "interval", "cfg-cache"))
+    return not own and method not in (*ORACLES, "alphas-only")
+
+
+def beside_peers(rows: Sequence[Row]) -> str:
+    """Our default beside the best peer by the mean and the best by the worst clip, cell by cell.
+
+    Peers land near a budget, mostly above it; the last column but one has ours at their own cost.
+    """
+    lines, found = [], cells(rows)
+    for cell, methods in found.items():
+        ours = methods.get(OURS)
+        peers = [row for name, row in methods.items() if is_peer(name)]
+        peers = [row for row in peers if ours and row["cost"] <= ours["cost"] + MOST_DEARER]
+        if not peers:
+            continue
+        mean, worst = (max(peers, key=lambda r, k=k: r[k]) for k in ("psnr_mean", "psnr_worst"))
+        ahead = ours["psnr_mean"] - mean["psnr_mean"], ours["psnr_worst"] - worst["psnr_worst"]
+        level = (
+            _at_cost_of(mean, cell, found)["psnr_mean"] - mean["psnr_mean"],
+            _at_cost_of(worst, cell, found)["psnr_worst"] - worst["psnr_worst"],
+        )
+        lines.append(
+            [
+                *(cell.regime, f"{cell.budget:g}", cell.family, str(cell.samples)),
+                *(f"{ours['cost']:.3f}", _both(ours)),
+                *(_best(mean, "psnr_mean"), _best(worst, "psnr_worst")),
+                *(_signed(ahead), _signed(level), _reached(cell, ahead)),
+            ]
+        )
+    heads = ("regime", "budget", "family", "clips", "cost", OURS, "best peer, mean")
+    return _table(
+        (*heads, "best peer, worst", "difference", "at the peer's cost", "goal reached"), lines
+    )
+
+
+def _at_cost_of(peer: Row, cell: Cell, found: dict[Cell, dict[str, Row]]) -> Row:
+    """Our dearest row of the same clips at a peer's cost or less, but never below the cell's."""
+    ours = found[cell][OURS]
+    others = (
+        methods[OURS]
+        for other, methods in found.items()
+        if OURS in methods and other._replace(budget=cell.budget) == cell
+    )
+    within = (row for row in others if ours["cost"] < row["cost"] <= peer["cost"] + ROUNDED)
+    return max(within, key=lambda row: row["cost"], default=ours)
+
+
+def parts(rows: Sequence[Row], regime: str) -> str:
+    """Our default and its variants, one column a budget and family, mean / worst clip."""
+    mine = {
+        cell: methods
+        for cell, methods in cells(rows).items()
+        if cell.regime == regime and any(name.startswith(f"{OURS}-") for name in methods)
+    }
+    names = {name for methods in mine.values() for name in methods}
+    own = sorted(name for name in names if name.startswith(OURS) or name == "alphas-only")
+    own.sort(key=lambda name: name != OURS)
+    lines = [
+        [
+            f"`{name}`",
+            *(_both(methods[name]) if name in methods else "" for methods in mine.values()),
+        ]
+        for name in own
+    ]
+    return _table(("variant", *(f"{cell.budget:g} {cell.family}" for cell in mine)), lines)
+
+
+def at_three_quarters(rows: Sequence[Row]) -> str:
+    """Evaluations of the conditional branch alone beside plans of the same cost."""
+    lines = []
+    for cell, methods in cells(rows).items():
+        if any(name.startswith("cfg-cache") for name in methods):
+            names = (OURS, "cfg-cache-fitted", "cfg-cache-bands")
+            found = (methods.get(name) for name in names)
+            shown = (f"{_both(row)} at {row['cost']:.2f}" if row else "" for row in found)
+            lines.append([cell.regime, cell.family, str(cell.samples), *shown])
+    heads = ("regime", "family", "clips", OURS, "cfg-cache, fitted difference")
+    return _table((*heads, "cfg-cache, FasterCache's bands"), lines)
+
+
+def oracles(rows: Sequence[Row]) -> str:
+    """How far the best schedule that a search finds is ahead of the plan, in dB of the mean."""
+    lines = []
+    for cell, methods in cells(rows).items():
+        if OURS not in methods:
+            continue
+        for name in ORACLES:
+            if name in methods:
+                ahead = methods[name]["psnr_mean"] - methods[OURS]["psnr_mean"]
+                figures = (_both(methods[OURS]), _both(methods[name]), f"{ahead:+.1f}")
+                where = (cell.regime, f"{cell.budget:g}", cell.family, str(cell.samples))
+                lines.append([*where, f"`{name}`", *figures])
+    heads = ("regime", "budget", "family", "clips", "search", OURS, "found", "ahead by")
+    return _table(heads, lines)
+
+
+def _both(row: Row) -> str:
+    return f"{row['psnr_mean']:.1f} / {row['psnr_worst']:.1f}"
+
+
+def _signed(pair: tuple[float, float]) -> str:
+    return " / ".join(f"{value:+.1f}" for value in pair)
+
+
+def _best(row: Row, key: str) -> str:
+    return f"{row[key]:.1f} `{row['method']}` at {row['cost']:.2f}"
+
+
+def _reached(cell: Cell, ahead: tuple[float, float]) -> str:
+    if cell.budget not in GOAL_BUDGETS:
+        return ""
+    pairs = zip(("mean", "worst"), ahead, GOALS[cell.regime], strict=True)
+    return " and ".join(name for name, by, goal in pairs if by >= goal) or "neither"
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(heads)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))
+
+
+#: Every table by the title that it is printed under.
+TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
+    "Ours beside the best peer": beside_peers,
+    "What each part earns, smooth": lambda rows: parts(rows, "smooth"),
+    "What each part earns, rough": lambda rows: parts(rows, "rough"),
+    "Conditional evaluations": at_three_quarters,
+    "Distance to the oracle": oracles,
+    "All rows": markdown,
+}
+
+
+def main(files: Sequence[str]) -> int:
+    rows = [row for file in files for row in json.loads(Path(file).read_text(encoding="utf-8"))]
+    for title, table in TABLES.items():
+        print(f"\n## {title}\n\n{table(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
