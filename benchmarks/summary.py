@@ -1,17 +1,18 @@
 """What the rows of a bench come to: ours beside the best peer, what each part earns, the oracle.
 
-python -m benchmarks.summary rows.json [more.json ...]
+``python -m benchmarks.summary rows.json [more.json ...] [--plots FOLDER]``
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .report import markdown
+from .report import markdown, plot
 
 Row = dict[str, Any]
 
@@ -49,7 +50,7 @@ def cells(rows: Iterable[Row]) -> dict[Cell, dict[str, Row]]:
 
 def is_peer(method: str) -> bool:
     """Whether a row is of somebody else's method."""
-    own = method.startswith((OURS, "sencache", "interval", "cfg-cache"))
+    own = method.startswith((OURS, "sencache", "interval", "cfg-cache", "uncached"))
     return not own and method not in (*ORACLES, "alphas-only")
 
 
@@ -146,6 +147,21 @@ def oracles(rows: Sequence[Row]) -> str:
     return _table(heads, lines)
 
 
+def to_plot(rows: Sequence[Row]) -> list[Row]:
+    """Ours and the peers on the most clips of each family and regime, ours first."""
+    most: dict[tuple[str, str], int] = {}
+    for row in rows:
+        where = row["family"], row["regime"]
+        most[where] = max(row["samples"], most.get(where, 0))
+    shown = [
+        row
+        for row in rows
+        if row["samples"] == most[row["family"], row["regime"]]
+        and (row["method"] == OURS or is_peer(row["method"]))
+    ]
+    return sorted(shown, key=lambda row: row["method"] != OURS)
+
+
 def _both(row: Row) -> str:
     return f"{row['psnr_mean']:.1f} / {row['psnr_worst']:.1f}"
 
@@ -181,10 +197,17 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
 }
 
 
-def main(files: Sequence[str]) -> int:
-    rows = [row for file in files for row in json.loads(Path(file).read_text(encoding="utf-8"))]
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.summary")
+    parser.add_argument("files", nargs="+", type=Path, help="rows that sencache bench wrote")
+    parser.add_argument("--plots", type=Path, help="folder for a Pareto plot per family and regime")
+    given = parser.parse_args(arguments)
+    rows = [row for file in given.files for row in json.loads(file.read_text(encoding="utf-8"))]
     for title, table in TABLES.items():
         print(f"\n## {title}\n\n{table(rows)}")
+    if given.plots:
+        given.plots.mkdir(parents=True, exist_ok=True)
+        plot(to_plot(rows), given.plots)
     return 0
 
 

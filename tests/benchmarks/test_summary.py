@@ -57,7 +57,15 @@ def test_results_hold_what_their_rows_come_to(title):
     assert summary.TABLES[title](ROWS).strip() in results
 
 
-def test_the_command_prints_every_table(capsys):
-    assert summary.main([str(FOLDER / "results.json")]) == 0
+def test_the_command_prints_every_table_and_plots(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert summary.main([str(FOLDER / "results.json"), "--plots", str(tmp_path / "plots")]) == 0
     printed = capsys.readouterr().out
     assert all(f"## {title}\n" in printed for title in summary.TABLES)
+    assert len(list((tmp_path / "plots").iterdir())) == 6
+
+
+def test_plots_show_ours_and_peers_on_the_most_clips():
+    rows = [row("a", 1, 1, samples=8), row("planned-hold", 1, 1, samples=8)]
+    rows += [row("planned", 1, 1, samples=8), row("b", 1, 1), row("uncached", 9, 9, samples=8)]
+    assert [shown["method"] for shown in summary.to_plot(rows)] == ["planned", "a"]
