@@ -22,7 +22,7 @@ ORACLES = ("oracle", "searched")
 GOALS = {"smooth": (3.0, 5.0), "rough": (2.0, 2.0)}
 #: Budgets that the goals were set for.
 GOAL_BUDGETS = (0.5, 0.36)
-#: Costs that differ by less are the same.
+#: Costs that differ by less count as the same.
 ROUNDED = 0.01
 #: A peer that cannot get nearer than this to the cost of ours does not spend the same budget.
 MOST_DEARER = 0.1
