@@ -55,10 +55,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for (family, regime), group in _groups(rows):
         kinds = {(row["budget"], row["samples"]) for row in group if row["budget"] < 1}
-        for kind in sorted(kinds, reverse=True):
-            rows_ = [row for row in group if (row["budget"], row["samples"]) == kind]
+        for budget, samples in sorted(kinds, reverse=True):
+            rows_ = [r for r in group if (r["budget"], r["samples"]) == (budget, samples)]
             done = sorted((r for r in rows_ if not r["error"]), key=lambda r: -r["psnr_mean"])
-            lines += [f"\n### {family}, {regime}, budget {kind[0]:g}, {kind[1]} clips\n"]
+            lines += [f"\n### {family}, {regime}, budget {budget:g}, {samples} clips\n"]
             lines += ["| method | cost | PSNR mean | worst | SSIM | MS-SSIM | RMS | seconds |"]
             lines += ["|---|---|---|---|---|---|---|---|"]
             for r in done:

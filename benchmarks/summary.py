@@ -67,17 +67,17 @@ def beside_peers(rows: Sequence[Row]) -> str:
         if not peers:
             continue
         mean, worst = (max(peers, key=lambda r, k=k: r[k]) for k in ("psnr_mean", "psnr_worst"))
-        ahead = ours["psnr_mean"] - mean["psnr_mean"], ours["psnr_worst"] - worst["psnr_worst"]
-        level = (
-            _at_cost_of(mean, cell, found)["psnr_mean"] - mean["psnr_mean"],
-            _at_cost_of(worst, cell, found)["psnr_worst"] - worst["psnr_worst"],
+        level = _at_cost_of(mean, cell, found), _at_cost_of(worst, cell, found)
+        ahead, ahead_level = (
+            (a["psnr_mean"] - mean["psnr_mean"], b["psnr_worst"] - worst["psnr_worst"])
+            for a, b in ((ours, ours), level)
         )
         lines.append(
             [
                 *(cell.regime, f"{cell.budget:g}", cell.family, str(cell.samples)),
                 *(f"{ours['cost']:.3f}", _both(ours)),
                 *(_best(mean, "psnr_mean"), _best(worst, "psnr_worst")),
-                *(_signed(ahead), _signed(level), _reached(cell, ahead)),
+                *(_signed(ahead), _signed(ahead_level), _reached(cell, ahead)),
             ]
         )
     heads = ("regime", "budget", "family", "clips", "cost", OURS, "best peer, mean")
@@ -106,14 +106,13 @@ def parts(rows: Sequence[Row], regime: str) -> str:
         if cell.regime == regime and any(name.startswith(f"{OURS}-") for name in methods)
     }
     names = {name for methods in mine.values() for name in methods}
-    own = sorted(name for name in names if name.startswith(OURS) or name == "alphas-only")
-    own.sort(key=lambda name: name != OURS)
+    own = (name for name in names if name.startswith(OURS) or name == "alphas-only")
     lines = [
         [
             f"`{name}`",
             *(_both(methods[name]) if name in methods else "" for methods in mine.values()),
         ]
-        for name in own
+        for name in sorted(own, key=lambda name: (name != OURS, name))
     ]
     return _table(("variant", *(f"{cell.budget:g} {cell.family}" for cell in mine)), lines)
 

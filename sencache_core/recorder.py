@@ -205,8 +205,7 @@ class Recorder:
         for name in names:
             curves[name] = torch.stack([row[name] for _, row in self._rows]).cpu().double().numpy()
         times = [t for t, _ in self._rows]
-        # Samplers that go back up visit a time twice; a table needs each once: the first visit.
-        keep = np.sort(np.unique(np.round(times, 6), return_index=True)[1]) if times else []
+        keep = _first_visits(times)
         curves = {n: c[keep] for n, c in curves.items()}
         visited = self._visited()
         grams = (_gram([r.guided for r in visited]), _gram([r.lead for r in visited]))
@@ -223,12 +222,18 @@ class Recorder:
         )
 
     def _visited(self) -> list[Seen]:
-        """Rounds whose outputs were seen, each time once: the first visit."""
-        first: dict[float, Seen] = {}
-        for seen in self.seen:
-            if seen.guided is not None and seen.lead is not None:
-                first.setdefault(round(seen.t, 6), seen)
-        return list(first.values())
+        """Rounds whose outputs were seen, each time once."""
+        whole = [seen for seen in self.seen if seen.guided is not None and seen.lead is not None]
+        return [whole[k] for k in _first_visits([seen.t for seen in whole])]
+
+
+def _first_visits(times: Sequence[float]) -> list[int]:
+    """Where each time stands first: samplers that go back up visit some twice."""
+    kept: list[int] = []
+    for index, t in enumerate(times):
+        if not any(same_time(t, times[k]) for k in kept):
+            kept.append(index)
+    return kept
 
 
 def _gram(outputs: Sequence[Tensor]) -> np.ndarray | None:

@@ -71,7 +71,7 @@ class Session:
         self._decision = Decision(False, Reason.FIRST)
         self._reused_in_a_row = 0
         self._ran = self._saved = 0  # chunks of the present round
-        self._extra = 0.0
+        self._extra = 0.0  # evaluations' worth that ran although it was to be spared
         self._leader: Branch | None = None
         self._errors: list[tuple[StepRecord, Tensor]] = []
         # Error of the rule's forecast at the last true evaluation; after a run of reuse also that
@@ -276,7 +276,8 @@ class Session:
                 "Evaluations of the conditional branch alone were computed in full where no pair "
                 "of conditional and unconditional outputs was known to belong together."
             )
-        self._record.cost = self._ran / total if total else float(not self._decision.reuse)
+        if total:
+            self._record.cost = self._ran / total
         if self._decision.reuse:
             self._reused_in_a_row += 1
             self._extra += self._record.cost

@@ -144,15 +144,14 @@ class RunReport:
         """Estimate: rounds run in part or not at all, by how far the median time of their kind lies
         below that of full ones.
         """
-        cheap = {"half": [], "reused": []}
-        full = [record.seconds for record in self.steps if record.decision not in cheap]
-        for record in self.steps:
-            cheap.get(record.decision, []).append(record.seconds)
-        return sum(
-            len(times) * max(median_high(full) - median_high(times), 0.0)
-            for times in cheap.values()
-            if times and full
+        half, reused = (
+            [record.seconds for record in self.steps if record.decision == kind]
+            for kind in ("half", "reused")
         )
+        full = [r.seconds for r in self.steps if r.decision not in ("half", "reused")]
+        cheaper = [times for times in (half, reused) if times and full]
+        gaps = (len(times) * (median_high(full) - median_high(times)) for times in cheaper)
+        return sum((max(gap, 0.0) for gap in gaps), start=0.0)
 
     def to_dict(self) -> dict:
         """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""

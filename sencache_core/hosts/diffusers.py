@@ -108,8 +108,9 @@ class _Hook(ModelHook):
 
     def _call(self, module: nn.Module, forward, call: inspect.BoundArguments):
         arguments = call.arguments
-        run = self._round(module, arguments)
-        branches = self._branches(run, arguments)
+        pair = self._holds_pair(arguments)
+        run = self._round(module, arguments, pair)
+        branches = self._branches(run, arguments, pair)
         key = (branches, arguments.get("return_dict", True))
         if container := run.containers.get(key):
             if run.cond_only and len(branches) == 2 and (halves := halves_of(arguments)):
@@ -146,11 +147,11 @@ class _Hook(ModelHook):
 
         return evaluate_at
 
-    def _round(self, module: nn.Module, arguments: dict[str, Any]) -> _Run:
+    def _round(self, module: nn.Module, arguments: dict[str, Any], pair: bool) -> _Run:
         """The run that this call belongs to, with its evaluation round opened if it is new."""
         names = ("hidden_states", "audio_hidden_states")
         inputs = tuple(arguments[n] for n in names if arguments.get(n) is not None)
-        if self._holds_pair(arguments):  # both halves show the same latent
+        if pair:  # both halves show the same latent
             inputs = tuple(x[: len(x) // 2] for x in inputs)
         timestep = float(torch.as_tensor(arguments["timestep"]).max())
         run = self.run
@@ -182,7 +183,7 @@ class _Hook(ModelHook):
         x = arguments["hidden_states"]
         return len(x) % 2 == 0 and torch.equal(*x.chunk(2))
 
-    def _branches(self, run: _Run, arguments: dict[str, Any]) -> tuple[Branch, ...]:
+    def _branches(self, run: _Run, arguments: dict[str, Any], pair: bool) -> tuple[Branch, ...]:
         """Keys of this call's chunks: the pipeline's name for it, its conditioning and its turn.
 
         Unnamed guidance calls differ by conditioning; calls that share it (perturbed attention,
@@ -198,7 +199,7 @@ class _Hook(ModelHook):
         run.calls[name, index] += 1
         role = {None: "cond" if index == 0 else "call", "cond_uncond": "cond"}.get(name, name)
         ident = name, index, turn
-        if self._holds_pair(arguments):
+        if pair:
             return Branch("uncond", ident), Branch("cond", ident)  # diffusers' order
         return (Branch(role, ident),)
 
