@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sencache_core.config import CacheConfig
+from sencache_core.forecast.reuse import Linear
 from sencache_core.policies import SenCache
-from sencache_core.reuse import Linear
-from sencache_core.schedule import flow_sigmas
+from sencache_core.sampler.schedule import flow_sigmas
 from sencache_core.tiny import to_comfyui_keys
 from sencache_core.tiny.sampling import cog_timesteps
 

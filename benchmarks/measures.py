@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sencache_core.metrics import PSNR_CAP, ssim
+from sencache_core.app.metrics import PSNR_CAP, ssim
 
 #: Exponents of MS-SSIM's five scales (Wang et al. 2003), fine to coarse.
 MSSSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -15,11 +15,11 @@ from contextlib import AbstractContextManager
 from torch import Tensor
 
 from sencache_core.config import CacheConfig
-from sencache_core.families import FAMILIES
 from sencache_core.hosts.diffusers import attach
-from sencache_core.planner import Plan
+from sencache_core.model.families import FAMILIES
 from sencache_core.policies import Guards, Planned
-from sencache_core.schedule import Schedule
+from sencache_core.policies.planner import Plan
+from sencache_core.sampler.schedule import Schedule
 
 from .case import Case, Clip
 from .measures import psnr

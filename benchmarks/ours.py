@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from sencache_core.calibration import Calibration
 from sencache_core.config import DEFAULT_GUARDS, CacheConfig
+from sencache_core.forecast.reuse import Fitted, Hold, Linear, Quadratic, TwoBands
 from sencache_core.hosts.diffusers import attach, record
-from sencache_core.planner import GAIN_POWER
+from sencache_core.measure.calibration import Calibration
+from sencache_core.measure.profile import Profile, ProfileHeader, combine
 from sencache_core.policies import CfgCache, Interval, Planned, SenCache
-from sencache_core.profile import Profile, ProfileHeader, combine
-from sencache_core.reuse import Fitted, Hold, Linear, Quadratic, TwoBands
+from sencache_core.policies.planner import GAIN_POWER
 
 from .case import Case
 from .method import Method, Setting, Sweep

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from benchmarks.overhead_full import clocked
 from benchmarks.overhead_shapes import Network, Shape
 from sencache_core import CacheConfig, Schedule, flow_sigmas
-from sencache_core.session import Session
-from sencache_core.taps import StackCall
+from sencache_core.model.taps import StackCall
+from sencache_core.run.session import Session
 from sencache_core.types import Branch
 
 Branches = tuple[Branch, ...]

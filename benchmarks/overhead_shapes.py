@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sencache_core import FAMILIES
-from sencache_core.families import Family
+from sencache_core.model.families import Family
 from sencache_core.tiny.model import cog_rotary
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..sencache_core import Profile, ProfileError, ProfileHeader, RunReport
-from ..sencache_core.calibration import PROBES, Calibration
 from ..sencache_core.config import TAPS
-from ..sencache_core.profile import combine
+from ..sencache_core.measure.calibration import PROBES, Calibration
+from ..sencache_core.measure.profile import combine
 from . import folders
 from .host import CATEGORY, Throttle, make, show_text
 from .sampling import sampler_inputs, schedule_of, sigmas_of

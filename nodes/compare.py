@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sencache_core import metrics
+from ..sencache_core.app import metrics
 from .host import CATEGORY, make, show_text
 
 AMPLIFY = 4.0

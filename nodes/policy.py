@@ -7,7 +7,7 @@ from dataclasses import Field, fields
 from comfy_api.latest import io
 
 from ..sencache_core import POLICIES, Guards, Policy
-from ..sencache_core.presets import PRESETS
+from ..sencache_core.policies.presets import PRESETS
 from .host import ALIASES, CATEGORY, make
 from .sockets import POLICY, PolicyChoice
 

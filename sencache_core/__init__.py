@@ -1,17 +1,17 @@
 """SenCache: skip the calls of a video diffusion transformer whose output hardly changes."""
 
-from .calibration import Calibration
 from .config import CacheConfig
-from .families import FAMILIES, Family
-from .moments import Moments
+from .forecast.moments import Moments
+from .forecast.reuse import REUSE_RULES, Fitted, Hold, Linear, Quadratic, ReuseRule, TwoBands
+from .measure.calibration import Calibration
+from .measure.profile import Profile, ProfileError, ProfileHeader
+from .measure.recorder import Recorder
+from .model.families import FAMILIES, Family
 from .policies import POLICIES, CfgCache, Guards, Interval, Off, Planned, Policy, SenCache
-from .profile import Profile, ProfileError, ProfileHeader
-from .recorder import Recorder
-from .reuse import REUSE_RULES, Fitted, Hold, Linear, Quadratic, ReuseRule, TwoBands
-from .runner import Runner
-from .schedule import Schedule, flow_sigmas
-from .session import Session
-from .stats import RunReport, StepRecord
+from .run.runner import Runner
+from .run.session import Session
+from .run.stats import RunReport, StepRecord
+from .sampler.schedule import Schedule, flow_sigmas
 from .types import Branch
 
 __version__ = "0.1.0"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from .families import GENERIC, Family
-from .planner import Plan, Planner, longest_run
+from .forecast.reuse import Fitted, ReuseRule
+from .measure.prior import prior_moments
+from .measure.profile import Profile, ProfileHeader
+from .model.families import GENERIC, Family
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
 from .policies.planned import rounds_of
-from .prior import prior_moments
-from .profile import Profile, ProfileHeader
-from .reuse import Fitted, ReuseRule
-from .schedule import Schedule
-from .session import Session
-from .solver import transitions
-from .stats import RunReport
+from .policies.planner import Plan, Planner, longest_run
+from .run.session import Session
+from .run.stats import RunReport
+from .sampler.schedule import Schedule
+from .sampler.solver import transitions
 
 TAPS = ("output", "stack")
 

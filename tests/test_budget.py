@@ -21,7 +21,7 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
-from sencache_core.profile import combine
+from sencache_core.measure.profile import combine
 from sencache_core.types import Reason
 
 SAMPLERS = ("euler", "uni_pc", "dpmpp_2m", "heun", "euler_ancestral")

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from sencache_core import Calibration, Profile, cli
-from sencache_core.families import FAMILIES
-from sencache_core.profile import AUTHORS_NUMEL
+from sencache_core import Calibration, Profile
+from sencache_core.app import cli
+from sencache_core.measure.profile import AUTHORS_NUMEL
+from sencache_core.model.families import FAMILIES
 from sencache_core.tiny import COG_SCHEDULER, SPECS, weights_path
 
 for extra in ("diffusers", "kornia", "matplotlib", "PIL", "tqdm"):
     pytest.importorskip(extra)
-demo = pytest.importorskip("sencache_core.demo")
+demo = pytest.importorskip("sencache_core.app.demo")
 
 STEPS = 12
 KEYS = {
@@ -238,12 +239,12 @@ def test_threads_are_put_back(tmp_path):
 def test_starting_the_command_is_quick_and_needs_no_extra():
     """``--help`` must not import diffusers, matplotlib or kornia."""
     code = (
-        "import sys; from sencache_core import cli\n"
+        "import sys; from sencache_core.app import cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'diffusers', 'matplotlib', 'kornia', 'PIL'} & sys.modules.keys()))"
     )
-    root = str(cli.Path(cli.__file__).parents[1])
+    root = str(cli.Path(cli.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )

@@ -18,8 +18,8 @@ from sencache_core import (
     ProfileError,
     ProfileHeader,
 )
-from sencache_core.families import FAMILIES
-from sencache_core.profile import combine
+from sencache_core.measure.profile import combine
+from sencache_core.model.families import FAMILIES
 from sencache_core.tiny import COG_SCHEDULER, SPECS, forward
 
 diffusers = pytest.importorskip("diffusers")

@@ -44,7 +44,7 @@ def test_tables_name_every_choice():
 
 
 def test_commands_exist(capsys):
-    from sencache_core.cli import main
+    from sencache_core.app.cli import main
 
     commands = set(re.findall(r"sencache (demo|calibrate|profile \w+)", README))
     assert len(commands) == 4

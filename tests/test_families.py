@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sencache_core import FAMILIES
-from sencache_core.families import FLOW_VELOCITY_RMS, GENERIC, T_MIN, family_of
+from sencache_core.model.families import FLOW_VELOCITY_RMS, GENERIC, T_MIN, family_of
 
 ROWS = [*FAMILIES.values(), GENERIC]
 

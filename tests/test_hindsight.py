@@ -25,8 +25,8 @@ from sencache_core import (
     flow_sigmas,
 )
 from sencache_core.hosts import loop
-from sencache_core.schedule import SECOND_AT_NEXT, SECOND_BETWEEN
-from sencache_core.solver import transitions
+from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN
+from sencache_core.sampler.solver import transitions
 
 COG = FAMILIES["cogvideox"]
 STEPS = 20

@@ -12,40 +12,25 @@ import sencache_core
 ROOT = Path(sencache_core.__file__).resolve().parents[1]
 CORE = ROOT / "sencache_core"
 
-#: Level of each module or folder of the core: it may import lower ones only, and its own folder.
-LEVELS = {
-    "types": 0,
-    "schedule": 0,
-    "families": 0,
-    "fingerprint": 0,
-    "metrics": 0,
-    "tiny": 0,
-    "moments": 0,
-    "profile": 1,
-    "stats": 1,
-    "taps": 1,
-    "planner": 1,
-    "solver": 1,
-    "hindsight": 1,
-    "prior": 2,
-    "policies": 2,
-    "reuse": 2,
-    "runner": 2,
-    "pairs": 3,
-    "presets": 3,
-    "session": 4,
-    "probe": 5,
-    "recorder": 6,
-    "calibration": 7,
-    "config": 7,
-    "hosts": 8,
-    "plots": 8,
-    "demo": 9,
-    "comfy_demo": 9,
-    "cli": 10,
-}
+#: Rooms of the core, from top to ground: each may import those below it, and its own files.
+ROOMS = (
+    "app",
+    "hosts",
+    "config",
+    "measure",
+    "run",
+    "policies",
+    "forecast",
+    "sampler",
+    "model",
+    "tiny",
+    "types",
+)
 #: Public rooms of the core that nodes may use beside the package's own names.
-OPEN_TO_NODES = {"calibration", "config", "hosts.comfy", "metrics", "presets", "profile", "tiny"}
+OPEN_TO_NODES = {
+    *("app", "app.metrics", "config", "hosts.comfy", "measure.calibration", "measure.profile"),
+    *("policies.presets", "tiny"),
+}
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"numpy", "safetensors", "torch"}
 
@@ -85,13 +70,13 @@ def test_imports_go_down(path):
     own = name_of(path).split(".")[0]
     if not own:
         return
-    assert own in LEVELS, f"give {own} a level in LEVELS"
+    assert own in ROOMS, f"give {own} a place in ROOMS"
     for target in core_imports(path):
         room = target.split(".")[0]
         if room == "__version__":
             continue
-        assert room in LEVELS, f"{own} imports {target}, which has no level"
-        assert room == own or LEVELS[room] < LEVELS[own], f"{own} must not import {target}"
+        assert room in ROOMS, f"{own} imports {target}, which has no place"
+        assert ROOMS.index(room) >= ROOMS.index(own), f"{own} must not import {target}"
 
 
 @pytest.mark.parametrize("path", FILES + NODE_FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -116,7 +101,7 @@ def test_hosts_do_not_import_each_other():
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_core_needs_what_comfyui_has(path):
     own = name_of(path).split(".")[0]
-    if LEVELS.get(own, 0) >= LEVELS["hosts"] or own in {"tiny", "metrics"}:
+    if own in {"app", "hosts", "tiny"}:
         return
     for module, _, dots in imports(path):
         top = module.split(".")[0]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from sencache_core import metrics
+from sencache_core.app import metrics
 
 pytest.importorskip("kornia")
 

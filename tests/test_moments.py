@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sencache_core import Fitted, Moments
-from sencache_core.moments import RIDGE, fitted_weights
-from sencache_core.prior import prior_moments
+from sencache_core.forecast.moments import RIDGE, fitted_weights
+from sencache_core.measure.prior import prior_moments
 
 seeds = st.integers(0, 2**31)
 

@@ -7,10 +7,10 @@ import torch
 from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, plain_run, schedule
 
 from sencache_core import CacheConfig, CfgCache, Fitted, Guards, Hold, Linear, Planned, TwoBands
+from sencache_core.forecast.pairs import Pairs
+from sencache_core.forecast.reuse.bands import LOW_RADIUS, low_pass
 from sencache_core.hosts import loop
-from sencache_core.pairs import Pairs
-from sencache_core.presets import PRESETS
-from sencache_core.reuse.bands import LOW_RADIUS, low_pass
+from sencache_core.policies.presets import PRESETS
 from sencache_core.types import Anchor, Branch
 
 FREE = Guards(cooldown=0, longest_run=20)

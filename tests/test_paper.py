@@ -2,15 +2,15 @@
 
 The paper's tables need the authors' measured sensitivities. A model with a perfectly straight flow
 has them in closed form, and reproduces the reported numbers within 2 evaluations of 50 once its
-tolerances are turned into RMS units (factor sqrt(24), see ``sencache_core/presets.py``).
+tolerances are turned into RMS units (factor sqrt(24), see ``sencache_core/policies/presets.py``).
 """
 
 import pytest
 from toys import cached_run, noise, schedule, straight
 
 from sencache_core import CacheConfig, Guards, Hold, SenCache
-from sencache_core.families import FLOW_VELOCITY_RMS
-from sencache_core.presets import PRESETS
+from sencache_core.model.families import FLOW_VELOCITY_RMS
+from sencache_core.policies.presets import PRESETS
 
 TO_RMS = 24**0.5
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import schedule
 
-from sencache_core import FAMILIES, Moments, planner
-from sencache_core.moments import fitted_weights
-from sencache_core.planner import Plan, Planner, Round
-from sencache_core.policies import Guards, Planned, Prior, RunInfo
+from sencache_core import FAMILIES, Moments
+from sencache_core.forecast.moments import fitted_weights
+from sencache_core.measure.prior import prior_moments
+from sencache_core.policies import Guards, Planned, Prior, RunInfo, planner
 from sencache_core.policies.planned import rounds_of
-from sencache_core.prior import prior_moments
+from sencache_core.policies.planner import Plan, Planner, Round
 
 small = settings(max_examples=40)
 

@@ -3,7 +3,8 @@
 import pytest
 from toys import cached_run, schedule
 
-from sencache_core import CacheConfig, SenCache, plots
+from sencache_core import CacheConfig, SenCache
+from sencache_core.app import plots
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 

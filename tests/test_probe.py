@@ -20,11 +20,11 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
-from sencache_core.calibration import probe_masks
 from sencache_core.hosts import loop
-from sencache_core.planner import Plan
-from sencache_core.probe import Probe
-from sencache_core.profile import combine
+from sencache_core.measure.calibration import probe_masks
+from sencache_core.measure.probe import Probe
+from sencache_core.measure.profile import combine
+from sencache_core.policies.planner import Plan
 
 STEPS = 12
 SHAPE = (2, 2, 3, 4)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from sencache_core import FAMILIES, Profile, ProfileError, ProfileHeader
-from sencache_core.profile import (
+from sencache_core.measure.profile import (
     AUTHORS_NUMEL,
     FORMAT_VERSION,
     Recording,

@@ -7,8 +7,8 @@ from toys import COND, UNCOND, WAN, Counted, curved, noise, recorder, report, sc
 
 from sencache_core import Profile, ProfileHeader, Recorder, Schedule
 from sencache_core.hosts import loop
+from sencache_core.measure.profile import CURVES, combine
 from sencache_core.policies import Prior, RunInfo
-from sencache_core.profile import CURVES, combine
 
 
 def record(model, sched, conditions=None, x=None):

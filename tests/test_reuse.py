@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from toys import noise
 
 from sencache_core import REUSE_RULES
-from sencache_core.reuse.polynomial import lagrange_weights
+from sencache_core.forecast.reuse.polynomial import lagrange_weights
 from sencache_core.types import Anchor
 
 RULES = [cls() for cls in REUSE_RULES.values()]

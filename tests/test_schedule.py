@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from toys import heun, noise
 
 from sencache_core import Schedule, flow_sigmas
-from sencache_core.schedule import SECOND_AT_NEXT, SECOND_BETWEEN, as_floats
+from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN, as_floats
 
 
 @given(st.integers(1, 100), st.floats(0.5, 12))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sencache_core import RunReport, StepRecord, flow_sigmas
-from sencache_core.stats import decision_name
+from sencache_core.run.stats import decision_name
 from sencache_core.types import FORCED, Decision, Reason
 
 GOLDEN = Path(__file__).parent / "fixtures" / "run_report.json"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families import FAMILIES, Family, family_of
-from ..fingerprint import fingerprint
-from ..profile import ProfileHeader
-from ..schedule import Schedule, as_floats, flow_sigmas
+from ..measure.profile import ProfileHeader
+from ..model.families import FAMILIES, Family, family_of
+from ..model.fingerprint import fingerprint
+from ..sampler.schedule import Schedule, as_floats, flow_sigmas
 
 try:
     from diffusers.hooks.hooks import BaseState, StateManager

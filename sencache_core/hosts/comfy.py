@@ -16,15 +16,15 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ..calibration import Calibration
 from ..config import CacheConfig
-from ..families import GENERIC
-from ..fingerprint import fingerprint
-from ..profile import ProfileHeader, Recording
-from ..recorder import Recorder
-from ..runner import Runner
-from ..schedule import Schedule, as_floats
-from ..stats import RunReport
+from ..measure.calibration import Calibration
+from ..measure.profile import ProfileHeader, Recording
+from ..measure.recorder import Recorder
+from ..model.families import GENERIC
+from ..model.fingerprint import fingerprint
+from ..run.runner import Runner
+from ..run.stats import RunReport
+from ..sampler.schedule import Schedule, as_floats
 from .comfy_keys import KEY
 from .comfy_run import Run, diffusion_model, model_family
 

@@ -11,9 +11,9 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..families import GENERIC, Family, family_of
-from ..runner import Runner
-from ..taps import StackCall, stack_tap
+from ..model.families import GENERIC, Family, family_of
+from ..model.taps import StackCall, stack_tap
+from ..run.runner import Runner
 from ..types import Branch
 from .comfy_keys import CALL, Keys
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calibration import Calibration
 from ..config import CacheConfig
+from ..measure.calibration import Calibration
+from ..measure.profile import ProfileHeader, Recording
 from ..policies import Off
-from ..profile import ProfileHeader, Recording
-from ..runner import EvaluateAt, Runner
-from ..schedule import Schedule
-from ..stats import RunReport
+from ..run.runner import EvaluateAt, Runner
+from ..run.stats import RunReport
+from ..sampler.schedule import Schedule
 from ..types import Branch
 from ._diffusers import (
     Clock,

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..runner import Runner
-from ..schedule import Schedule
+from ..run.runner import Runner
+from ..sampler.schedule import Schedule
 from ..types import Branch
 
 #: ``model(x, sigma, condition) -> output``: all ``[B, ...]``; the output is a velocity or a v.

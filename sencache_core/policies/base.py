@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
-from ..families import Family
-from ..moments import Moments
-from ..schedule import Schedule
+from ..forecast.moments import Moments
+from ..model.families import Family
+from ..sampler.schedule import Schedule
 from ..types import Decision, Reason, Step
 
 #: Reuses in a row that a budget may demand (ours): the smallest budget offered, 0.2 of 20 steps,

@@ -10,11 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..planner import Plan, Planner, Round
-from ..solver import round_weights
+from ..sampler.solver import round_weights
 from ..types import Decision, Reason, Step
 from .base import LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
+from .planner import Plan, Planner, Round
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5

@@ -18,7 +18,7 @@ from benchmarks.method import Method, Sweep
 from benchmarks.report import table
 from benchmarks.tune import search
 from benchmarks.work import BlockWork
-from sencache_core import cli
+from sencache_core.app import cli
 from sencache_core.tiny import SPECS, build, forward, weights_path
 
 for extra in ("diffusers", "kornia", "matplotlib", "torchmetrics", "tqdm"):

@@ -150,7 +150,7 @@ def test_errors_of_the_model_pass_through(runs, host, name, tap):
 
 @pytest.mark.parametrize("tap", ["output", "stack"])
 def test_nothing_outlives_a_run(runs, host, monkeypatch, tap):
-    from sencache_core import session
+    from sencache_core.run import session
 
     case = models.load("wan_t2v")
     kept = []

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.comfyui
 
 
 def test_either_modality_alone_raises_the_score(runs, host, monkeypatch):
-    from sencache_core.session import Session
+    from sencache_core.run.session import Session
 
     case = models.load("ltxav")
     begin = Session.begin

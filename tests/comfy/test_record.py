@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sencache_core import CacheConfig
-from sencache_core.fingerprint import fingerprint
-from sencache_core.profile import combine
+from sencache_core.measure.profile import combine
+from sencache_core.model.fingerprint import fingerprint
 
 pytestmark = pytest.mark.comfyui
 
@@ -64,7 +64,7 @@ def test_guided_by_areas_the_true_cond_leads(runs, host):
     case = models.load("wan_t2v")
     area = {"area": (3, 8, 4, 0, 0, 0), "strength": 1.0}
     case.positive = [[case.positive[0][0], case.positive[0][1] | area]]
-    from sencache_core.recorder import Recorder
+    from sencache_core.measure.recorder import Recorder
 
     leaders = []
     observe = Recorder.observe

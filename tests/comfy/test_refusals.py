@@ -8,7 +8,8 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig, families
+from sencache_core import CacheConfig
+from sencache_core.model import families
 
 pytestmark = pytest.mark.comfyui
 

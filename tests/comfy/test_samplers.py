@@ -6,7 +6,13 @@ import models
 import pytest
 
 from sencache_core import CacheConfig, Guards, Planned
-from sencache_core.schedule import ADAPTIVE, SECOND_AT_NEXT, SECOND_BETWEEN, TWO_BETWEEN, Schedule
+from sencache_core.sampler.schedule import (
+    ADAPTIVE,
+    SECOND_AT_NEXT,
+    SECOND_BETWEEN,
+    TWO_BETWEEN,
+    Schedule,
+)
 
 pytestmark = pytest.mark.comfyui
 

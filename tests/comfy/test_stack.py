@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sencache_core import CacheConfig
-from sencache_core.families import FAMILIES
-from sencache_core.taps import StackCall, stack_tap
+from sencache_core.model.families import FAMILIES
+from sencache_core.model.taps import StackCall, stack_tap
 
 pytestmark = pytest.mark.comfyui
 
@@ -91,7 +91,7 @@ def test_half_precision_weights(runs, host, name, dtype):
     model = models.build(name, dtype=dtype)
     case = replace(shared, model=model)
     kept = []
-    from sencache_core import session
+    from sencache_core.run import session
 
     anchor = session.Anchor
     sigmas = runs.paired(model, 4)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sencache_core.comfy_demo import serve
+from sencache_core.app.comfy_demo import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300

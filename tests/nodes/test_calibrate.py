@@ -47,7 +47,7 @@ def calibrate(pack, monkeypatch, tmp_path):
 
 def test_measures_gain_and_says_what_it_costs(pack, calibrate, tmp_path):
     run, said = calibrate
-    calibration = pack.part("sencache_core.calibration")
+    calibration = pack.part("sencache_core.measure.calibration")
     profile, path = run()
     total = calibration.Calibration().evaluations(2, STEPS)
     assert said[0] == f"sample 1 of 2, measuring,\n0 of {total} evaluations of the model"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sencache_core import FAMILIES, Branch, CacheConfig, Recorder, RunReport, Schedule, flow_sigmas
 from sencache_core.hosts import loop
+from sencache_core.measure.prior import prior_moments
 from sencache_core.policies import Prior, RunInfo
-from sencache_core.prior import prior_moments
 
 COND, UNCOND = Branch("cond"), Branch("uncond")
 WAN = FAMILIES["wan"]

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ..types import Anchor, Branch, same_time
 from .reuse import ReuseRule
-from .types import Anchor, Branch, same_time
 
 
 class Pairs:

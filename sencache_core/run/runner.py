@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .families import Family
+from ..model.families import Family
+from ..types import Branch, Decision, displacement, rms, sketch
 from .stats import RunReport
-from .types import Branch, Decision, displacement, rms, sketch
 
 #: The host's promise: the payload of this very call, computed at another noise level.
 EvaluateAt = Callable[[float], Tensor]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .families import Family
+from ..model.families import Family
+from ..run.runner import Runner
+from ..sampler.schedule import Schedule
 from .probe import Probe
 from .profile import Recording
 from .recorder import Recorder
-from .runner import Runner
-from .schedule import Schedule
 
 #: Probes of one sample (ours): terminal sensitivity falls smoothly over a run, but differs between
 #: samples as much as along it; better few probes of each than many of some.

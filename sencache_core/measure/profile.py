@@ -12,8 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .families import FAMILIES, Family
-from .moments import Moments
+from ..forecast.moments import Moments
+from ..model.families import FAMILIES, Family
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "sencache_profile"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .types import Anchor, Branch
+from ..types import Anchor, Branch
 
 #: Largest share by which the response may feed back into the correction (ours; not tuned): beyond
 #: it the first-order picture has ended.

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..types import Anchor
+from ...types import Anchor
 from .base import ReuseRule
 
 

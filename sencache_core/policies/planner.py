@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .moments import Moments, fitted_weights
+from ..forecast.moments import Moments, fitted_weights
 
 #: Share of a forecast's error that taking it back leaves in the latent: the evaluation in between
 #: saw the wrong latent, and its first-order correction is only measured on average (ours: with 0.2

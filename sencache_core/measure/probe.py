@@ -11,15 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .families import Family
-from .planner import Plan, Planner
-from .policies import Guards, Planned, RunInfo
-from .policies.planned import rounds_of
-from .reuse import Fitted
-from .runner import EvaluateAt, read_round, sketch_latent
-from .session import Session
-from .stats import RunReport, StepRecord
-from .types import Branch, Decision, Reason, sketch
+from ..forecast.reuse import Fitted
+from ..model.families import Family
+from ..policies import Guards, Planned, RunInfo
+from ..policies.planned import rounds_of
+from ..policies.planner import Plan, Planner
+from ..run.runner import EvaluateAt, read_round, sketch_latent
+from ..run.session import Session
+from ..run.stats import RunReport, StepRecord
+from ..types import Branch, Decision, Reason, sketch
 
 #: Largest RMS by which a repeated run's latent may differ from the recorded one, of a latent of
 #: RMS 1 (ours; not tuned): more than rounding does to it, less than what a probe displaces.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .policies import CfgCache, Guards, Policy, SenCache
-from .reuse import Hold, ReuseRule, TwoBands
+from ..forecast.reuse import Hold, ReuseRule, TwoBands
+from . import CfgCache, Guards, Policy, SenCache
 
 
 @dataclass(frozen=True)

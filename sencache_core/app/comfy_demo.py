@@ -19,7 +19,7 @@ from typing import Any
 
 #: The prompt, in the form that ComfyUI's /prompt route takes.
 PROMPT = Path(__file__).parent / "comfy_prompts" / "sencache_tiny_wan_api.json"
-PACK = Path(__file__).resolve().parents[1]
+PACK = Path(__file__).resolve().parents[2]
 START_SECONDS, RUN_SECONDS = 240.0, 600.0
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__
+from .. import __version__
+from ..forecast.reuse import REUSE_RULES, Fitted
+from ..measure.profile import AUTHORS_NUMEL, Profile, import_npz
+from ..model.families import FAMILIES
+from ..policies import POLICIES, Planned
+from ..tiny import SPECS
+from ..tiny.sampling import cog_alphas
 from .comfy_demo import ComfyError, run_comfyui
-from .families import FAMILIES
-from .policies import POLICIES, Planned
-from .profile import AUTHORS_NUMEL, Profile, import_npz
-from .reuse import REUSE_RULES, Fitted
-from .tiny import SPECS
-from .tiny.sampling import cog_alphas
 
 #: Rows that ``profile show`` prints at most.
 ROWS = 12

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .families import Family
-from .moments import Moments
-from .policies import Prior, RunInfo
+from ..forecast.moments import Moments
+from ..model.families import Family
+from ..policies import Prior, RunInfo
+from ..run.runner import EvaluateAt, read_round, sketch_latent
+from ..run.stats import RunReport, StepRecord
+from ..sampler.schedule import Schedule
+from ..sampler.solver import transitions
+from ..types import SAME_TIME, Anchor, Branch, Decision, Reason, rms, same_time, sketch
 from .probe import Probe, Seen, Travel, guided
 from .profile import Recording
-from .runner import EvaluateAt, read_round, sketch_latent
-from .schedule import Schedule
-from .solver import transitions
-from .stats import RunReport, StepRecord
-from .types import SAME_TIME, Anchor, Branch, Decision, Reason, rms, same_time, sketch
 
 
 class _Round(NamedTuple):
@@ -162,7 +162,7 @@ class Recorder:
         """A runner that repeats this run under ``mask``. The recorder must have been kept.
 
         Args:
-            mask: see :class:`~sencache_core.probe.Probe`.
+            mask: see :class:`~sencache_core.measure.probe.Probe`.
             travels: what probes have found before; their response serves hindsight.
         """
         family, schedule, tap = self.run.family, self.run.schedule, self.report.tap

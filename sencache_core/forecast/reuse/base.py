@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...types import Anchor
 from ..moments import Moments
-from ..types import Anchor
 
 
 class ReuseRule(ABC):

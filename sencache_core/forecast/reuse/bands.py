@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..types import Anchor
+from ...types import Anchor
 from .polynomial import Hold
 
 #: Radius of the low band over the shorter side of a frame (FasterCache, repository).

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from statistics import median_high
 
-from .types import FORCED, Decision, Reason
+from ..types import FORCED, Decision, Reason
 
 REPORT_VERSION = 1
 

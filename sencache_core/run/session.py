@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..forecast.pairs import Pairs
+from ..forecast.reuse import Hold, ReuseRule
+from ..policies import Policy, RunInfo
+from ..sampler.solver import unit_scale
+from ..types import SAME_TIME, Anchor, Branch, Decision, Reason, Step, rms, same_time
 from .hindsight import Hindsight
-from .pairs import Pairs
-from .policies import Policy, RunInfo
-from .reuse import Hold, ReuseRule
 from .runner import EvaluateAt, read_round, sketch_latent
-from .solver import unit_scale
 from .stats import RunReport, StepRecord, decision_name
-from .types import SAME_TIME, Anchor, Branch, Decision, Reason, Step, rms, same_time
 
 #: How many times worse than holding a forecast must have erred before the last output is held
 #: instead (ours, chosen on the bundled Wan: well above 1, since on fine schedules a clip whose

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from .policies import Planned
-from .profile import Profile
-from .stats import RunReport
+from ..measure.profile import Profile
+from ..policies import Planned
+from ..run.stats import RunReport
 
 #: Colours by decision, from Okabe and Ito's set, which colour-blind readers can tell apart.
 COLOURS = {"computed": "#0072B2", "half": "#009E73", "forced": "#56B4E9", "reused": "#E69F00"}

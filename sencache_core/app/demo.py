@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import plots
-from .calibration import PROBES, Calibration
-from .config import CacheConfig
-from .families import FAMILIES
-from .fingerprint import fingerprint
-from .metrics import Comparison, compare
-from .policies import POLICIES, Planned
-from .profile import Profile, ProfileHeader, combine
-from .reuse import REUSE_RULES, Fitted
-from .tiny import (
+from ..config import CacheConfig
+from ..forecast.reuse import REUSE_RULES, Fitted
+from ..measure.calibration import PROBES, Calibration
+from ..measure.profile import Profile, ProfileHeader, combine
+from ..model.families import FAMILIES
+from ..model.fingerprint import fingerprint
+from ..policies import POLICIES, Planned
+from ..tiny import (
     COG_SCHEDULER,
     SPECS,
     calibration_prompts,
@@ -32,6 +30,8 @@ from .tiny import (
     load_diffusers,
     weights_path,
 )
+from . import plots
+from .metrics import Comparison, compare
 
 #: What has to be said wherever figures of this module are shown.
 CAVEAT = (
@@ -100,7 +100,7 @@ def run_demo(
 def _demo(
     family: str, config: CacheConfig, out: Path, clips: int, steps: int, progress: bool
 ) -> dict[str, Any]:
-    from .hosts.diffusers import attach
+    from ..hosts.diffusers import attach
 
     module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = held_out_prompts()[:clips]
@@ -237,7 +237,7 @@ def calibrate(
         KeyboardInterrupt: interrupted before the first sample was complete.
         ValueError, FileNotFoundError, ImportError: as for :func:`run_demo`.
     """
-    from .hosts.diffusers import record
+    from ..hosts.diffusers import record
 
     if family not in SPECS:
         raise ValueError(f"{family!r} is not one of {', '.join(SPECS)}")

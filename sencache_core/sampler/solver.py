@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from .families import Family
+from ..model.families import Family
 from .schedule import Schedule
 
 #: Samplers whose step is ``x' = a x + b y`` in the output ``y`` of that step alone. An empty name

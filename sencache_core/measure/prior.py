@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from .moments import Moments
+from ..forecast.moments import Moments
 from .profile import Profile
 
 _FOLDER = Path(__file__).parent / "priors"

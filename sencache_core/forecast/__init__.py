@@ -1,0 +1,1 @@
+"""How a missing value is made from true ones."""

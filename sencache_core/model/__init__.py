@@ -1,0 +1,1 @@
+"""Facts about models: families, fingerprints, the places where outputs are cached."""

@@ -1,0 +1,1 @@
+"""The step: who owns it, what it keeps, what it reports."""

@@ -1,0 +1,1 @@
+"""Facts about samplers: noise levels, expected evaluations, what a step does."""
