@@ -13,10 +13,16 @@ WIDTH, PLAN_WIDTH, MARGIN = 1120, 760, 28
 RUN_HEIGHT, HEAD, STRIP, GAP = 420, 84, 40, 18
 
 PAPER, INK, DIM, GRID = "#ffffff", "#1d2433", "#667085", "#e4e7ec"
-COMPUTED, HALF, FORCED, REUSED = "#2563a8", "#2f8f7b", "#7f8ea3", "#f0a63a"
-FILL = {"computed": COMPUTED, "half": HALF, "forced": FORCED, "reused": REUSED}
+COMPUTED, PARTIAL, FORCED, REUSED = "#2563a8", "#2f8f7b", "#7f8ea3", "#f0a63a"
+FILL = {
+    "computed": COMPUTED,
+    "partial": PARTIAL,
+    "forced": FORCED,
+    "reused": REUSED,
+    "idle": GRID,
+}
 #: Height of a cell that was run only in part, as a share of the strip.
-HEIGHT = {"half": 0.72, "reused": 0.45}
+HEIGHT = {"partial": 0.72, "reused": 0.45, "idle": 0.2}
 
 
 def draw_reports(payload: dict) -> torch.Tensor:
@@ -46,7 +52,7 @@ def draw_plan(plan: dict) -> torch.Tensor:
     draw.text((MARGIN, 14), plan["title"], fill=INK, font=_font(20))
     if drawn:
         pairs = zip(plan["mask"], plan["errors"], strict=True)
-        kinds = {"C": "computed", "h": "half", ".": "reused"}
+        kinds = {"C": "computed", "h": "partial", ".": "reused"}
         empty = {"limit": None, "error": None}
         steps = [{"decision": kinds[letter], "score": error, **empty} for letter, error in pairs]
         left, right = MARGIN + 40, PLAN_WIDTH - MARGIN
@@ -109,11 +115,11 @@ def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
 
 
 def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> None:
-    computed = run["evaluations"] - run["forced"] - run["half"]
+    computed = run["evaluations"] - run["forced"] - run["partial"]
     x = left
     for decision, count in (
         ("computed", computed),
-        *([("half", run["half"])] if run["half"] else []),
+        *[(kind, run[kind]) for kind in ("partial", "idle") if run[kind]],
         ("forced", run["forced"]),
         ("reused", run["reused"]),
     ):

@@ -22,8 +22,11 @@ class Entry:
 
 
 def mask_of(report: RunReport) -> str:
-    """What a run did, one letter an evaluation: ``C`` computed, ``h`` by half, ``.`` reused."""
-    return "".join({"reused": ".", "half": "h"}.get(s.decision, "C") for s in report.steps)
+    """What a run did, one letter an evaluation: ``C`` computed, ``h`` in part, ``.`` reused,
+    ``-`` not asked."""
+    return "".join(
+        {"reused": ".", "partial": "h", "idle": "-"}.get(s.decision, "C") for s in report.steps
+    )
 
 
 class Reports:

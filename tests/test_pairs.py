@@ -41,12 +41,12 @@ def test_conditional_rounds_run_one_branch():
         wanted += [(round(sigma, 6), 0.4)] * (letter in "Ch")
         wanted += [(round(sigma, 6), 0.0)] * (letter == "C")
     assert asked == wanted
-    kinds = {"C": ("forced", "computed"), "h": ("half",), ".": ("reused",)}
+    kinds = {"C": ("forced", "computed"), "h": ("partial",), ".": ("reused",)}
     assert all(s.decision in kinds[m] for s, m in zip(report.steps, mask, strict=True))
     assert [s.cost for s in report.steps] == [{"C": 1, "h": 0.5, ".": 0}[m] for m in mask]
     assert report.cost == pytest.approx((5 + 4 / 2) / 12)
     assert (report.calls, report.calls_saved) == (14, 10)
-    assert report.half == 4
+    assert report.partial == 4
     assert "4 of them without the unconditional branch" in report.summary()
 
 
@@ -60,7 +60,7 @@ def test_a_difference_that_the_rule_foresees_costs_nothing(rule, gap):
     out, report = cached_run(config, sched, pair_of(gap), guidance=4.0)
     plain = plain_run(sched, pair_of(gap), guidance=4.0)
     torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
-    assert report.half == 8
+    assert report.partial == 8
 
 
 def test_hindsight_takes_conditional_rounds_for_true_ones():
@@ -143,7 +143,7 @@ def test_fastercaches_preset_spends_what_its_authors_spend():
     config = CacheConfig(preset.policy, **rules, budget=None, hindsight=False)
     report = cached_run(config, schedule(50), guidance=6.0)[1]
     assert [s.decision for s in report.steps[:17]] == ["forced"] * 17
-    assert (report.evaluations, report.half, report.reused) == (50, 26, 0)
+    assert (report.evaluations, report.partial, report.reused) == (50, 26, 0)
 
 
 def test_two_bands_weigh_their_frequencies():

@@ -26,7 +26,7 @@ def golden_report() -> RunReport:
         ("reused", Reason.WITHIN, 0.33, 0.49, None),
         ("reused", Reason.BUDGET_SPENT, 0.52, 0.49, None),
         ("forced", Reason.LONGEST_RUN, None, None, 0.0188),
-        ("half", Reason.SCHEDULED_HALF, 0.44, None, 0.0203),
+        ("partial", Reason.SCHEDULED_HALF, 0.44, None, 0.0203),
         ("forced", Reason.COOLDOWN, None, None, 0.0312),
     ]
     report = RunReport(
@@ -41,10 +41,11 @@ def golden_report() -> RunReport:
         history_bytes=196608,
         messages=["Note: the profile was measured with euler, this is uni_pc."],
         completed=True,
+        ended=True,
     )
     sigmas = flow_sigmas(10, 5.0)
     for number, (decision, reason, score, limit, error) in enumerate(rows):
-        cost = {"reused": 0.0, "half": 0.5}.get(decision, 1.0)
+        cost = {"reused": 0.0, "partial": 0.5}.get(decision, 1.0)
         report.steps.append(
             StepRecord(
                 ordinal=number,
@@ -55,6 +56,7 @@ def golden_report() -> RunReport:
                 reason=reason.value,
                 score=score,
                 limit=limit,
+                part="conditional branch" if decision == "partial" else "",
                 error=error,
                 calls=int(2 * cost),
                 cost=cost,
@@ -72,10 +74,10 @@ def test_counts():
     report = golden_report()
     assert (report.evaluations, report.reused) == (7, 3)
     assert report.to_dict()["forced"] == 4
-    assert (report.half, report.cost) == (1, pytest.approx(0.65))
+    assert (report.partial, report.cost) == (1, pytest.approx(0.65))
     assert report.seconds == 6 * 1.5 + 0.78125 + 3 * 0.0625
     assert report.saved_seconds() == pytest.approx(3 * (1.5 - 0.0625) + 1.5 - 0.78125)
-    alone = "1 of them without the unconditional branch"
+    alone = "1 of them in part"
     assert f"7 of 10 evaluations run ({alone}), 3 reused" in report.summary()
 
 
@@ -102,7 +104,7 @@ def test_a_message_is_said_once():
 @pytest.mark.parametrize("reason", Reason)
 def test_decision_names(reason):
     assert decision_name(Decision(True, reason)) == "reused"
-    assert decision_name(Decision(False, reason, cond_only=True)) == "half"
+    assert decision_name(Decision(False, reason, cond_only=True)) == "partial"
     assert decision_name(Decision(False, reason)) == ("forced" if reason in FORCED else "computed")
 
 

@@ -13,7 +13,13 @@ from ..policies import Planned
 from ..run.stats import RunReport
 
 #: Colours by decision, from Okabe and Ito's set, which colour-blind readers can tell apart.
-COLOURS = {"computed": "#0072B2", "half": "#009E73", "forced": "#56B4E9", "reused": "#E69F00"}
+COLOURS = {
+    "computed": "#0072B2",
+    "partial": "#009E73",
+    "forced": "#56B4E9",
+    "reused": "#E69F00",
+    "idle": "#CCCCCC",
+}
 #: Frames of each clip on a contact sheet, and the factor on the difference pictures.
 SHEET_FRAMES, SHEET_GAIN = 6, 4.0
 
@@ -115,7 +121,8 @@ def _figure(width: float, height: float):
 
 
 def _legend(report: RunReport) -> str:
-    names = {"computed": "blue", "half": "green", "forced": "light blue", "reused": "orange"}
+    words = "blue", "green", "light blue", "orange", "grey"
+    names = dict(zip(COLOURS, words, strict=True))
     seen = {step.decision for step in report.steps}
     return ", ".join(f"{colour}: {name}" for name, colour in names.items() if name in seen)
 

@@ -194,7 +194,7 @@ class Probe:
     def finish(self, completed: bool) -> RunReport:
         self._close_round()
         self._session.finish(completed)
-        self.report.completed = completed
+        self.report.completed, self.report.ended = completed, True
         if self.report.steps:
             self.report.steps[-1].seconds = time.perf_counter() - self._started
         return self.report

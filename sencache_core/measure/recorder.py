@@ -195,7 +195,7 @@ class Recorder:
         self._tick()
         self._close_round()
         self._previous = self._past = None
-        self.report.completed = completed
+        self.report.completed, self.report.ended = completed, True
         return self.report
 
     def recording(self) -> Recording:

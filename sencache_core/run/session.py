@@ -118,6 +118,7 @@ class Session:
             reason=decision.reason.value,
             score=decision.score,
             limit=decision.limit,
+            part="conditional branch" if decision.cond_only else "",
             cost=float(not decision.reuse),  # until the round has ended
         )
         self.report.steps.append(self._record)
@@ -316,7 +317,7 @@ class Session:
         self._hindsight = self._pairs = None
         self._history.clear()
         self._last = self._state = None
-        self.report.completed = completed
+        self.report.completed, self.report.ended = completed, True
         if completed:
             self._say_what_it_came_to()
         return self.report

@@ -22,10 +22,11 @@ class StepRecord:
         step: schedule step it belongs to, from 0.
         sigma: noise level.
         t: the family's time coordinate.
-        decision: ``"computed"``, ``"forced"`` (computed because a guard said so), ``"half"`` (the
-            conditional branches alone) or ``"reused"``.
+        decision: ``"computed"``, ``"forced"`` (computed because a guard said so), ``"partial"``
+            (only what ``part`` names ran), ``"reused"``, or ``"idle"``: the model was not asked.
         reason: why, in words (a ``Reason`` value).
         score, limit: what the policy compared, ``None`` where it compared nothing.
+        part: what ran in a partial round, in words, empty in others.
         error: RMS of (forecast - truth) / RMS of truth on the leading branch, where both exist.
         calls: model calls run in this round.
         cost: share of the round's branches that ran, hence of its block executions, 0..1.
@@ -40,6 +41,7 @@ class StepRecord:
     reason: str
     score: float | None = None
     limit: float | None = None
+    part: str = ""
     error: float | None = None
     calls: int = 0
     cost: float = 0.0
@@ -59,7 +61,8 @@ class RunReport:
         calls_saved: model calls that a forecast replaced.
         history_bytes: largest memory held by true outputs and latents.
         messages: plain sentences for the user, each once.
-        completed: ``False`` if the run was interrupted or failed.
+        completed: ``False`` while it runs, and if it was interrupted or failed.
+        ended: ``True`` once nothing more will come.
     """
 
     family: str
@@ -74,25 +77,37 @@ class RunReport:
     history_bytes: int = 0
     messages: list[str] = field(default_factory=list)
     completed: bool = False
+    ended: bool = False
+
+    def count(self, *decisions: str) -> int:
+        """Rounds with one of these decisions."""
+        return sum(record.decision in decisions for record in self.steps)
 
     @property
     def evaluations(self) -> int:
         """Rounds in which the model ran (NFE, counting a guidance pair once)."""
-        return sum(record.decision != "reused" for record in self.steps)
+        return self.count("computed", "forced", "partial")
 
     @property
-    def half(self) -> int:
-        """Evaluations that ran the conditional branches alone."""
-        return sum(record.decision == "half" for record in self.steps)
+    def partial(self) -> int:
+        """Evaluations that ran a part of the model or of the branches only."""
+        return self.count("partial")
+
+    @property
+    def idle(self) -> int:
+        """Rounds in which the model was not asked at all: the guider answered them itself."""
+        return self.count("idle")
 
     @property
     def cost(self) -> float:
         """Share of the uncached run's block executions, 0..1; 0 before the first round."""
-        return sum(record.cost for record in self.steps) / max(len(self.steps), 1)
+        asked = len(self.steps) - self.idle
+        return sum(record.cost for record in self.steps) / max(asked, 1)
 
     @property
     def reused(self) -> int:
-        return len(self.steps) - self.evaluations
+        """Rounds answered by forecasts."""
+        return self.count("reused")
 
     @property
     def seconds(self) -> float:
@@ -110,7 +125,7 @@ class RunReport:
 
     def why_nothing_was_reused(self) -> str | None:
         """One sentence that says why no round was reused and what would change it."""
-        if not self.steps or self.reused or self.half:
+        if not self.steps or self.reused or self.partial:
             return None
         scored = [r for r in self.steps if r.score is not None and r.limit is not None]
         if scored:
@@ -133,10 +148,10 @@ class RunReport:
 
     def summary(self) -> str:
         """One line: evaluations and time apart, since the one is not the other."""
-        total, half = len(self.steps), self.half
-        alone = f" ({half} of them without the unconditional branch)" if half else ""
+        total = len(self.steps) - self.idle
+        partly = f" ({self.partial} of them in part)" if self.partial else ""
         return (
-            f"{self.evaluations} of {total} evaluations run{alone}, {self.reused} reused, "
+            f"{self.evaluations} of {total} evaluations run{partly}, {self.reused} reused, "
             f"{self.seconds:.1f} s in the sampler; saved time about {self.saved_seconds():.1f} s"
         )
 
@@ -144,12 +159,11 @@ class RunReport:
         """Estimate: rounds run in part or not at all, by how far the median time of their kind lies
         below that of full ones.
         """
-        half, reused = (
-            [record.seconds for record in self.steps if record.decision == kind]
-            for kind in ("half", "reused")
+        full, partial, reused = (
+            [record.seconds for record in self.steps if record.decision in kinds]
+            for kinds in (("computed", "forced"), ("partial",), ("reused",))
         )
-        full = [r.seconds for r in self.steps if r.decision not in ("half", "reused")]
-        cheaper = [times for times in (half, reused) if times and full]
+        cheaper = [times for times in (partial, reused) if times and full]
         gaps = (len(times) * (median_high(full) - median_high(times)) for times in cheaper)
         return sum((max(gap, 0.0) for gap in gaps), start=0.0)
 
@@ -159,10 +173,11 @@ class RunReport:
             "version": REPORT_VERSION,
             **asdict(self),
             "evaluations": self.evaluations,
-            "half": self.half,
+            "partial": self.partial,
+            "idle": self.idle,
             "cost": self.cost,
             "reused": self.reused,
-            "forced": sum(r.decision == "forced" for r in self.steps),
+            "forced": self.count("forced"),
             "seconds": self.seconds,
             "saved_seconds": self.saved_seconds(),
             "summary": self.summary(),
@@ -175,9 +190,9 @@ class RunReport:
 
 
 def decision_name(decision: Decision) -> str:
-    """``"reused"``, ``"half"``, ``"forced"`` or ``"computed"``."""
+    """``"reused"``, ``"partial"``, ``"forced"`` or ``"computed"``."""
     if decision.reuse or decision.cond_only:
-        return "reused" if decision.reuse else "half"
+        return "reused" if decision.reuse else "partial"
     return "forced" if decision.reason in FORCED else "computed"
 
 

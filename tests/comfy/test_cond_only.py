@@ -41,7 +41,7 @@ def test_only_conditional_rows_are_run(runs, host, name, tokens, tap):
     with rows_of(case.model) as rows:
         out = runs.sample(patched, case, sigmas=sigmas)
     report = reports.last
-    assert (report.half, report.reused, report.cost) == (3, 0, 0.75)
+    assert (report.partial, report.reused, report.cost) == (3, 0, 0.75)
     assert runs.error(out, plain) <= 1e-5
     if tap == "output":  # what surrounds the stack runs for every branch
         assert sum(rows) == 2 * 3 + 3
@@ -99,7 +99,7 @@ def test_a_new_positive_is_computed_until_its_own_difference_is_known(runs, host
     runs.sample(host.attach(case.model, mask, reports), case, steps=12)
     kinds = [step.decision for step in reports.last.steps]
     # Both positives hold at the very change; only the round after it shows the new pair.
-    assert kinds.count("half") == 7 and kinds[2:11].count("forced") == 2
+    assert kinds.count("partial") == 7 and kinds[2:11].count("forced") == 2
     assert any("computed in full" in message for message in reports.last.messages)
 
 
@@ -110,4 +110,4 @@ def test_a_pair_covers_one_area(runs, host, negative, half):
         conds[0] = [conds[0][0], {**conds[0][1], "area": area}]
     mask = replace(runs.REPLAY, policy=Planned(mask="CC" + "h" * 9 + "C"))
     runs.sample(host.attach(case.model, mask, reports), case, steps=12)
-    assert reports.last.half == half
+    assert reports.last.partial == half

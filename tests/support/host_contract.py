@@ -124,7 +124,7 @@ class HostContract:
 
     def test_conditional_rounds_run_no_other_branch(self, driver):
         plain, cached = driver.one(None, Job()), driver.one(ALONE, Job())
-        half, report = cached.report.half, cached.report
+        half, report = cached.report.partial, cached.report
         if not driver.tells_apart:
             assert torch.equal(plain.latent, cached.latent)
             assert any("computed in full" in message for message in report.messages)

@@ -9,20 +9,20 @@ const run = JSON.parse(readFileSync(new URL("../fixtures/run_report.json", impor
 
 test("headline gives evaluations and time apart", () => {
   const { evaluations, time, share } = report.headline(run);
-  const half = ` (${run.half} of them by half)`;
-  assert.equal(evaluations, `${run.evaluations} of ${run.steps.length} evaluations run${half}, ${run.reused} reused`);
-  assert.ok(!report.headline({ ...run, half: 0 }).evaluations.includes("half"));
+  const partly = ` (${run.partial} of them in part)`;
+  assert.equal(evaluations, `${run.evaluations} of ${run.steps.length} evaluations run${partly}, ${run.reused} reused`);
+  assert.ok(!report.headline({ ...run, partial: 0 }).evaluations.includes("in part"));
   assert.match(time, /in the sampler, about .* saved time/);
   assert.equal(share, run.cost);
 });
 
 test("counts agree with the report's own", () => {
-  const [computed, half, forced, reused] = report.counts(run).map((entry) => entry.count);
+  const [computed, partial, forced, reused] = report.counts(run).map((entry) => entry.count);
   assert.equal(forced, run.forced);
   assert.equal(reused, run.reused);
-  assert.equal(half, run.half);
-  assert.equal(computed + half + forced, run.evaluations);
-  const whole = { ...run, steps: run.steps.filter((step) => step.decision !== "half") };
+  assert.equal(partial, run.partial);
+  assert.equal(computed + partial + forced, run.evaluations);
+  const whole = { ...run, steps: run.steps.filter((step) => step.decision !== "partial") };
   assert.deepEqual(report.counts(whole).map((entry) => entry.decision), ["computed", "forced", "reused"]);
 });
 
@@ -39,8 +39,8 @@ test("every evaluation has a full row and a hover text", () => {
 test("the mask has one letter per evaluation", () => {
   const letters = report.mask(run);
   assert.equal(letters.length, run.steps.length);
-  assert.equal([...letters].filter((letter) => letter === "C").length, run.evaluations - run.half);
-  assert.equal([...letters].filter((letter) => letter === "h").length, run.half);
+  assert.equal([...letters].filter((letter) => letter === "C").length, run.evaluations - run.partial);
+  assert.equal([...letters].filter((letter) => letter === "h").length, run.partial);
 });
 
 test("scores of a plan are expected errors", () => {

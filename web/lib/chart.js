@@ -4,7 +4,7 @@ export const VIEW = { width: 640, height: 270, left: 40, right: 8, strip: 22, to
 
 /** Height of a cell as a share of the strip: what was run only in part is lower. */
 export function cellHeight(decision) {
-  return { reused: 0.45, half: 0.72 }[decision] ?? 1;
+  return { reused: 0.45, partial: 0.72, idle: 0.2 }[decision] ?? 1;
 }
 
 /** Place and height of each evaluation round's cell. */

@@ -1,6 +1,6 @@
 // Pure functions from the viewer's payload to what is shown. No DOM, no ComfyUI.
 
-export const DECISIONS = ["computed", "half", "forced", "reused"];
+export const DECISIONS = ["computed", "partial", "forced", "reused", "idle"];
 
 /** Short text for a number: three significant digits, "-" for none. */
 export function figure(value) {
@@ -30,30 +30,30 @@ export function planned(run) {
   return run.policy === "planned";
 }
 
-/** What a run did, one letter an evaluation: C computed, h the conditional branch, a dot reused. */
+/** What a run did, one letter an evaluation: C computed, h in part, a dot reused, - not asked. */
 export function mask(run) {
-  const letters = { reused: ".", half: "h" };
+  const letters = { reused: ".", partial: "h", idle: "-" };
   return run.steps.map((step) => letters[step.decision] ?? "C").join("");
 }
 
 /** Evaluations and time apart: the one is not the other. */
 export function headline(run) {
-  const total = run.steps.length;
-  const half = run.half ? ` (${run.half} of them by half)` : "";
+  const total = run.steps.length - run.idle;
+  const partly = run.partial ? ` (${run.partial} of them in part)` : "";
   const live = run.live ? ` (running, ${run.num_steps} steps)` : "";
   return {
-    evaluations: `${run.evaluations} of ${total} evaluations run${half}, ${run.reused} reused${live}`,
+    evaluations: `${run.evaluations} of ${total} evaluations run${partly}, ${run.reused} reused${live}`,
     time: `${clock(run.seconds)} in the sampler, about ${clock(run.saved_seconds)} saved time`,
     share: run.cost,
   };
 }
 
-/** How often each decision was taken, in the order of DECISIONS; "half" only where it was. */
+/** How often each decision was taken, in the order of DECISIONS; those in part and idle ones only where they were. */
 export function counts(run) {
   return DECISIONS.map((decision) => ({
     decision,
     count: run.steps.filter((step) => step.decision === decision).length,
-  })).filter(({ decision, count }) => count || decision !== "half");
+  })).filter(({ decision, count }) => count || !["partial", "idle"].includes(decision));
 }
 
 /** Lines for the user: messages, why nothing was reused, an unfinished run. */

@@ -9,7 +9,7 @@ let serial = 0;
 export const STYLE = `
 .sencache-view { --sc-ink: var(--input-text, #ddd); --sc-dim: var(--descrip-text, #999);
   --sc-line: var(--border-color, #4e4e4e); --sc-computed: #5b9bd5; --sc-forced: #8b98a9;
-  --sc-half: #35a08a; --sc-reused: #f0a63a; --sc-paper: var(--comfy-input-bg, #222);
+  --sc-partial: #35a08a; --sc-idle: #8886; --sc-reused: #f0a63a; --sc-paper: var(--comfy-input-bg, #222);
   box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 8px 10px;
   border-radius: 6px; background: var(--sc-paper); color: var(--sc-ink);
   font: 12px/1.45 system-ui, sans-serif; }
