@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from .forecast.moments import Moments
 from .forecast.reuse import Fitted, ReuseRule
 from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
-from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
-from .policies.planned import rounds_of
-from .policies.planner import Plan, Planner, longest_run
+from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
+from .policies.planner import Plan
 from .run.session import Session
 from .run.stats import RunReport
 from .sampler.schedule import Schedule
 from .sampler.solver import transitions
+from .types import GAP, OUTPUT, STACK
 
-TAPS = ("output", "stack")
+#: Taps that hold one payload for the whole model, for policies that decide about all of it.
+TAPS = (OUTPUT.tap, STACK.tap)
 
 #: Two outputs before anything is forecast: from one alone there is only holding, and no probe
 #: measures how far its error travels. More is the policy's to decide, for a plan the plan's:
 #: evaluations of a first tenth that is always computed are missing later. Ours, chosen on clips
 #: that no table holds; ``planned-first-tenth`` in benchmarks/RESULTS.md has it on others.
 DEFAULT_GUARDS = Guards(warmup=2, start=None)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host knows of a run beside its family and noise levels.
+
+    Attributes:
+        prediction: what the model's own sampling object says it predicts (see
+            ``Family.prediction``); ``None``: as its family does.
+        linear_guidance: whether the guided output is one fixed linear combination of the branches,
+            with weights that sum to 1.
+    """
+
+    prediction: str | None = None
+    linear_guidance: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,8 @@ class CacheConfig:
             steps; peers' threads agree on about 10.
         gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
             branch alone.
+        most_bytes: bound on the memory of kept outputs; beyond it outputs are computed instead.
+            ``None``: no bound.
     """
 
     policy: Policy = field(default_factory=Planned)
@@ -57,6 +76,7 @@ class CacheConfig:
     hindsight: bool = True
     min_steps: int = 10
     gap_rule: ReuseRule = field(default_factory=Fitted)
+    most_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and not 0 < self.budget <= 1:
@@ -64,8 +84,17 @@ class CacheConfig:
         if self.tap not in TAPS:
             raise ValueError(f"tap must be one of {', '.join(TAPS)}, not {self.tap!r}")
 
+    @property
+    def tap_in_use(self) -> str:
+        """Name of the tap that a run caches at: the policy's own, else :attr:`tap`."""
+        return self.policy.tap or self.tap
+
     def start(
-        self, family: Family | None, schedule: Schedule, header: ProfileHeader | None = None
+        self,
+        family: Family | None,
+        schedule: Schedule,
+        header: ProfileHeader | None = None,
+        facts: Facts = Facts(),
     ) -> Session:
         """A session for one run.
 
@@ -73,41 +102,40 @@ class CacheConfig:
             family: the model's row, ``None`` if unknown.
             schedule: the sampler's noise levels.
             header: what the host knows of the run, to be compared with the profile's.
+            facts: what it knows besides.
 
         Raises:
             ProfileError: the profile belongs to another family or tap.
         """
-        row = family or GENERIC
+        row = _row(family, facts)
         report = RunReport(
             family=row.name,
             policy=self.policy.name,
             rule=self.rule.name,
-            tap=self.tap,
+            tap=self.tap_in_use,
             num_steps=schedule.num_steps,
-            budget=self.budget,
+            budget=None if self.policy.fixed else self.budget,
         )
         if family is None:
             report.say(
-                "This model is of no known family: its output is cached with sigma as time and "
-                "generic sensitivities."
+                "This model is of no known family: it is cached on an even schedule, with generic "
+                "sensitivities."
+            )
+        elif row is not family:
+            report.say(
+                f"This {family.title} model predicts {facts.prediction}, not {family.prediction} "
+                "as its family does: it is cached like an unknown model, on an even schedule."
             )
         slopes = self.profile or Prior(row)
         if self.profile is not None and header is not None:
             for note in self.profile.mismatches(header):
                 report.say(f"Note: {note}; its figures may not fit.")
-        moments = self.profile.moments if self.profile is not None else None
-        if moments is None:
-            moments = prior_moments(row.name)
-            if isinstance(self.policy, Planned) and not self.policy.mask:
-                report.say(
-                    "The plan follows a generic prior, measured on a tiny model; calibrate for "
-                    "figures of this one."
-                )
-        # The stack's residual is not what the sampler steps with.
-        steps = transitions(row, schedule) if self.hindsight and self.tap == "output" else None
+        moments = self._moments(row, report)
+        steps = self._transitions(row, schedule, facts, report)
         run = RunInfo(row, schedule, slopes, moments, steps)
-        policy, rule = self._policy(run, report), self.rule.bound(moments)
-        return Session(policy, rule, run, report, self.gap_rule.bound(moments.of_gap()))
+        rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
+        rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
+        return Session(self._policy(run, report), rules, run, report, self.most_bytes)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.
@@ -117,77 +145,62 @@ class CacheConfig:
         Raises:
             ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
         """
-        if isinstance(self.policy, Planned) and self.policy.mask:
-            self.policy.fit_mask(len(schedule.rounds))
         session = self.start(family, schedule)
-        policy, run = session.policy, session.run
-        if isinstance(policy, Off):
-            return Plan((True,) * len(run.times), 0.0)
-        chosen = policy.inner if isinstance(policy, Guarded) else policy
-        if not isinstance(chosen, Planned):
-            raise ValueError(f"policy {self.policy.name!r} decides as the run goes: it has no plan")
-        if not chosen.mask:
-            return chosen.start(run).plan
-        rounds, wanted = rounds_of(run, policy.guards), chosen.fit_mask(len(run.times))
-        pairs = zip(wanted.mask, rounds, strict=True)
-        mask = [compute or one.forced for compute, one in pairs]
-        longest = longest_run(mask)
-        taken_back = run.transitions is not None
-        planner = Planner(rounds, run.moments, longest, taken_back, chosen.risk)
-        half = frozenset(k for k in wanted.half if not rounds[k].forced)
-        return replace(planner.describe(mask), half=half)
+        if why := self.policy.misfit(session.run):
+            raise ValueError(why)
+        return session.policy.plan(session.run, DEFAULT_GUARDS)
+
+    def _moments(self, row: Family, report: RunReport) -> Moments | None:
+        """Second moments to plan and forecast by; ``None`` where none would fit the model."""
+        if self.profile is not None and self.profile.moments is not None:
+            return self.profile.moments
+        if row.generic:
+            return None
+        if self.policy.planned:
+            report.say(
+                "The plan follows a generic prior, measured on a tiny model; calibrate for "
+                "figures of this one."
+            )
+        return prior_moments(row.name)
+
+    def _transitions(self, row: Family, schedule: Schedule, facts: Facts, report: RunReport):
+        """The sampler's steps, if forecasts are to be taken back and that is sound."""
+        # The payload of another tap is not what the sampler steps with.
+        if not self.hindsight or self.tap_in_use != OUTPUT.tap or row.generic:
+            return None
+        steps = transitions(row, schedule)
+        if steps is not None and not facts.linear_guidance:
+            report.say(
+                "Forecasts are not taken back: this guidance is no fixed combination of its "
+                "branches (rescaled, projected or clipped)."
+            )
+            return None
+        return steps
 
     def _policy(self, run: RunInfo, report: RunReport) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
-        steps = run.schedule.num_steps
-        if steps < self.min_steps and not isinstance(self.policy, Off):
-            report.say(
-                f"Caching is off: this run has {steps} steps, and runs of fewer than "
-                f"{self.min_steps} (distilled models, speed LoRAs) have none to spare. Lower "
-                "min_steps to cache all the same."
-            )
-            return Off()
-        if not run.schedule.falling:
-            report.say("Caching is off: the sampler's noise levels do not fall throughout.")
-            return Off()
-        if run.schedule.adaptive:
-            report.say(
-                f"Caching is off: the sampler {run.schedule.sampler} measures its own error to "
-                "choose its steps, and would measure that of the forecasts instead."
-            )
-            return Off()
-        if run.schedule.comes_back:
-            report.say(
-                f"Caching is off: the sampler {run.schedule.sampler} looks ahead and comes back to "
-                "more noise, where outputs of less noise foretell nothing."
-            )
+        if not self.policy.reuses:
+            return self.policy
+        if why := self._why_off(run):
+            report.say(f"Caching is off: {why}")
             return Off()
         if run.schedule.stochastic:
             report.say(
                 f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "
                 "outputs harder to forecast; expect less quality at the same budget."
             )
-        if isinstance(self.policy, Off):
-            return self.policy
         own = self.guards
+        if self.policy.fixed and own == DEFAULT_GUARDS:
+            own = Guards(cooldown=0, longest_run=len(run.times))  # the user's schedule as written
         if own.start is None:
             own = replace(own, start=self.policy.opening)
-        if isinstance(self.policy, Planned) and self.policy.mask:
-            report.budget = None
-            try:
-                self.policy.fit_mask(len(run.schedule.rounds))
-            except ValueError as error:  # of a workflow whose steps have changed: let it finish
-                report.say(f"Caching is off: {error}.")
-                return Off()
-            return Guarded(self.policy, own)
-        if self.budget is None:
+        if self.budget is None or self.policy.fixed:
             return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
         evaluations = max(1, round(self.budget * rounds))
         if evaluations >= rounds:
             return Off()
-        guards, limit = self.policy.fit_guards(own, evaluations, run), own.longest_run
-        lowered = limit < DEFAULT_GUARDS.longest_run
+        guards = self.policy.fit_guards(own, evaluations, run)
         forced = self.policy.fewest(guards, run)
         if forced > evaluations:
             report.say(
@@ -195,13 +208,37 @@ class CacheConfig:
                 f"warm-up, the longest run and the policy force {forced:g}, which is what this run "
                 "spends."
             )
-        elif guards.longest_run > limit and (lowered or not isinstance(self.policy, Planned)):
+        elif self.policy.raised(own, guards):
             report.say(
                 f"{evaluations} of {rounds} evaluations need up to {guards.longest_run} reuses in "
-                f"a row; the limit of {limit} was raised for this run."
+                f"a row; the limit of {own.longest_run} was raised for this run."
             )
         evaluations = max(evaluations, forced)
         return Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
+
+    def _why_off(self, run: RunInfo) -> str:
+        """Why a run must be computed in full, as the end of a sentence; empty: it need not."""
+        schedule, steps = run.schedule, run.schedule.num_steps
+        if steps < self.min_steps:
+            return (
+                f"this run has {steps} steps, and runs of fewer than {self.min_steps} (distilled "
+                "models, speed LoRAs) have none to spare. Lower min_steps to cache all the same."
+            )
+        if not schedule.falling:
+            return "the sampler's noise levels do not fall throughout."
+        if schedule.adaptive:
+            return (
+                f"the sampler {schedule.sampler} measures its own error to choose its steps, and "
+                "would measure that of the forecasts instead."
+            )
+        if schedule.comes_back:
+            return (
+                f"the sampler {schedule.sampler} looks ahead and comes back to more noise, which "
+                "outputs at less noise cannot predict."
+            )
+        if why := self.policy.misfit(run):  # a workflow's steps have changed: let it finish
+            return f"{why}."
+        return ""
 
     def with_tolerance(self, tolerance: float) -> CacheConfig:
         """This configuration, ruled by a tolerance instead of a budget.
@@ -209,6 +246,13 @@ class CacheConfig:
         Raises:
             ValueError: the policy has no tolerance, or it is negative.
         """
-        if not isinstance(self.policy, Threshold):
-            raise ValueError(f"policy {self.policy.name!r} has no tolerance; use a budget")
         return replace(self, policy=self.policy.with_tolerance(tolerance), budget=None)
+
+
+def _row(family: Family | None, facts: Facts) -> Family:
+    """What may be taken for known of a model: its family's row, unless it predicts otherwise."""
+    known = family is not None and not family.generic
+    if known and facts.prediction in (None, family.prediction):
+        return family
+    generic = family or GENERIC
+    return replace(generic, prediction=facts.prediction or generic.prediction, generic=True)

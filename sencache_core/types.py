@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -30,6 +30,33 @@ class Branch(NamedTuple):
     shared: Hashable = None
 
 
+class Site(NamedTuple):
+    """A place in the model whose output may be spared.
+
+    Attributes:
+        tap: name of the tap that reaches it, see ``model/taps``.
+        index: which of several places of one kind, from 0.
+        kind: what it is, where a tap has several kinds.
+    """
+
+    tap: str
+    index: int = 0
+    kind: str = ""
+
+
+#: The model's whole output, and the residual of its whole block stack.
+OUTPUT, STACK = Site("output"), Site("stack")
+#: The difference of a guidance pair, which no module computes.
+GAP = Site("gap")
+
+
+class Key(NamedTuple):
+    """What histories, forecasts and debts are kept by: one place, for one branch."""
+
+    branch: Branch
+    site: Site
+
+
 class Reason(str, Enum):
     """Why a round was computed or reused. The value is what reports and nodes show."""
 
@@ -37,7 +64,7 @@ class Reason(str, Enum):
     OVER = "score above limit"
     SCHEDULED_REUSE = "scheduled reuse"
     SCHEDULED_COMPUTE = "scheduled evaluation"
-    SCHEDULED_HALF = "scheduled conditional evaluation"
+    SCHEDULED_PART = "scheduled partial evaluation"
     BUDGET_SPENT = "budget kept for later"
     BUDGET_LEFT = "budget left to spend"
     FIRST = "first evaluation"
@@ -49,6 +76,7 @@ class Reason(str, Enum):
     CHANGED = "latent shape changed"
     NO_HISTORY = "no fresh output to forecast from"
     NO_PAIR = "no guidance pair to rebuild"
+    IDLE = "the model was not asked"
     OFF = "caching is off"
 
 
@@ -69,22 +97,45 @@ FORCED = frozenset(
 
 
 @dataclass(frozen=True)
+class Only:
+    """What runs in a round: the keys that pass a test. Two of one name are equal.
+
+    Attributes:
+        name: what runs, in words: reports and charts show it as it is.
+        test: whether the output at a key is to be computed. Of a model call over several branches
+            the host asks for :data:`OUTPUT`; taps ask for the places inside the model.
+    """
+
+    name: str
+    test: Callable[[Key], bool] = field(compare=False, repr=False)
+
+
+#: Run the whole model, or nothing of it.
+ALL = Only("everything", lambda key: True)
+NONE = Only("nothing", lambda key: False)
+
+
+@dataclass(frozen=True)
 class Decision:
     """What a policy wants of one evaluation round.
 
     Attributes:
-        reuse: ``True`` to forecast the outputs, ``False`` to run the model.
+        compute: what is to run: :data:`ALL`, :data:`NONE`, or a part of it by name. The rest is
+            forecast.
         reason: why.
         score: the policy's figure for this round in its own unit, ``None`` if it had none.
         limit: the figure that ``score`` was compared with.
-        cond_only: run the conditional branches and rebuild the unconditional ones from them.
     """
 
-    reuse: bool
+    compute: Only
     reason: Reason
     score: float | None = None
     limit: float | None = None
-    cond_only: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of the model, or of the branches, runs."""
+        return self.compute not in (ALL, NONE)
 
 
 @dataclass(frozen=True)
@@ -100,11 +151,11 @@ class Step:
         index: schedule step that this round belongs to, from 0.
         num_steps: number of schedule steps of the run.
         ordinal: number of rounds before this one.
-        run: rounds reused since the last true evaluation.
+        streak: rounds reused since the last true evaluation.
         error: what the forecast in place of the last true output would have erred by, RMS relative
             to that output, on the leading branch; ``nan`` where there was none.
-        paired: whether the conditional branch may run alone: the last full evaluation held a
-            guidance pair, and differences are kept.
+        paired: whether an unconditional output can be rebuilt from the conditional one: the last
+            full evaluation held a guidance pair, and the policy asked for pairs to be kept.
         extra: evaluations' worth of model calls that ran in earlier rounds of reuse, for branches
             that had nothing to be forecast from.
     """
@@ -116,7 +167,7 @@ class Step:
     index: int
     num_steps: int
     ordinal: int
-    run: int = 0
+    streak: int = 0
     error: float = float("nan")
     paired: bool = False
     extra: float = 0.0

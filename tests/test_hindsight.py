@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from toys import COND, UNCOND, WAN, cached_run, curved, noise, schedule
+from toys import COND, UNCOND, WAN, cached_run, curved, noise, observe, predict, schedule
 
 from sencache_core import (
     FAMILIES,
@@ -27,6 +27,7 @@ from sencache_core import (
 from sencache_core.hosts import loop
 from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN
 from sencache_core.sampler.solver import transitions
+from sencache_core.types import OUTPUT, Key
 
 COG = FAMILIES["cogvideox"]
 STEPS = 20
@@ -148,7 +149,7 @@ def test_the_kept_output_is_that_of_the_corrected_latent(form, response):
             handed = observe(branches, output, again)
             if handed is not None:
                 a, b = steps[session._step.index]
-                kept = session._history[COND][-1].y
+                kept = session._history.at(Key(COND, OUTPUT))[-1].y
                 latent = x * math.sqrt(sigma**2 + 1) if form == "v euler" else x
                 latent = latent + (handed - kept) * b / a
                 scale = math.sqrt(sigma**2 + 1) if form == "v euler" else 1.0
@@ -180,6 +181,9 @@ def test_every_step_is_a_x_plus_b_y(form):
 
         def observe(self, branches, y, again):
             outputs.append(y.clone())
+
+        def called(self, branches, share):
+            assert share == 1.0
 
         def finish(self, completed):
             return None
@@ -218,8 +222,8 @@ def test_batched_and_split_branches_agree():
             if not batched:
                 calls = [((COND,), y[0]), ((UNCOND,), y[1])]
             for branches, part in calls:
-                if session.predict(branches, part.shape) is None:
-                    given = session.observe(branches, part, None)
+                if predict(session, branches, part.shape) is None:
+                    given = observe(session, branches, part, None)
                     out.append(part if given is None else given)
         return torch.cat(out)
 
@@ -244,16 +248,19 @@ def test_nothing_of_the_callers_is_written_to(form):
             keep(*x)
             session.begin(x, sigma)
 
-        def predict(self, branches, shape):
-            out = session.predict(branches, shape)
+        def predict(self, keys, shape):
+            out = session.predict(keys, shape)
             keep(out)
             return out
 
-        def observe(self, branches, y, again):
+        def observe(self, keys, y, again):
             keep(y)
-            out = session.observe(branches, y, again)
+            out = session.observe(keys, y, again)
             keep(out)
             return out
+
+        def called(self, branches, share):
+            session.called(branches, share)
 
         def finish(self, completed):
             session.finish(completed)
@@ -270,10 +277,10 @@ def test_what_was_handed_on_may_be_overwritten():
         x, model = noise(*SHAPE), curved()
         for now, after in zip(*(schedule(STEPS).sigmas[k:] for k in (0, 1)), strict=False):
             session.begin((x,), now)
-            y = session.predict((COND,), x.shape)
+            y = predict(session, (COND,), x.shape)
             if y is None:
                 truth = model(x, now, 0.4)
-                y = session.observe((COND,), truth, None)
+                y = observe(session, (COND,), truth, None)
                 y = truth if y is None else y
             x = x + (after - now) * y
             if overwrite:
@@ -291,8 +298,8 @@ def test_a_branch_that_was_away_is_not_corrected():
         for branch in (COND, UNCOND):
             if branch is UNCOND and k == 3:
                 continue
-            given = session.predict((branch,), SHAPE)
-            handed = None if given is not None else session.observe((branch,), noise(*SHAPE), None)
+            given = predict(session, (branch,), SHAPE)
+            handed = None if given is not None else observe(session, (branch,), noise(*SHAPE), None)
             assert (handed is not None) == (k == 4 and branch is COND)
 
 
@@ -318,8 +325,8 @@ def test_off_for_samplers_of_another_form(family, sampler):
     session = CacheConfig(budget=0.5).start(family, sched)
     for k, sigma in enumerate(sched.rounds):
         session.begin((noise(*SHAPE, seed=k),), sigma)
-        if session.predict((COND,), SHAPE) is None:
-            assert session.observe((COND,), noise(*SHAPE, seed=50 + k), None) is None
+        if predict(session, (COND,), SHAPE) is None:
+            assert observe(session, (COND,), noise(*SHAPE, seed=50 + k), None) is None
     assert session.finish(True).reused
 
 

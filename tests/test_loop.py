@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from host_contract import STEPS, Driver, HostContract, Interrupted, Result
-from toys import COND, UNCOND, WAN, curved, noise, schedule
+from toys import COND, UNCOND, WAN, curved, noise, observe, predict, schedule
 
 from sencache_core.hosts import loop
 
@@ -37,7 +37,7 @@ class LoopDriver(Driver):
         return [self._job(config, job) for job in jobs]
 
     def holds_state(self):
-        return any(session._history or session._last for session in self.sessions)
+        return any(session._history.nbytes or session._last for session in self.sessions)
 
     def _job(self, config, job):
         toy, asked, overwrite = curved(), [], Overwriter()
@@ -77,17 +77,17 @@ def batched_sample(model, x, sched, conditions, guidance, runner):
     for sigma, following in zip(sched.sigmas[:-1], sched.sigmas[1:], strict=True):
         pair = torch.cat([x, x])
         output = None
-        if runner is not None and runner.begin((x,), sigma).cond_only:
+        if runner is not None and runner.begin((x,), sigma).partial:
             rows = both.chunk(2)
             alone = zip((COND, UNCOND), rows, strict=True)
             output = torch.cat([loop._call(model, x, sigma, b, row, runner) for b, row in alone])
         elif runner is not None:
-            output = runner.predict((COND, UNCOND), pair.shape)
+            output = predict(runner, (COND, UNCOND), pair.shape)
         if output is None:
             output = model(pair, sigma, both)
             if runner is not None:
                 again = partial(model, pair, condition=both)
-                handed = runner.observe((COND, UNCOND), output, again)
+                handed = observe(runner, (COND, UNCOND), output, again)
                 output = output if handed is None else handed
         cond, uncond = output.chunk(2)
         x = x + (following - sigma) * (uncond + guidance * (cond - uncond))

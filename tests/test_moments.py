@@ -144,7 +144,7 @@ def test_the_fitted_rule_is_the_line_without_moments_and_damped_with_them():
     assert newest == pytest.approx(0.5, abs=1e-2)  # the mean of both misses least
 
 
-@pytest.mark.parametrize("family", ["wan", "ltx", "ltx2", "cogvideox", "generic"])
+@pytest.mark.parametrize("family", ["wan", "ltx", "ltx2", "cogvideox"])
 def test_bundled_priors(family):
     """Every family has moments, with gains, that forecasts can be fitted to."""
     prior = prior_moments(family)

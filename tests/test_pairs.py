@@ -4,7 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, plain_run, schedule
+from toys import (
+    COND,
+    UNCOND,
+    WAN,
+    Counted,
+    cached_run,
+    curved,
+    noise,
+    observe,
+    plain_run,
+    predict,
+    schedule,
+)
 
 from sencache_core import CacheConfig, CfgCache, Fitted, Guards, Hold, Linear, Planned, TwoBands
 from sencache_core.forecast.pairs import Pairs
@@ -84,9 +96,9 @@ def test_a_pair_that_is_not_taken_apart_is_computed():
     session = masked("CCh.CC......").start(WAN, schedule(12))
     for sigma in schedule(12).sigmas[:4]:
         session.begin((noise(1, 2, 3, 4),), sigma)
-        y = session.predict((COND, UNCOND), (2, 2, 3, 4))
+        y = predict(session, (COND, UNCOND), (2, 2, 3, 4))
         if y is None:
-            session.observe((COND, UNCOND), noise(2, 2, 3, 4), None)
+            observe(session, (COND, UNCOND), noise(2, 2, 3, 4), None)
     report = session.finish(False)
     assert [s.decision for s in report.steps] == ["forced", "computed", "forced", "reused"]
     assert [s.cost for s in report.steps] == [1, 1, 1, 0]
@@ -101,8 +113,8 @@ def test_without_a_partner_known_for_sure_everything_is_computed(others):
     for sigma in sched.sigmas[:-1]:
         session.begin((noise(1, 2, 3, 4),), sigma)
         for branch in (COND, *others, *([UNCOND] if Branch("cond", 2) in others else [])):
-            if session.predict((branch,), (1, 2, 3, 4)) is None:
-                session.observe((branch,), noise(1, 2, 3, 4), None)
+            if predict(session, (branch,), (1, 2, 3, 4)) is None:
+                observe(session, (branch,), noise(1, 2, 3, 4), None)
                 ran += 1
     report = session.finish(True)
     assert report.cost == 1.0

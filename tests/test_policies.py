@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import COND, WAN, cached_run, noise, plain_run, run_info, schedule
+from toys import COND, WAN, cached_run, noise, observe, plain_run, run_info, schedule
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Off, Planned, SenCache
 from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.policies import Guarded, Threshold
-from sencache_core.types import Decision, Reason, Step
+from sencache_core.types import ALL, NONE, Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
 #: Those that can spend any share of the evaluations, with guidance or without.
@@ -27,7 +27,7 @@ LOOSE |= {"planned": Planned(), "cfg_cache": CfgCache()}
 
 def step(t: float, moved: float = 0.1, **changes) -> Step:
     x = (noise(1, 8),)
-    return replace(Step(x, moved, t, t, index=10, num_steps=20, ordinal=10, run=0), **changes)
+    return replace(Step(x, moved, t, t, index=10, num_steps=20, ordinal=10), **changes)
 
 
 def evaluations(config, sched):
@@ -104,7 +104,9 @@ def test_looser_tolerance_never_computes_more(name, last, back, moved, tolerance
     """For one fixed anchor. Over a whole run anchors move, and so this need not hold."""
     strict, loose = (POLICIES[name]().with_tolerance(t) for t in sorted(tolerances))
     now, anchor = step(last - back, moved, index=index), step(last)
-    decided = [p.decide(now, anchor, p.start(run_info()))[0].reuse for p in (strict, loose)]
+    decided = [
+        p.decide(now, anchor, p.start(run_info()))[0].compute is NONE for p in (strict, loose)
+    ]
     assert decided != [True, False]
 
 
@@ -113,7 +115,7 @@ def test_comparison_is_strict(name):
     """A latent that stands still scores 0, and a tolerance of 0 still computes it."""
     policy = STRICTEST[name]
     decision, _ = policy.decide(step(0.5, moved=0.0), step(0.5), policy.start(run_info()))
-    assert (decision.reuse, decision.score) == (False, 0.0)
+    assert (decision.compute, decision.score) == (ALL, 0.0)
 
 
 def test_sencache_score_is_the_papers():
@@ -208,8 +210,8 @@ def test_guards_force():
 def test_rising_noise_is_computed():
     policy = Guarded(SenCache(1e9, 1e9), Guards())
     state = policy.start(run_info())
-    assert policy.decide(step(0.8), step(0.5), state)[0] == Decision(False, Reason.TIME_ROSE)
-    assert policy.decide(step(0.5), step(0.5), state)[0].reuse
+    assert policy.decide(step(0.8), step(0.5), state)[0] == Decision(ALL, Reason.TIME_ROSE)
+    assert policy.decide(step(0.5), step(0.5), state)[0].compute is NONE
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_configurations_are_shareable():
     config = CacheConfig()
     one, two = config.start(WAN, schedule()), config.start(WAN, schedule())
     one.begin((noise(1, 4),), 1.0)
-    one.observe((COND,), noise(1, 4), lambda sigma: None)
+    observe(one, (COND,), noise(1, 4), lambda sigma: None)
     assert two.report.steps == []
     with pytest.raises(AttributeError):
         config.budget = 0.1

@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from toys import COND, UNCOND, WAN, Counted, curved, noise, recorder, report, schedule
+from toys import (
+    COND,
+    UNCOND,
+    WAN,
+    Counted,
+    curved,
+    noise,
+    observe,
+    predict,
+    recorder,
+    report,
+    schedule,
+)
 
 from sencache_core import Profile, ProfileHeader, Recorder, Schedule
 from sencache_core.hosts import loop
@@ -63,13 +75,16 @@ def test_batched_guidance_measures_the_conditional_half():
             both = torch.cat([5 * x + sigma, 0.7 * x - 1.9 * sigma])
             at = {UNCOND: lambda s, x=x: 5 * x + s, COND: lambda s, x=x: 0.7 * x - 1.9 * s}
             if batched:
-                assert runner.predict((UNCOND, COND), both.shape) is None
-                runner.observe(
-                    (UNCOND, COND), both, lambda s, at=at: torch.cat([at[UNCOND](s), at[COND](s)])
+                assert predict(runner, (UNCOND, COND), both.shape) is None
+                observe(
+                    runner,
+                    (UNCOND, COND),
+                    both,
+                    lambda s, at=at: torch.cat([at[UNCOND](s), at[COND](s)]),
                 )
             else:
                 for branch, part in zip((UNCOND, COND), both.chunk(2), strict=True):
-                    runner.observe((branch,), part, at[branch])
+                    observe(runner, (branch,), part, at[branch])
         runner.finish(True)
         return runner.recording().curves
 
@@ -84,7 +99,7 @@ def test_a_time_visited_twice_counts_once():
     for k, sigma in enumerate((1.0, 0.8, 0.8, 0.5, 0.5, 0.2)):
         x = noise(1, 6, seed=k)
         runner.begin((x,), sigma)
-        runner.observe((COND,), 0.5 * x + sigma, lambda s, x=x: 0.5 * x + s)
+        observe(runner, (COND,), 0.5 * x + sigma, lambda s, x=x: 0.5 * x + s)
     runner.finish(True)
     recording = runner.recording()
     assert recording.t == (1.0, 0.8, 0.5)
@@ -96,11 +111,11 @@ def test_changed_shapes_and_missing_outputs_are_passed_over():
     for sigma, size in ((1.0, 4), (0.8, 6), (0.6, 6)):
         x = noise(1, size)
         runner.begin((x,), sigma)
-        runner.observe((COND,), x * sigma, lambda s, x=x: x * s)
+        observe(runner, (COND,), x * sigma, lambda s, x=x: x * s)
     runner.begin((noise(1, 6, seed=1),), 0.4)
-    runner.observe((COND,), None, lambda s: None)
+    observe(runner, (COND,), None, lambda s: None)
     runner.begin((noise(1, 6, seed=2),), 0.2)
-    runner.observe((COND,), noise(1, 6), lambda s: noise(1, 6))
+    observe(runner, (COND,), noise(1, 6), lambda s: noise(1, 6))
     runner.finish(True)
     assert runner.recording().t == ()  # x did not move from 0.8 to 0.6; 0.4 gave no output
 
@@ -133,7 +148,7 @@ def test_scale_free_families_measure_relative_latents():
         for k, sigma in enumerate(sched.sigmas[:-1]):
             x = noise(1, 6, seed=k)
             runner.begin((x * scale,), sigma)
-            runner.observe((COND,), x + sigma, lambda s, x=x: x + s)
+            observe(runner, (COND,), x + sigma, lambda s, x=x: x + s)
         runner.finish(True)
         return runner.recording().curves["alpha_x"]
 

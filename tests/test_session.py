@@ -1,13 +1,12 @@
 """The caching run: who is computed, what is kept, what the report says."""
 
 import gc
-import time
 import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, schedule
+from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, observe, predict, schedule
 
 from sencache_core import (
     FAMILIES,
@@ -24,7 +23,7 @@ from sencache_core import (
     SenCache,
 )
 from sencache_core.hosts import loop
-from sencache_core.types import Reason
+from sencache_core.types import OUTPUT, Reason
 
 #: Reuses wherever the guards allow it.
 EAGER = CacheConfig(
@@ -46,9 +45,9 @@ def play(session, sigma, outputs, x=None):
     session.begin((noise(*SHAPE) if x is None else x,), sigma)
     used = {}
     for branch, y in outputs.items():
-        forecast = session.predict((branch,), y.shape)
+        forecast = predict(session, (branch,), y.shape)
         if forecast is None:
-            session.observe((branch,), y, lambda s: None)
+            observe(session, (branch,), y, lambda s: None)
         used[branch] = y if forecast is None else forecast
     return used
 
@@ -60,10 +59,10 @@ def test_split_and_batched_guidance_agree():
             cond, uncond = noise(*SHAPE, seed=2 * k), noise(*SHAPE, seed=2 * k + 1)
             if batched:
                 session.begin((noise(*SHAPE),), sigma)
-                y = session.predict((COND, UNCOND), (2, *SHAPE[1:]))
+                y = predict(session, (COND, UNCOND), (2, *SHAPE[1:]))
                 if y is None:
                     y = torch.cat([cond, uncond])
-                    session.observe((COND, UNCOND), y, lambda s: None)
+                    observe(session, (COND, UNCOND), y, lambda s: None)
                 outputs.append(y)
             else:
                 outputs.append(
@@ -83,10 +82,10 @@ def test_chunks_hold_whole_batches():
     session = started(replace(EAGER, rule=Hold()))
     y = torch.arange(4.0).reshape(4, 1).expand(4, 5)
     session.begin((noise(2, 5),), 1.0)
-    session.observe((COND, UNCOND), y, lambda s: None)
+    observe(session, (COND, UNCOND), y, lambda s: None)
     session.begin((noise(2, 5),), 0.9)
-    assert torch.equal(session.predict((UNCOND,), (2, 5)), y[2:])
-    assert torch.equal(session.predict((UNCOND, COND), (4, 5)), torch.cat([y[2:], y[:2]]))
+    assert torch.equal(predict(session, (UNCOND,), (2, 5)), y[2:])
+    assert torch.equal(predict(session, (UNCOND, COND), (4, 5)), torch.cat([y[2:], y[:2]]))
 
 
 def test_a_branch_that_appears_in_mid_run_is_computed():
@@ -190,7 +189,7 @@ def test_finish_drops_every_tensor():
     session = started()
     play(session, 1.0, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
     play(session, 0.9, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
-    held = [weakref.ref(a.y) for h in session._history.values() for a in h]
+    held = [weakref.ref(a.y) for h in session._history.of(OUTPUT).values() for a in h]
     held += [weakref.ref(part) for part in session._last.x]
     assert len(held) == 3
     session.finish(True)
@@ -217,7 +216,7 @@ def test_the_first_conditional_branch_leads():
     for sigma in (1.0, 0.9):
         y = torch.cat([torch.full(SHAPE, sigma), torch.ones(SHAPE)])
         session.begin((noise(*SHAPE),), sigma)
-        session.observe((UNCOND, COND), y, lambda s: None)
+        observe(session, (UNCOND, COND), y, lambda s: None)
     assert session.finish(True).steps[1].error == 0.0
 
 
@@ -232,7 +231,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing():
     with pytest.raises(KeyboardInterrupt):
         loop.sample(model, noise(*SHAPE), schedule(20), {"cond": None}, runner=session)
     assert session.report.completed is False
-    assert not session._history
+    assert not session._history.of(OUTPUT) and not session._history.nbytes
     assert not any("Nothing was reused" in m for m in session.report.messages)
 
 
@@ -257,29 +256,16 @@ def test_calls_are_what_the_model_ran():
 def test_a_call_without_payload_is_counted():
     session = started()
     session.begin((noise(*SHAPE),), 1.0)
-    session.observe((COND,), None, lambda s: None)
+    observe(session, (COND,), None, lambda s: None)
     session.begin((noise(*SHAPE),), 0.9)
-    assert session.predict((COND,), SHAPE) is None
+    assert predict(session, (COND,), SHAPE) is None
     assert session.report.calls == 1
-
-
-def test_times_are_those_of_their_round():
-    def slow(x, sigma, condition):
-        time.sleep(0.02)
-        return x
-
-    started_at = time.perf_counter()
-    _, report = cached_run(CacheConfig(budget=0.5), schedule(10), slow)
-    total = time.perf_counter() - started_at
-    assert all((r.seconds > 0.015) == (r.decision != "reused") for r in report.steps)
-    assert report.seconds <= total
-    assert report.saved_seconds() == pytest.approx(5 * 0.02, rel=0.5)
 
 
 def test_sigma_may_be_a_tensor():
     session = started()
     session.begin((noise(*SHAPE),), torch.tensor([0.75, 0.75]))
-    session.observe((COND,), noise(*SHAPE), lambda s: None)
+    observe(session, (COND,), noise(*SHAPE), lambda s: None)
     session.begin((noise(*SHAPE, seed=1),), torch.tensor([0.5]))
     assert [r.sigma for r in session.report.steps] == [0.75, 0.5]
 
@@ -288,7 +274,7 @@ def test_a_moved_latent_is_measured_over_modalities():
     session = started(replace(EAGER, budget=None))
     video, audio = noise(1, 50), noise(1, 9)
     session.begin((video, audio), 1.0)
-    session.observe((COND,), noise(*SHAPE), lambda s: None)
+    observe(session, (COND,), noise(*SHAPE), lambda s: None)
     session.begin((video, audio + 0.7), 0.9)
     assert session._step.moved == pytest.approx(0.7, rel=1e-5)
 
@@ -297,7 +283,7 @@ def test_scale_free_families_ignore_the_latents_scale():
     def score(scale):
         session = EAGER.start(FAMILIES["cogvideox"], schedule(20))
         session.begin((noise(*SHAPE) * scale,), 5.0)
-        session.observe((COND,), noise(*SHAPE), lambda s: None)
+        observe(session, (COND,), noise(*SHAPE), lambda s: None)
         session.begin((noise(*SHAPE, seed=1) * scale,), 4.0)
         return session.report.steps[-1].score
 
@@ -323,10 +309,10 @@ def test_a_rule_that_misleads_is_held_until_it_does_not():
     seen = []
     for sigma in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.45):
         session.begin((torch.zeros(1, 4) + sigma,), sigma)
-        y = session.predict((Branch("cond"),), (1, 4))
+        y = predict(session, (Branch("cond"),), (1, 4))
         if y is None:
             y = torch.full((1, 4), outputs[sigma])
-            session.observe((Branch("cond"),), y, None)
+            observe(session, (Branch("cond"),), y, None)
         seen.append(round(float(y[0, 0]), 4))
     report = session.finish(True)
     # 0.8 follows the line (2.0). At 0.7 the line says 3.0 and the truth is 1.1: 0.6 is held. At 0.5

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sencache_core import RunReport, StepRecord, flow_sigmas
+from sencache_core.policies.base import CONDITIONAL
 from sencache_core.run.stats import decision_name
-from sencache_core.types import FORCED, Decision, Reason
+from sencache_core.types import ALL, FORCED, NONE, Decision, Reason
 
 GOLDEN = Path(__file__).parent / "fixtures" / "run_report.json"
 
@@ -26,7 +27,7 @@ def golden_report() -> RunReport:
         ("reused", Reason.WITHIN, 0.33, 0.49, None),
         ("reused", Reason.BUDGET_SPENT, 0.52, 0.49, None),
         ("forced", Reason.LONGEST_RUN, None, None, 0.0188),
-        ("partial", Reason.SCHEDULED_HALF, 0.44, None, 0.0203),
+        ("partial", Reason.SCHEDULED_PART, 0.44, None, 0.0203),
         ("forced", Reason.COOLDOWN, None, None, 0.0312),
     ]
     report = RunReport(
@@ -103,16 +104,16 @@ def test_a_message_is_said_once():
 
 @pytest.mark.parametrize("reason", Reason)
 def test_decision_names(reason):
-    assert decision_name(Decision(True, reason)) == "reused"
-    assert decision_name(Decision(False, reason, cond_only=True)) == "partial"
-    assert decision_name(Decision(False, reason)) == ("forced" if reason in FORCED else "computed")
+    assert decision_name(Decision(NONE, reason)) == "reused"
+    assert decision_name(Decision(CONDITIONAL, reason)) == "partial"
+    assert decision_name(Decision(ALL, reason)) == ("forced" if reason in FORCED else "computed")
 
 
 def why(*reasons: Reason, scores=()) -> str | None:
     report = RunReport("wan", "sencache", "linear", "output", 10)
     for number, reason in enumerate(reasons):
         score, limit = scores[number] if scores else (None, None)
-        name = decision_name(Decision(False, reason))
+        name = decision_name(Decision(ALL, reason))
         report.steps.append(
             StepRecord(number, number, 0.5, 0.5, name, reason.value, score, limit, calls=1)
         )

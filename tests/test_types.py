@@ -5,7 +5,9 @@ import torch
 from toys import noise
 
 from sencache_core.types import (
+    ALL,
     FORCED,
+    NONE,
     SKETCH_SIZE,
     Decision,
     Reason,
@@ -74,4 +76,4 @@ def test_reasons_are_distinct_words():
 
 def test_values_are_frozen():
     with pytest.raises(AttributeError):
-        Decision(False, Reason.FIRST).reuse = True
+        Decision(ALL, Reason.FIRST).compute = NONE

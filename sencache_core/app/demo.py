@@ -107,7 +107,7 @@ def _demo(
     seconds, reports, rows, figures = [0.0, 0.0], [], [], []
     with (
         _fastest_threads(family, module),
-        _counted(getattr(module, FAMILIES[family].diffusers_blocks)[0]) as count,
+        _counted(getattr(module, FAMILIES[family].diffusers_places.blocks)[0]) as count,
         _bar(progress, 2 * clips * steps, family) as tick,
     ):
         for seed, prompt in enumerate(prompts):

@@ -22,6 +22,7 @@ from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
 from ..model.families import GENERIC
 from ..model.fingerprint import fingerprint
+from ..model.taps import TAPS
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
@@ -75,7 +76,7 @@ def attach(
         if publish is not None:
             publish(runner.report)
 
-    return _patched(model, _Host(start, config.tap, config.profile is not None, done, live))
+    return _patched(model, _Host(start, config.tap_in_use, config.profile is not None, done, live))
 
 
 def detach(model: Any) -> Any:
@@ -169,7 +170,7 @@ class _Host:
         shape = list(noise_shape)
         needed = model.memory_required([shape[0] * 2, *shape[1:]])
         held = 2 * 3 * 4 * torch.Size(int(n) for n in shape).numel()
-        if self.tap == "stack":
+        if TAPS[self.tap].inside:
             held *= _STACK_RATIO
         if needed > 0:
             shape[-1] *= 1 + held / needed
@@ -189,11 +190,11 @@ class _Host:
         return out
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
-        """Ask for the conditional outputs first where the others are rebuilt from them."""
+        """Ask first for those outputs that others are rebuilt from."""
         run = model_options["transformer_options"].get(KEY)
-        if run is None or not run.open or not run.cond_only:
+        if run is None or not run.open or not run.decision.partial:
             return executor(model, conds, x_in, timestep, model_options)
-        later = [run.keys.unconditional(cond, i) for i, cond in enumerate(conds)]
+        later = [run.later(cond, i) for i, cond in enumerate(conds)]
         first, second = (
             [cond if after == turn else None for cond, after in zip(conds, later, strict=True)]
             for turn in (False, True)
@@ -228,8 +229,7 @@ class _Host:
         branches = run.branches(
             executor.class_obj, options, x.shape, (control is not None, *sorted(kwargs))
         )
-        serve = run.serve_stack if run.tap == "stack" else run.serve_output
-        return serve(executor.class_obj, model, x, t, options, branches)
+        return run.serve(executor.class_obj, model, x, t, options, branches)
 
 
 def _patched(model: Any, host: _Host) -> Any:
@@ -248,7 +248,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
     _refuse_other_caches(clone.model_options["transformer_options"], clone.wrappers)
-    if host.tap != "stack":  # this one would be traced by torch.compile
+    if not TAPS[host.tap].inside:  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)

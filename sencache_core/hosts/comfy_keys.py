@@ -81,9 +81,9 @@ class Keys:
             keys.append(Branch(role, (*ident, self._seen[ident]), shared))
         return keys
 
-    def unconditional(self, conds: Sequence[Mapping[str, Any]] | None, index: int) -> bool:
-        """Whether a list of conditions, the ``index``-th of its call, holds unconditional ones."""
-        return bool(conds) and all(self._role(c.get("uuid"), index) == "uncond" for c in conds)
+    def roles(self, conds: Sequence[Mapping[str, Any]] | None, index: int) -> set[str]:
+        """Roles in a list of conditions, the ``index``-th of its call."""
+        return {self._role(cond.get("uuid"), index) for cond in conds or ()}
 
     def _role(self, uuid: Hashable, index: int) -> str:
         roles = self._roles.get(uuid, ())

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..model.families import GENERIC, Family, family_of
-from ..model.taps import StackCall, stack_tap
-from ..run.runner import Runner
-from ..types import Branch
+from ..model.families import GENERIC, Family, Places, family_of
+from ..model.taps import TAPS, Listener, Tap, Visit
+from ..run.runner import Call, Runner, runs_first
+from ..types import OUTPUT, Branch, Decision
 from .comfy_keys import CALL, Keys
 
 #: Below this noise level dividing by sigma would amplify rounding: the output is not recorded.
@@ -27,11 +27,11 @@ class Run:
 
     Attributes:
         runner: caches or measures.
-        tap: ``"output"`` or ``"stack"``.
+        tap: name in ``TAPS``.
         shapes: latent shape of each modality.
         keys: names the chunks.
         open: inside an evaluation round; model calls elsewhere are none of ours.
-        cond_only: the round at hand runs the conditional branches alone.
+        decision: of the round at hand.
     """
 
     runner: Runner
@@ -39,7 +39,7 @@ class Run:
     shapes: Sequence[Sequence[int]]
     keys: Keys = field(default_factory=Keys)
     open: bool = False
-    cond_only: bool = False
+    decision: Decision | None = None
     # Multi-GPU setups call the model from several threads at once.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,7 +49,7 @@ class Run:
             return
         self.open = True
         self.keys.begin(guider)
-        self.cond_only = self.runner.begin(self._modalities(x), sigma).cond_only
+        self.decision = self.runner.begin(self._modalities(x), sigma)
 
     def _modalities(self, x: Tensor) -> Sequence[Tensor]:
         """Video and audio of a packed LTX-2 latent ``[B, 1, N]``; any other latent as it is."""
@@ -62,53 +62,62 @@ class Run:
         with self.lock:
             return self.keys.branches(*args)
 
-    def serve_output(self, base_model, model, x, t, options, branches) -> Tensor:
-        """Answer one call from the output tap: the raw output (v), never the denoised latent."""
+    def later(self, conds: Sequence[Mapping[str, Any]] | None, index: int) -> bool:
+        """Whether the ``index``-th list of conditions is answered from others' outputs."""
+        roles = self.keys.roles(conds, index)
+        return bool(roles) and not any(runs_first(self.decision, Branch(role)) for role in roles)
+
+    def serve(self, base_model, model, x, t, options, branches) -> Tensor:
+        """Answer one call; see ``_Host.apply_model``."""
+        tap = TAPS[self.tap]
+        serve = self._serve_inside if tap.inside else self._serve_output
+        return serve(tap, base_model, model, x, t, options, branches)
+
+    def _serve_output(self, tap, base_model, model, x, t, options, branches) -> Tensor:
+        """From the output tap: the raw output (v), never the denoised latent."""
         sampling = base_model.model_sampling
-        with self.lock:
-            v = self.runner.predict(branches, x.shape)
-        if v is not None:
-            return sampling.calculate_denoised(t, v.to(x), x)
-        denoised = model(t)
 
         def evaluate_at(sigma: float) -> Tensor:
             other = torch.full_like(t, sigma)
             own = torch.full_like(options["sigmas"], sigma)
             return _raw(sampling, other, x, model(other, {"sigmas": own}))
 
-        sigma = self.runner.report.steps[-1].sigma
-        v = _raw(sampling, t, x, denoised) if sigma >= _SMALLEST_SIGMA else None
-        with self.lock:
-            handed = self.runner.observe(branches, v, evaluate_at)
+        with Call(self.runner, branches, evaluate_at, lock=self.lock) as call:
+            v = call.skip(OUTPUT, x.shape)
+            if v is not None:
+                return sampling.calculate_denoised(t, v.to(x), x)
+            denoised = model(t)
+            if self.runner.report.steps[-1].sigma < _SMALLEST_SIGMA:
+                return denoised
+            handed = call.ran(OUTPUT, _raw(sampling, t, x, denoised))
         return denoised if handed is None else sampling.calculate_denoised(t, handed.to(x), x)
 
-    def serve_stack(self, base_model, model, x, t, options, branches) -> Tensor:
-        """Run the model; inside it, the block stack's residual is predicted or observed."""
-
-        def predict(shape: torch.Size) -> Tensor | None:
-            with self.lock:
-                return self.runner.predict(branches, shape)
-
-        family = model_family(base_model) or GENERIC
-        call = StackCall(family, predict)
-        denoised = model(t, {CALL: call})
-        if call.reused:
-            return denoised
+    def _serve_inside(self, tap, base_model, model, x, t, options, branches) -> Tensor:
+        """Run the model; inside it, the places of the tap are answered or watched."""
+        places = (model_family(base_model) or GENERIC).comfy_places
 
         def evaluate_at(sigma: float) -> Tensor:
-            probe = StackCall(family, lambda shape: None)
-            own = torch.full_like(options["sigmas"], sigma)
-            model(torch.full_like(t, sigma), {CALL: probe, "sigmas": own})
-            return probe.payload
+            heard, own = Listener(), torch.full_like(options["sigmas"], sigma)
+            model(torch.full_like(t, sigma), {CALL: Tapped(tap, places, heard), "sigmas": own})
+            return heard.payload
 
-        if call.payload is None:
+        again = evaluate_at if self.runner.measures else None
+        with Call(self.runner, branches, again, inside=True, lock=self.lock) as call:
+            denoised = model(t, {CALL: Tapped(tap, places, call)})
+        if not call.seen:
             self.runner.report.say(
-                "The stack tap finds no block stack in some calls: these are always computed. "
-                "Choose the output tap."
+                f"The {tap.name} tap finds no block stack in some calls: these are always "
+                "computed. Choose the output tap."
             )
-        with self.lock:
-            self.runner.observe(branches, call.payload, evaluate_at)
         return denoised
+
+
+class Tapped(NamedTuple):
+    """What the wrapper around the diffusion model is to do in one call."""
+
+    tap: Tap
+    places: Places
+    visit: Visit
 
 
 def model_family(base_model: Any) -> Family | None:
@@ -117,10 +126,11 @@ def model_family(base_model: Any) -> Family | None:
 
 
 def diffusion_model(executor, *args, **kwargs):
-    """Tap the block stack of the module that is being called; present for the stack tap only."""
+    """Tap the module that is being called; present for taps inside the model only."""
     for value in (*args, *kwargs.values()):
-        if isinstance(value, dict) and isinstance(value.get(CALL), StackCall):
-            with stack_tap(executor.class_obj, value[CALL]):
+        if isinstance(value, dict) and isinstance(value.get(CALL), Tapped):
+            tap, places, visit = value[CALL]
+            with tap.on(executor.class_obj, places, visit):
                 return executor(*args, **kwargs)
     return executor(*args, **kwargs)
 

@@ -17,10 +17,10 @@ from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..policies import Off
-from ..run.runner import EvaluateAt, Runner
+from ..run.runner import Call, EvaluateAt, Runner, runs_first
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule
-from ..types import Branch
+from ..types import OUTPUT, Branch, Decision
 from ._diffusers import (
     Clock,
     Container,
@@ -47,7 +47,7 @@ class _Run:
         rounds: evaluation rounds to be expected, ``None`` if unknown.
         timestep, inputs: of the present round; ``inputs`` are owned copies, of a batched pair one
             half.
-        cond_only: the present round runs the conditional branch alone.
+        decision: of the present round.
         calls: how often each (context name, conditioning) was seen in the present round.
         conditions: distinct text conditionings of the run, in order of appearance.
         containers: output container by branch and ``return_dict``.
@@ -57,7 +57,7 @@ class _Run:
     rounds: int | None
     timestep: float = math.inf
     inputs: tuple[Tensor, ...] = ()
-    cond_only: bool = False
+    decision: Decision | None = None
     calls: Counter = field(default_factory=Counter)
     conditions: list[Tensor | None] = field(default_factory=list)
     containers: dict[Any, Container | None] = field(default_factory=dict)
@@ -112,30 +112,37 @@ class _Hook(ModelHook):
         run = self._round(module, arguments, pair)
         branches = self._branches(run, arguments, pair)
         key = (branches, arguments.get("return_dict", True))
-        if container := run.containers.get(key):
-            if run.cond_only and len(branches) == 2 and (halves := halves_of(arguments)):
+        container = run.containers.get(key)
+        first = [runs_first(run.decision, branch) for branch in branches]
+        if container and run.decision.partial and any(first) and not all(first):
+            halves = halves_of(arguments)
+            if halves is not None:
                 return self._apart(run, forward, branches, halves, container)
-            payload = run.runner.predict(branches, container.shape)
-            if payload is not None:
-                return container.put(payload)
-
-        output = forward(*call.args, **call.kwargs)
-        run.containers[key], payload = Container.of(output)
-        if payload is None:
-            run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
-        handed = run.runner.observe(branches, payload, self._elsewhere(forward, arguments))
+        with Call(run.runner, branches, self._elsewhere(forward, arguments)) as visit:
+            if container:
+                payload = visit.skip(OUTPUT, container.shape)
+                if payload is not None:
+                    return container.put(payload)
+            output = forward(*call.args, **call.kwargs)
+            run.containers[key], payload = Container.of(output)
+            if payload is None:
+                run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
+                return output
+            handed = visit.ran(OUTPUT, payload)
         return output if handed is None else run.containers[key].put(handed)
 
     def _apart(self, run: _Run, forward, branches, halves, container: Container):
-        """A batched pair, the conditional half first, so that the other may be rebuilt from it."""
+        """A batched pair, that half first which the other may be rebuilt from."""
         rows, *rest = container.shape
         parts: dict[Branch, Tensor] = {}
-        for branch, arguments in reversed([*zip(branches, halves, strict=True)]):
-            payload = run.runner.predict((branch,), (rows // 2, *rest))
-            if payload is None:
-                payload = Container.of(forward(**arguments))[1]
-                handed = run.runner.observe((branch,), payload, self._elsewhere(forward, arguments))
-                payload = payload if handed is None else handed
+        pairs = zip(branches, halves, strict=True)
+        for branch, arguments in sorted(pairs, key=lambda p: not runs_first(run.decision, p[0])):
+            with Call(run.runner, (branch,), self._elsewhere(forward, arguments)) as visit:
+                payload = visit.skip(OUTPUT, (rows // 2, *rest))
+                if payload is None:
+                    payload = Container.of(forward(**arguments))[1]
+                    handed = visit.ran(OUTPUT, payload)
+                    payload = payload if handed is None else handed
             parts[branch] = payload
         return container.put(torch.cat([parts[branch] for branch in branches]))
 
@@ -173,7 +180,7 @@ class _Hook(ModelHook):
         run.calls.clear()
         noisy = noisy_channels(self.clock.family, module, inputs[0])
         sigma = self.clock.sigma(timestep)
-        run.cond_only = run.runner.begin((noisy, *inputs[1:]), sigma).cond_only
+        run.decision = run.runner.begin((noisy, *inputs[1:]), sigma)
         return run
 
     def _holds_pair(self, arguments: dict[str, Any]) -> bool:
@@ -308,8 +315,10 @@ def attach(
             than ``"output"``.
         ProfileError: the profile belongs to another family or tap.
     """
-    if config.tap != "output":
-        raise ValueError(f"this host caches the output only; set tap='output', not {config.tap!r}")
+    if config.tap_in_use != OUTPUT.tap:
+        raise ValueError(
+            f"this host caches the output only; set tap='output', not {config.tap_in_use!r}"
+        )
 
     def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
         header = header_of(module, clock.family, schedule, inputs) if config.profile else None

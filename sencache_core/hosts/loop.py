@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..run.runner import Runner
+from ..run.runner import Call, Runner
 from ..sampler.schedule import Schedule
-from ..types import Branch
+from ..types import OUTPUT, Branch
 
 #: ``model(x, sigma, condition) -> output``: all ``[B, ...]``; the output is a velocity or a v.
 Model = Callable[[Tensor, float, Any], Tensor]
@@ -63,12 +63,13 @@ def sample(
 def _call(model, x, sigma, branch, condition, runner) -> Tensor:
     if runner is None:
         return model(x, sigma, condition)
-    output = runner.predict((branch,), x.shape)
-    if output is None:
+    with Call(runner, (branch,), lambda other: model(x, other, condition)) as call:
+        output = call.skip(OUTPUT, x.shape)
+        if output is not None:
+            return output
         output = model(x, sigma, condition)
-        handed = runner.observe((branch,), output, lambda other: model(x, other, condition))
-        return output if handed is None else handed
-    return output
+        handed = call.ran(OUTPUT, output)
+    return output if handed is None else handed
 
 
 def _euler(x: Tensor, velocity: Tensor, sigma: float, following: float) -> Tensor:

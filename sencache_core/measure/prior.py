@@ -10,7 +10,7 @@ from .profile import Profile
 
 _FOLDER = Path(__file__).parent / "priors"
 #: Whose prior a family without one of its own takes.
-_NEAREST = {"ltx2": "ltx", "generic": "wan"}
+_NEAREST = {"ltx2": "ltx"}
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,10 +15,11 @@ from ..model.families import Family
 from ..policies import Guards, Planned, RunInfo
 from ..policies.planned import rounds_of
 from ..policies.planner import Plan, Planner
+from ..run.rounds import RoundLog
 from ..run.runner import EvaluateAt, read_round, sketch_latent
 from ..run.session import Session
 from ..run.stats import RunReport, StepRecord
-from ..types import Branch, Decision, Reason, sketch
+from ..types import ALL, NONE, Branch, Decision, Key, Reason, sketch
 
 #: Largest RMS by which a repeated run's latent may differ from the recorded one, of a latent of
 #: RMS 1 (ours; not tuned): more than rounding does to it, less than what a probe displaces.
@@ -89,6 +89,8 @@ class Probe:
         report: filled as the run goes.
     """
 
+    measures = False
+
     def __init__(
         self,
         run: RunInfo,
@@ -103,14 +105,14 @@ class Probe:
         self._again = self.mask.index(True, self._first)
         rule = Fitted().bound(run.moments)
         inner = RunReport(report.family, report.policy, rule.name, report.tap, report.num_steps)
-        self._session = Session(Planned(mask=str(Plan(self.mask))), rule, run, inner)
+        self._session = Session(Planned(mask=str(Plan(self.mask))), {report.tap: rule}, run, inner)
+        self._log = RoundLog(report)
         self._x: tuple[Tensor, ...] = ()
         self._displaced: Tensor | None = None
         self._response: Tensor | None = None
         self._outputs: dict[Branch, Tensor] = {}
         self._handed: dict[Branch, Tensor] = {}
         self._same = True
-        self._started = time.perf_counter()
 
     @property
     def _ordinal(self) -> int:
@@ -123,22 +125,12 @@ class Probe:
         self._close_round()
         self._x = sketch_latent(x, self.run.family)
         level, _ = read_round(sigma, self._x, None)
-        now = time.perf_counter()
-        if self.report.steps:
-            self.report.steps[-1].seconds = now - self._started
-        self._started = now
+        self._log.tick()
         ordinal = len(self.report.steps)
         free = ordinal < self._first or self._reuses(ordinal)  # repeated from memory, or reused
-        record = StepRecord(
-            ordinal=ordinal,
-            step=ordinal,
-            sigma=level,
-            t=self.run.family.time(level),
-            decision="reused" if free else "computed",
-            reason="calibration",
-            cost=float(not free),
-        )
-        self.report.steps.append(record)
+        decision, t = "reused" if free else "computed", self.run.family.time(level)
+        record = StepRecord(ordinal, ordinal, level, t, decision, "calibration", cost=1.0 - free)
+        self._log.open(record)
         if ordinal < len(self._seen):
             here, there = _flat(self._x), _flat(self._seen[ordinal].x)
             self._same &= here.shape == there.shape
@@ -148,41 +140,43 @@ class Probe:
             elif ordinal == self._again:
                 self._displaced = offset
         self._session.begin(x, sigma)
-        return Decision(free, Reason.OFF)
+        return Decision(NONE if free else ALL, Reason.OFF)
 
-    def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
+    def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> Tensor | None:
         if self._ordinal < self._first:
-            return self._replay(branches, shape)
-        y = self._session.predict(branches, shape)
-        if y is not None:
-            self.report.calls_saved += 1
-        return y
+            return self._replay(keys, shape)
+        return self._session.predict(keys, shape)
 
-    def _replay(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
+    def _replay(self, keys: Sequence[Key], shape: Sequence[int]) -> Tensor | None:
         known = self._seen[self._ordinal].outputs
+        branches = [key.branch for key in keys]
         chunk = (shape[0] // len(branches), *shape[1:])
         if any(branch not in known or known[branch].shape != chunk for branch in branches):
             self._same = False
             return None
         y = torch.cat([known[branch] for branch in branches]).to(self._x[0].device)
-        self._session.observe(branches, y, None)
-        self.report.calls_saved += 1
+        self._session.observe(keys, y)
         return y
 
+    def called(self, branches: Sequence[Branch], share: float) -> None:
+        self._log.called(branches, share)
+        # To the session inside, what is repeated from memory is an evaluation like any other.
+        self._session.called(branches, 1.0 if self._ordinal < self._first else share)
+
     def observe(
-        self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
+        self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> Tensor | None:
-        self.report.count_call()
         if self._reuses(self._ordinal):
             self._same = False  # the host could not take what was reused
-        handed = self._session.observe(branches, y, evaluate_at)
-        if y is not None:
-            chunks = y.chunk(len(branches)), (y if handed is None else handed).chunk(len(branches))
-            for branch, part, given in zip(branches, *chunks, strict=True):
-                self._outputs[branch], self._handed[branch] = sketch(part), sketch(given)
+        handed = self._session.observe(keys, y, evaluate_at)
+        chunks = y.chunk(len(keys)), (y if handed is None else handed).chunk(len(keys))
+        for key, part, given in zip(keys, *chunks, strict=True):
+            self._outputs[key.branch], self._handed[key.branch] = sketch(part), sketch(given)
         return handed
 
     def _close_round(self) -> None:
+        if self.report.steps:
+            self._log.close()
         if self._ordinal == self._again and self._response is None:
             base, now = self._seen[self._again].guided, guided(self._outputs, self.guidance)
             seen = self._same and now is not None and base is not None
@@ -192,11 +186,10 @@ class Probe:
                 self._response = (change @ along) / (along @ along).clamp_min(1e-24)
 
     def finish(self, completed: bool) -> RunReport:
-        self._close_round()
-        self._session.finish(completed)
-        self.report.completed, self.report.ended = completed, True
-        if self.report.steps:
-            self.report.steps[-1].seconds = time.perf_counter() - self._started
+        if not self.report.ended:
+            self._close_round()
+            self._session.finish(completed)
+            self._log.finish(completed)
         return self.report
 
     def travel(self) -> Travel | None:

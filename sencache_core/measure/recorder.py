@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,11 +13,12 @@ from torch import Tensor
 from ..forecast.moments import Moments
 from ..model.families import Family
 from ..policies import Prior, RunInfo
+from ..run.rounds import RoundLog
 from ..run.runner import EvaluateAt, read_round, sketch_latent
 from ..run.stats import RunReport, StepRecord
 from ..sampler.schedule import Schedule
 from ..sampler.solver import transitions
-from ..types import SAME_TIME, Anchor, Branch, Decision, Reason, rms, same_time, sketch
+from ..types import ALL, SAME_TIME, Anchor, Branch, Decision, Key, Reason, rms, same_time, sketch
 from .probe import Probe, Seen, Travel, guided
 from .profile import Recording
 
@@ -39,12 +39,15 @@ class Recorder:
     sampler's own step as the direction and one extra evaluation instead of three.
     """
 
+    measures = True
+
     def __init__(
         self, run: RunInfo, report: RunReport, guidance: float | None = None, keep: bool = False
     ) -> None:
         self.run, self.report, self.guidance, self.keep = run, report, guidance, keep
         self.seen: list[Seen] = []
         self.travels: list[Travel] = []
+        self._log = RoundLog(report)
         self._sketches: dict[Branch, Tensor] = {}
         self._outputs: dict[Branch, Tensor] = {}
         self._leader: Branch | None = None
@@ -52,7 +55,6 @@ class Recorder:
         self._previous: _Round | None = None
         self._now: _Round | None = None
         self._rows: list[tuple[float, dict[str, Tensor]]] = []
-        self._started = 0.0
 
     @classmethod
     def start(
@@ -81,37 +83,24 @@ class Recorder:
         sketches = sketch_latent(x, self.run.family)
         before = self._previous.x if self._previous else None
         sigma, moved = read_round(sigma, sketches, before)
-        self._tick()
+        self._log.tick()
         t = self.run.family.time(sigma)
         self._now = _Round(sketches, sigma, t, moved)
         ordinal = len(self.report.steps)
-        record = StepRecord(
-            ordinal=ordinal,
-            step=self.run.schedule.step_of(sigma, ordinal),
-            sigma=sigma,
-            t=t,
-            decision="computed",
-            reason="calibration",
-            cost=1.0,
-        )
-        self.report.steps.append(record)
-        return Decision(False, Reason.OFF)
+        step = self.run.schedule.step_of(sigma, ordinal)
+        self._log.open(StepRecord(ordinal, step, sigma, t, "computed", "calibration", cost=1.0))
+        return Decision(ALL, Reason.OFF)
 
-    def _tick(self) -> None:
-        now = time.perf_counter()
-        if self.report.steps:
-            self.report.steps[-1].seconds = now - self._started
-        self._started = now
-
-    def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> None:
+    def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> None:
         return None
 
+    def called(self, branches: Sequence[Branch], share: float) -> None:
+        self._log.called(branches, share)
+
     def observe(
-        self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
+        self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> None:
-        self.report.count_call()
-        if y is None:
-            return
+        branches = [key.branch for key in keys]
         for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
             self._sketches[branch] = sketch(part)
             if self.keep:
@@ -121,7 +110,7 @@ class Recorder:
         if self._leader not in branches:
             return
         now, previous = self._now, self._previous
-        position = list(branches).index(self._leader)
+        position = branches.index(self._leader)
         chunks = len(branches)
         truth = y.chunk(chunks)[position].clone()
         past = self._past
@@ -132,9 +121,9 @@ class Recorder:
             and past.y.shape == truth.shape
         ):
             dt = abs(now.t - previous.t)
-            if dt > SAME_TIME and now.moved > 0:
+            if dt > SAME_TIME and now.moved > 0 and evaluate_at is not None:
                 between = evaluate_at(previous.sigma).chunk(chunks)[position].float()
-                self.report.count_call()
+                self._log.called((), 1.0)
                 self._rows.append((previous.t, self._curves(truth, between, dt)))
         self._past = Anchor(now.t, truth)
 
@@ -152,6 +141,7 @@ class Recorder:
     def _close_round(self) -> None:
         now = self._now
         if now is not None:
+            self._log.close()
             output = guided(self._sketches, self.guidance)
             lead = self._sketches.get(self._leader)
             self.seen.append(Seen(now.x, now.sigma, now.t, output, lead, self._outputs))
@@ -192,10 +182,10 @@ class Recorder:
         self.seen = [round_._replace(outputs={}) for round_ in self.seen]
 
     def finish(self, completed: bool) -> RunReport:
-        self._tick()
-        self._close_round()
-        self._previous = self._past = None
-        self.report.completed, self.report.ended = completed, True
+        if not self.report.ended:
+            self._close_round()
+            self._log.finish(completed)
+            self._previous = self._past = None
         return self.report
 
     def recording(self) -> Recording:

@@ -16,19 +16,35 @@ FLOW_VELOCITY_RMS = 1.343
 
 
 @dataclass(frozen=True)
+class Places:
+    """Names by which a host's module knows what taps reach.
+
+    Attributes:
+        blocks: attribute that holds the block stack, an ``nn.ModuleList``; ``None``: there is none.
+        heads: attributes of the modules that read the stack's output, the first one per stream.
+        second: argument of a block that holds a second stream, which it returns beside the first;
+            empty if there is one only, or both are one argument.
+    """
+
+    blocks: str | None = None
+    heads: tuple[str, ...] = ()
+    second: str = ""
+
+
+@dataclass(frozen=True)
 class Family:
     """Facts of one model family that no policy should have to know.
 
     Attributes:
         name: key in :data:`FAMILIES`.
         title: name for people.
-        prediction: ``"flow"`` (output is the velocity, x = (1 - sigma) x0 + sigma noise) or ``"v"``
-            (v-prediction, x = cos(phi) x0 + sin(phi) noise, sigma = tan(phi)).
+        prediction: ``"flow"`` (output is the velocity, x = (1 - sigma) x0 + sigma noise), ``"v"``
+            (v-prediction, x = cos(phi) x0 + sin(phi) noise, sigma = tan(phi)), or another name,
+            of which nothing is derived: its time coordinate is the angle, too.
         comfy_classes: ComfyUI ``model_base`` class names; subclasses inherit the row.
         diffusers_classes: class names of diffusers transformers.
-        blocks: attribute that holds the block stack in ComfyUI's module.
-        heads: attributes of the modules that read the stack's output, the first one per stream.
-        diffusers_blocks: attribute that holds the block stack in diffusers' module.
+        comfy_places, diffusers_places: what taps reach in either host's module.
+        generic: nothing is known of how its outputs behave: no figures of another model fit.
         scale_free: measure latents relative to their own RMS. Samplers feed the v family latents
             of very different scale (ComfyUI's KSampler up to sigma itself), while flow latents
             always have unit scale.
@@ -39,10 +55,10 @@ class Family:
     prediction: str
     comfy_classes: tuple[str, ...] = ()
     diffusers_classes: tuple[str, ...] = ()
-    blocks: str | None = None
-    heads: tuple[str, ...] = ()
-    diffusers_blocks: str | None = None
+    comfy_places: Places = Places()
+    diffusers_places: Places = Places()
     scale_free: bool = False
+    generic: bool = False
 
     def time(self, sigma: float) -> float:
         """Coordinate in 0..1 in which outputs are smooth: sigma, or the angle 2 phi / pi."""
@@ -82,9 +98,8 @@ _ROWS = (
             "WanVACETransformer3DModel",
             "WanAnimateTransformer3DModel",
         ),
-        blocks="blocks",
-        heads=("head", "head_global"),
-        diffusers_blocks="blocks",
+        comfy_places=Places("blocks", ("head", "head_global")),
+        diffusers_places=Places("blocks", ("norm_out",)),
     ),
     Family(
         name="ltx",
@@ -92,9 +107,8 @@ _ROWS = (
         prediction="flow",
         comfy_classes=("LTXV",),
         diffusers_classes=("LTXVideoTransformer3DModel",),
-        blocks="transformer_blocks",
-        heads=("norm_out",),
-        diffusers_blocks="transformer_blocks",
+        comfy_places=Places("transformer_blocks", ("norm_out",)),
+        diffusers_places=Places("transformer_blocks", ("norm_out",)),
     ),
     Family(
         name="ltx2",
@@ -102,9 +116,10 @@ _ROWS = (
         prediction="flow",
         comfy_classes=("LTXAV",),
         diffusers_classes=("LTX2VideoTransformer3DModel",),
-        blocks="transformer_blocks",
-        heads=("norm_out", "audio_norm_out"),
-        diffusers_blocks="transformer_blocks",
+        comfy_places=Places("transformer_blocks", ("norm_out", "audio_norm_out")),
+        diffusers_places=Places(
+            "transformer_blocks", ("norm_out", "audio_norm_out"), "audio_hidden_states"
+        ),
     ),
     Family(
         name="cogvideox",
@@ -112,9 +127,8 @@ _ROWS = (
         prediction="v",
         comfy_classes=("CogVideoX",),
         diffusers_classes=("CogVideoXTransformer3DModel",),
-        blocks="blocks",
-        heads=("norm_final",),
-        diffusers_blocks="transformer_blocks",
+        comfy_places=Places("blocks", ("norm_final",), "encoder_hidden_states"),
+        diffusers_places=Places("transformer_blocks", ("norm_final",), "encoder_hidden_states"),
         scale_free=True,
     ),
 )
@@ -122,8 +136,8 @@ _ROWS = (
 #: Every known family by name. A new one is one more row.
 FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
 
-#: Any other model: output tap only, sigma as time.
-GENERIC = Family(name="generic", title="unknown model", prediction="flow")
+#: Any other model: output tap only.
+GENERIC = Family(name="generic", title="unknown", prediction="unknown", generic=True)
 
 
 def family_of(model: object, table: Callable[[Family], tuple[str, ...]]) -> Family | None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from ..forecast.moments import Moments
+from ..forecast.reuse import ReuseRule
 from ..model.families import Family
 from ..sampler.schedule import Schedule
-from ..types import Decision, Reason, Step
+from ..types import Decision, Only, Reason, Step
+from .planner import Plan
 
 #: Reuses in a row that a budget may demand (ours): the smallest budget offered, 0.2 of 20 steps,
 #: needs 6; beyond about 8 a forecast is a guess.
 LONGEST_RUN = 8
+
+#: Of every guidance pair the conditional branch alone; the other output is rebuilt from it.
+CONDITIONAL = Only("conditional branch", lambda key: key.branch.role != "uncond")
 
 
 class Slopes(Protocol):
@@ -71,6 +77,7 @@ class Policy(ABC):
         title: what nodes show.
         opening: share of the steps computed at the start of a run, where the guards leave it to the
             policy.
+        tap: the one tap that it works at; empty: a whole-model tap, as configured.
     """
 
     name: ClassVar[str]
@@ -78,10 +85,33 @@ class Policy(ABC):
     #: As TeaCache's ret-steps mode on 50 steps. Without it thresholds and fixed intervals are poor
     #: on the bundled CogVideoX, whose gains are all at the start (ours).
     opening: ClassVar[float] = 0.1
+    tap: ClassVar[str] = ""
 
     @property
-    def cond_only(self) -> bool:
-        """Whether it may ask for rounds that run the conditional branches alone."""
+    def rules(self) -> Mapping[str, ReuseRule]:
+        """Reuse rules by tap that are part of the method; others are the user's to choose."""
+        return {}
+
+    @property
+    def fixed(self) -> bool:
+        """Whether its own settings say what a run costs, so that a budget has no say."""
+        return False
+
+    @property
+    def planned(self) -> bool:
+        """Whether its schedule follows from what was measured of the model."""
+        return False
+
+    @property
+    def reuses(self) -> bool:
+        """Whether it may ever reuse; if not, a run keeps and measures nothing."""
+        return True
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether differences of guidance pairs are kept, so that one output of a pair can be
+        rebuilt from the other.
+        """
         return False
 
     @property
@@ -107,6 +137,18 @@ class Policy(ABC):
             been asked before, see ``Guarded``.
         """
 
+    def plan(self, run: RunInfo, guards: Guards) -> Plan:
+        """The schedule that a run would begin with.
+
+        Raises:
+            ValueError: it decides as the run goes.
+        """
+        raise ValueError(f"policy {self.name!r} decides as the run goes: it has no plan")
+
+    def misfit(self, run: RunInfo) -> str:
+        """Why it cannot serve such a run; empty: it can."""
+        return ""
+
     def observe(self, step: Step, state: Any) -> Any:
         """Learn from a full evaluation at ``step``, whether this policy or a guard asked for it.
 
@@ -118,6 +160,18 @@ class Policy(ABC):
             The new state.
         """
         return state
+
+    def with_tolerance(self, tolerance: float) -> Policy:
+        """This policy with its main limit set to ``tolerance``, other limits in proportion.
+
+        Raises:
+            ValueError: it has none.
+        """
+        raise ValueError(f"policy {self.name!r} has no tolerance; use a budget")
+
+    def raised(self, guards: Guards, fitted: Guards) -> bool:
+        """Whether a limit that the user may have meant, ``guards.longest_run``, was not kept."""
+        return fitted.longest_run > guards.longest_run
 
     def fit_guards(self, guards: Guards, evaluations: int, run: RunInfo) -> Guards:
         """``guards`` with the shortest ``longest_run`` that leaves room for ``evaluations``.

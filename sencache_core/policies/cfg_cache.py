@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from ..types import Decision, Reason, Step
-from .base import Guards, Policy, RunInfo
+from ..types import ALL, Decision, Reason, Step
+from .base import CONDITIONAL, Guards, Policy, RunInfo
 from .interval import Interval
 
 
@@ -35,15 +35,15 @@ class CfgCache(Interval):
     )
 
     @property
-    def cond_only(self) -> bool:
+    def needs_pairs(self) -> bool:
         return True
 
     def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
         if self._due(state):
-            return Decision(False, Reason.SCHEDULED_COMPUTE), state
+            return Decision(ALL, Reason.SCHEDULED_COMPUTE), state
         if not step.paired:
-            return Decision(False, Reason.NO_PAIR), state
-        return Decision(False, Reason.SCHEDULED_HALF, cond_only=True), state + 1
+            return Decision(ALL, Reason.NO_PAIR), state
+        return Decision(CONDITIONAL, Reason.SCHEDULED_PART), state + 1
 
     def fit_guards(self, guards: Guards, evaluations: int, run: RunInfo) -> Guards:
         """Nothing is reused in a row: guards stay as they are."""

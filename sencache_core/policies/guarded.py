@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..types import SAME_TIME, Decision, Reason, Step
+from ..types import ALL, SAME_TIME, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
+from .planner import Plan
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,25 @@ class Guarded(Policy):
     asked: float | None = None
 
     @property
-    def cond_only(self) -> bool:
-        return self.inner.cond_only
+    def reuses(self) -> bool:
+        return self.inner.reuses
+
+    @property
+    def needs_pairs(self) -> bool:
+        return self.inner.needs_pairs
+
+    def plan(self, run: RunInfo, guards: Guards | None = None) -> Plan:
+        return self.inner.plan(run, guards or self.guards)
 
     def start(self, run: RunInfo) -> Any:
         return self.inner.start(run)
 
     def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
-        reason = self.guards.forces(step.ordinal, step.index, step.num_steps, step.run)
+        reason = self.guards.forces(step.ordinal, step.index, step.num_steps, step.streak)
         if step.t > last.t + SAME_TIME:
             reason = Reason.TIME_ROSE
         if reason is not None:
-            return Decision(False, reason), state
+            return Decision(ALL, reason), state
         return self.inner.decide(step, last, state)
 
     def observe(self, step: Step, state: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from ..types import Decision, Reason, Step
+from ..types import ALL, NONE, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 
 
@@ -40,8 +40,8 @@ class Interval(Policy):
 
     def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
         if self._due(state):
-            return Decision(False, Reason.SCHEDULED_COMPUTE), state
-        return Decision(True, Reason.SCHEDULED_REUSE), state + 1
+            return Decision(ALL, Reason.SCHEDULED_COMPUTE), state
+        return Decision(NONE, Reason.SCHEDULED_REUSE), state + 1
 
     def observe(self, step: Step, state: float) -> float:
         return self._carried(state)

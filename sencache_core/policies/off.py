@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..types import Decision, Reason, Step
-from .base import Policy
+from ..types import ALL, Decision, Reason, Step
+from .base import Guards, Policy, RunInfo
+from .planner import Plan
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,15 @@ class Off(Policy):
     name: ClassVar[str] = "off"
     title: ClassVar[str] = "Off (reference)"
 
+    @property
+    def reuses(self) -> bool:
+        return False
+
     def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
-        return Decision(False, Reason.OFF), state
+        return Decision(ALL, Reason.OFF), state
+
+    def plan(self, run: RunInfo, guards: Guards) -> Plan:
+        return Plan((True,) * len(run.times), 0.0)
 
     def for_budget(self, evaluations, run, guards) -> Policy:
         return self

@@ -11,10 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from ..sampler.solver import round_weights
-from ..types import Decision, Reason, Step
-from .base import LONGEST_RUN, Guards, Policy, RunInfo
+from ..types import ALL, NONE, Decision, Reason, Step
+from .base import CONDITIONAL, LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
-from .planner import Plan, Planner, Round
+from .even import even_mask
+from .planner import Plan, Planner, Round, longest_run
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
@@ -115,6 +116,9 @@ class Planned(Policy):
         if self.mask:
             plan = self.fit_mask(len(rounds))
             return PlanState(None, plan, plan.evaluations, hardness)
+        if run.moments is None:  # nothing is known of this model
+            plan = self._even(rounds)
+            return PlanState(None, plan, plan.evaluations, hardness)
         planner = _planner(
             tuple(rounds),
             run.moments,
@@ -128,8 +132,41 @@ class Planned(Policy):
         return PlanState(planner, plan, wanted, hardness, wanted, plan.error)
 
     @property
-    def cond_only(self) -> bool:
+    def needs_pairs(self) -> bool:
         return bool(self.mask and Plan.parse(self.mask).half)
+
+    @property
+    def fixed(self) -> bool:
+        return bool(self.mask)
+
+    @property
+    def planned(self) -> bool:
+        return not self.mask
+
+    def misfit(self, run: RunInfo) -> str:
+        try:
+            if self.mask:
+                self.fit_mask(len(run.times))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def plan(self, run: RunInfo, guards: Guards) -> Plan:
+        if not self.mask:
+            return self.start(run).plan
+        rounds, wanted = rounds_of(run, guards), self.fit_mask(len(run.times))
+        pairs = zip(wanted.mask, rounds, strict=True)
+        mask = [compute or one.forced for compute, one in pairs]
+        half = frozenset(k for k in wanted.half if not rounds[k].forced)
+        if run.moments is None:
+            return Plan(tuple(mask), half=half)
+        taken_back = run.transitions is not None
+        planner = Planner(rounds, run.moments, longest_run(mask), taken_back, self.risk)
+        return replace(planner.describe(mask), half=half)
+
+    def _even(self, rounds: list[Round]) -> Plan:
+        wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
+        return Plan(even_mask([one.forced for one in rounds], wanted))
 
     def fit_mask(self, rounds: int) -> Plan:
         """The user's mask, for a run of ``rounds`` rounds.
@@ -146,18 +183,19 @@ class Planned(Policy):
         return plan
 
     def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
-        if step.run == 0 and state.planner is not None:  # in a run of reuse the next is not free
+        if step.streak == 0 and state.planner is not None:  # in a run of reuse the next is not free
             self._charge(step, state)
             if self.correct:
                 self._correct(step, state)
         mask, errors = state.plan.mask, state.plan.errors
         expected = errors[step.ordinal] if step.ordinal < len(errors) else None
         if step.ordinal < len(mask) and not mask[step.ordinal]:
-            return Decision(True, Reason.SCHEDULED_REUSE, expected), state
+            return Decision(NONE, Reason.SCHEDULED_REUSE, expected), state
         if step.ordinal in state.plan.half:
-            why = Reason.SCHEDULED_HALF if step.paired else Reason.NO_PAIR
-            return Decision(False, why, expected, cond_only=step.paired), state
-        return Decision(False, Reason.SCHEDULED_COMPUTE, expected), state
+            if not step.paired:
+                return Decision(ALL, Reason.NO_PAIR, expected), state
+            return Decision(CONDITIONAL, Reason.SCHEDULED_PART, expected), state
+        return Decision(ALL, Reason.SCHEDULED_COMPUTE, expected), state
 
     def _correct(self, step: Step, state: PlanState) -> None:
         """Replan what is left, once the last evaluation has shown how its forecast erred."""
@@ -224,12 +262,21 @@ class Planned(Policy):
         A limit below the default is the user's word, and holds as far as the budget leaves room.
         """
         needed = super().fit_guards(guards, evaluations, run).longest_run
-        lowered = guards.longest_run < Guards().longest_run
-        wanted = guards.longest_run if lowered else max(guards.longest_run, LONGEST_RUN)
+        wanted = guards.longest_run
+        if not _lowered(guards):
+            wanted = max(wanted, LONGEST_RUN)
         return replace(guards, longest_run=max(needed, wanted))
+
+    def raised(self, guards: Guards, fitted: Guards) -> bool:
+        return _lowered(guards) and super().raised(guards, fitted)
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return replace(self, evaluations=evaluations, guards=guards)
+
+
+def _lowered(guards: Guards) -> bool:
+    """Whether the user has set a limit of his own: lower than the default."""
+    return guards.longest_run < Guards().longest_run
 
 
 @lru_cache(maxsize=4)

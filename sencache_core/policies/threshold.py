@@ -6,8 +6,9 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..types import Decision, Reason, Step
+from ..types import ALL, NONE, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
+from .planner import Plan
 
 #: Share of the measured-to-expected ratio that one new measurement contributes (ours): a sample's
 #: speed along its trajectory changes slowly, single displacements are noisy.
@@ -33,17 +34,14 @@ class Threshold(Policy):
     def limit(self, share: float) -> float:
         """Limit after ``share`` of the steps."""
 
-    @abstractmethod
-    def with_tolerance(self, tolerance: float) -> Threshold:
-        """This policy with its main limit set to ``tolerance``, other limits in proportion."""
-
     def start(self, run: RunInfo) -> RunInfo:
         return run
 
     def decide(self, step: Step, last: Step, state: RunInfo) -> tuple[Decision, RunInfo]:
         score, limit = self.score(step, last, state), self.limit(step.share)
-        reuse = score < limit
-        return Decision(reuse, Reason.WITHIN if reuse else Reason.OVER, score, limit), state
+        if score < limit:
+            return Decision(NONE, Reason.WITHIN, score, limit), state
+        return Decision(ALL, Reason.OVER, score, limit), state
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return Budgeted(self, guards, evaluations)
@@ -90,6 +88,9 @@ class Budgeted(Policy):
     guards: Guards
     evaluations: int
 
+    def plan(self, run: RunInfo, guards: Guards) -> Plan:
+        return self.inner.plan(run, guards)
+
     def start(self, run: RunInfo) -> BudgetState:
         return BudgetState(run, run.times, run.schedule.steps(), self.evaluations)
 
@@ -101,12 +102,13 @@ class Budgeted(Policy):
         limit = self.inner.limit(step.share) * state.factor
         after = step.ordinal + 1
         if score < limit:
-            enough_rounds = len(state.steps) - after >= state.left
-            reason = Reason.WITHIN if enough_rounds else Reason.BUDGET_LEFT
-            return Decision(enough_rounds, reason, score, limit), state
+            if len(state.steps) - after >= state.left:
+                return Decision(NONE, Reason.WITHIN, score, limit), state
+            return Decision(ALL, Reason.BUDGET_LEFT, score, limit), state
         needed = 1 + self.guards.fewest(state.steps, step.num_steps, after)
-        spent = state.left < needed and after <= len(state.steps)
-        return Decision(spent, Reason.BUDGET_SPENT if spent else Reason.OVER, score, limit), state
+        if state.left < needed and after <= len(state.steps):
+            return Decision(NONE, Reason.BUDGET_SPENT, score, limit), state
+        return Decision(ALL, Reason.OVER, score, limit), state
 
     def observe(self, step: Step, state: BudgetState) -> BudgetState:
         state.left -= 1

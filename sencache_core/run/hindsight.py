@@ -19,7 +19,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..types import Anchor, Branch
+from ..forecast.reuse import ReuseRule
+from ..policies import RunInfo
+from ..sampler.solver import unit_scale
+from ..types import Anchor, Key
 
 #: Largest share by which the response may feed back into the correction (ours; not tuned): beyond
 #: it the first-order picture has ended.
@@ -54,14 +57,14 @@ class Hindsight:
         interpolate: the reuse rule's weights.
         response: ``kappa`` by time coordinate.
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
-        debts: by branch.
+        debts: by key.
     """
 
     transitions: Sequence[tuple[float, float]]
     interpolate: Interpolate
     response: Callable[[float], float]
     skipped: list[tuple[float, int]] = field(default_factory=list)
-    debts: dict[Branch, Debt] = field(default_factory=dict)
+    debts: dict[Key, Debt] = field(default_factory=dict)
 
     def skip(self, t: float, index: int) -> None:
         """A round at ``t``, schedule step ``index``, is about to be answered by forecasts."""
@@ -70,27 +73,27 @@ class Hindsight:
             debt.moved = [a * weight for weight in debt.moved]
         self.skipped.append((t, index))
 
-    def book(self, branch: Branch, weights: Sequence[float], held: int) -> None:
-        """``branch`` was given a forecast in the present round.
+    def book(self, key: Key, weights: Sequence[float], held: int) -> None:
+        """A forecast was handed out at ``key`` in the present round.
 
         Args:
-            branch: its key.
+            key: where.
             weights: of the newest outputs of its history in the forecast, the newest last.
             held: length of the history.
         """
         _, b = self.transitions[self.skipped[-1][1]]
-        debt = self.debts.setdefault(branch, Debt([0.0] * held))
+        debt = self.debts.setdefault(key, Debt([0.0] * held))
         for place, weight in enumerate(weights, start=held - len(weights)):
             debt.moved[place] += b * weight
         debt.rounds += 1
 
     def settle(
-        self, branch: Branch, y: Tensor, t: float, index: int, history: Sequence[Anchor]
+        self, key: Key, y: Tensor, t: float, index: int, history: Sequence[Anchor]
     ) -> tuple[Tensor, Tensor] | None:
         """Correct a true output after a run of reuse.
 
         Args:
-            branch: its key.
+            key: where.
             y: true output at ``t``, schedule step ``index``; only read.
             history: earlier true outputs, oldest first.
 
@@ -98,7 +101,7 @@ class Hindsight:
             The output to be expected at the corrected latent, and the output to hand to the
             sampler, both float32; ``None`` if there is nothing to take back.
         """
-        debt = self.debts.pop(branch, None)
+        debt = self.debts.pop(key, None)
         a, b = self.transitions[index]
         if debt is None or debt.rounds != len(self.skipped) or len(debt.moved) != len(history):
             return None
@@ -125,3 +128,14 @@ class Hindsight:
         """A true evaluation has ended the run of reuse."""
         self.skipped.clear()
         self.debts.clear()
+
+
+def hindsight_of(run: RunInfo, rule: ReuseRule) -> Hindsight | None:
+    """What takes the forecasts of ``rule`` back, ``None`` where that is not sound."""
+    if run.transitions is None or run.moments is None:
+        return None
+
+    def response(t: float) -> float:
+        return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t)
+
+    return Hindsight(run.transitions, rule.weights, response)

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..forecast.pairs import Pairs
-from ..forecast.reuse import Hold, ReuseRule
+from ..forecast.reuse import ReuseRule
 from ..policies import Policy, RunInfo
-from ..sampler.solver import unit_scale
-from ..types import SAME_TIME, Anchor, Branch, Decision, Reason, Step, rms, same_time
-from .hindsight import Hindsight
+from ..types import ALL, GAP, NONE, OUTPUT, STACK, Branch, Decision, Key, Reason, Step
+from .hindsight import Hindsight, hindsight_of
+from .history import History
+from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord, decision_name
-
-#: How many times worse than holding a forecast must have erred before the last output is held
-#: instead (ours, chosen on the bundled Wan: well above 1, since on fine schedules a clip whose
-#: forecast was once the worse one is ruined by holding from there on).
-HOLD_MARGIN = 1.4
-
-#: Reasons of rounds that were to be reused, or run in part, and could not be.
-_UNFORESEEN = {Reason.NO_HISTORY.value, Reason.NO_PAIR.value}
-
-_HOLD = Hold()
-
-
-def _hindsight(run: RunInfo, rule: ReuseRule) -> Hindsight | None:
-    """What takes forecasts back, ``None`` where that is not sound."""
-    if run.transitions is None or run.moments is None:
-        return None
-
-    def response(t: float) -> float:
-        return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t)
-
-    return Hindsight(run.transitions, rule.weights, response)
+from .trial import Trial
 
 
 class Session:
@@ -45,51 +26,46 @@ class Session:
 
     Args:
         policy: decides; ask it through ``Guarded``.
-        rule: makes the missing outputs.
+        rules: makes the missing outputs, by tap; that of ``"gap"`` forecasts the differences of
+            guidance pairs. Where a tap has none, its last output is held.
         run: family, schedule and what is known of the model.
         report: filled as the run goes.
-        gap_rule: forecasts differences of guidance pairs, for policies that ask for rounds of the
-            conditional branch alone.
+        most_bytes: bound on the memory of true outputs, ``None``: none.
     """
+
+    measures = False
 
     def __init__(
         self,
         policy: Policy,
-        rule: ReuseRule,
+        rules: Mapping[str, ReuseRule],
         run: RunInfo,
         report: RunReport,
-        gap_rule: ReuseRule = _HOLD,
+        most_bytes: int | None = None,
     ) -> None:
-        self.policy, self.rule, self.run, self.report = policy, rule, run, report
-        self._hindsight = _hindsight(run, rule)
-        self._pairs = Pairs(gap_rule) if policy.cond_only else None
+        self.policy, self.run, self.report = policy, run, report
+        self._log = RoundLog(report)
+        self._history = History(rules, most_bytes)
+        self._whole = STACK if report.tap == STACK.tap else OUTPUT
+        rule = self._history.rule(self._whole)
+        self._trial = Trial(rule, report)
+        self._pairs = Pairs(self._history.rule(GAP)) if policy.needs_pairs else None
+        self._hindsight: Hindsight | None = hindsight_of(run, rule)
         self._state: Any = policy.start(run)
-        self._history: dict[Branch, list[Anchor]] = {}
-        self._last: Step | None = None
         self._step: Step | None = None
-        self._record: StepRecord | None = None
-        self._decision = Decision(False, Reason.FIRST)
-        self._reused_in_a_row = 0
-        self._ran = self._saved = 0  # chunks of the present round
+        self._last: Step | None = None  # of the last evaluation
+        self._full_t = 0.0  # time of the last one in full
+        self._decision = Decision(ALL, Reason.FIRST)
+        self._streak = 0  # rounds reused since the last evaluation
         self._extra = 0.0  # evaluations' worth that ran although it was to be spared
-        self._leader: Branch | None = None
-        self._errors: list[tuple[StepRecord, Tensor]] = []
-        # Error of the rule's forecast at the last true evaluation; after a run of reuse also that
-        # of holding.
-        self._trial: tuple[Tensor, ...] = ()
-        self._rule_in_force = rule
-        self._started = 0.0
 
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
         family, schedule = self.run.family, self.run.schedule
-        sketches = sketch_latent(x, family)
+        sketches = sketch_latent(x, family) if self.policy.reuses else ()
         before = self._last.x if self._last else None
-        sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial)
-        self._tick()
-        self._trial = ()
-        if len(errors) > 1:
-            self._choose_rule(*errors)
+        sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
+        self._log.tick()
         ordinal = len(self.report.steps)
         step = Step(
             x=sketches,
@@ -99,246 +75,169 @@ class Session:
             index=schedule.step_of(sigma, ordinal),
             num_steps=schedule.num_steps,
             ordinal=ordinal,
-            run=self._reused_in_a_row,
-            error=errors[0] if errors else float("nan"),
+            streak=self._streak,
+            error=self._trial.learn(errors),
             paired=self._pairs is not None and self._pairs.known,
             extra=self._extra,
         )
-        decision = self._decide(step)
-        if decision.reuse and self._hindsight is not None:
+        self._step, self._decision = step, self._decide(step)
+        if self._decision.compute is NONE and self._hindsight is not None:
             self._hindsight.skip(step.t, step.index)
-        self._step, self._decision = step, decision
-        self._ran = self._saved = 0
-        self._record = StepRecord(
-            ordinal=step.ordinal,
-            step=step.index,
-            sigma=sigma,
-            t=step.t,
-            decision=decision_name(decision),
-            reason=decision.reason.value,
-            score=decision.score,
-            limit=decision.limit,
-            part="conditional branch" if decision.cond_only else "",
-            cost=float(not decision.reuse),  # until the round has ended
-        )
-        self.report.steps.append(self._record)
-        return decision
-
-    def _choose_rule(self, forecast: float, held: float) -> None:
-        """Hold while holding would have erred far less than the rule over the last run of reuse.
-
-        A forecast pays on smooth trajectories and misleads on coarse or noisy ones. Which of the
-        two this sample is, the true evaluation that ends a run of reuse tells, for the cost of one
-        more difference.
-        """
-        misled = forecast > HOLD_MARGIN * held
-        self._rule_in_force = _HOLD if misled else self.rule
-        if misled:
-            self.report.say(
-                f"Where the {self.rule.name} forecast measured worse than holding the last output, "
-                "it was held: this run is coarse or noisy; more steps or a larger budget help."
+        self._log.open(
+            StepRecord(
+                ordinal=ordinal,
+                step=step.index,
+                sigma=sigma,
+                t=step.t,
+                decision=decision_name(self._decision),
+                reason=self._decision.reason.value,
+                score=self._decision.score,
+                limit=self._decision.limit,
+                part=self._decision.compute.name if self._decision.partial else "",
+                cost=float(self._decision.compute is not NONE),  # until the round has ended
             )
-
-    def _tick(self) -> None:
-        """One round's time ends, the next one's begins.
-
-        Called right after a device-to-host copy: it waits for the device, so that a round's time
-        holds its own work and not just the launch of it.
-        """
-        now = time.perf_counter()
-        if self._record is not None:
-            self._record.seconds = now - self._started
-        self._started = now
+        )
+        return self._decision
 
     def _decide(self, step: Step) -> Decision:
         last = self._last
         if last is None:
-            return Decision(False, Reason.FIRST)
+            return Decision(ALL, Reason.FIRST)
         if [s.shape for s in step.x] != [s.shape for s in last.x]:
             self._history.clear()
-            return Decision(False, Reason.CHANGED)
+            return Decision(ALL, Reason.CHANGED)
         decision, self._state = self.policy.decide(step, last, self._state)
         if decision.reason is Reason.TIME_ROSE:
             self._history.clear()
         return decision
 
-    def predict(self, branches: Sequence[Branch], shape: Sequence[int]) -> Tensor | None:
-        chunk = [shape[0] // len(branches), *shape[1:]]
-        if self._decision.cond_only:
-            return self._rebuild(branches, chunk)
-        if not self._decision.reuse:
+    def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> Tensor | None:
+        compute = self._decision.compute
+        if compute is ALL or any(compute.test(key) for key in keys):
             return None
-        histories = [self._history.get(branch) for branch in branches]
+        chunk = [shape[0] // len(keys), *shape[1:]]
+        if self._decision.partial and keys[0].site == self._whole:
+            return self._rebuild(keys, chunk)
         # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
         # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
         # call is computed, the round goes on.
-        if any(not self._fresh(h) or list(h[-1].y.shape) != chunk for h in histories):
+        since = self._last.t if keys[0].site == self._whole else self._full_t
+        kept = [self._history.at(key) for key in keys]
+        fresh = (self._history.fresh(key, since) for key in keys)
+        if not all(fresh) or any(list(anchors[-1].y.shape) != chunk for anchors in kept):
             return None
-        self._count_saved(branches)
-        t, rule = self._step.t, self._rule_in_force
-        parts = [rule.predict(t, history) for history in histories]
+        t, rule = self._step.t, self._rule_at(keys[0])
+        parts = [rule.predict(t, anchors) for anchors in kept]
         if self._hindsight is not None:
-            for branch, history in zip(branches, histories, strict=True):
-                used = [anchor.t for anchor in history[-rule.history :]]
-                self._hindsight.book(branch, rule.weights(used, t), len(history))
+            for key, anchors in zip(keys, kept, strict=True):
+                used = [anchor.t for anchor in anchors[-rule.history :]]
+                self._hindsight.book(key, rule.weights(used, t), len(anchors))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _rebuild(self, branches: Sequence[Branch], chunk: Sequence[int]) -> Tensor | None:
-        """Unconditional outputs of a round that runs the conditional branches alone."""
-        t, outputs = self._step.t, []
-        for branch in branches:
-            y = self._pairs.rebuild(branch, t) if self._fresh(self._history.get(branch)) else None
+    def _rule_at(self, key: Key) -> ReuseRule:
+        return self._trial.in_force if key.site == self._whole else self._history.rule(key.site)
+
+    def _rebuild(self, keys: Sequence[Key], chunk: Sequence[int]) -> Tensor | None:
+        """Outputs of a partial round that follow from their guidance partners'."""
+        outputs = []
+        for key in keys:
+            known = self._pairs is not None and self._history.fresh(key, self._last.t)
+            y = self._pairs.rebuild(key.branch, self._step.t) if known else None
             if y is None or list(y.shape) != list(chunk):
                 return None
             outputs.append(y)
-        self._count_saved(branches)
         # From here on they are as good as computed: forecasts start from them, hindsight uses them.
-        handed = [self._take(*pair)[0] for pair in zip(branches, outputs, strict=True)]
+        handed = [self._take(*pair)[0] for pair in zip(keys, outputs, strict=True)]
         return handed[0] if len(handed) == 1 else torch.cat(handed)
 
-    def _count_saved(self, branches: Sequence[Branch]) -> None:
-        self.report.calls_saved += 1
-        self._saved += len(branches)
-
-    def _fresh(self, history: list[Anchor] | None) -> bool:
-        """Whether a branch was computed at the last true evaluation, or since."""
-        return bool(history) and (self._last is None or history[-1].t <= self._last.t + SAME_TIME)
-
     def observe(
-        self, branches: Sequence[Branch], y: Tensor | None, evaluate_at: EvaluateAt
+        self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> Tensor | None:
-        self.report.count_call()
-        self._ran += len(branches)
-        if y is None:
+        if not self.policy.reuses:
             return None
         handed, corrected = [], False
-        for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
-            if self._decision.cond_only:
-                self._pairs.alone(branch, part)
-            given, changed = self._take(branch, part)
+        for key, part in zip(keys, y.chunk(len(keys)), strict=True):
+            if self._decision.partial and self._pairs is not None and key.site == self._whole:
+                self._pairs.alone(key.branch, part)
+            given, changed = self._take(key, part)
             corrected |= changed
             handed.append(given)
         if not corrected:
             return None
         return handed[0] if len(handed) == 1 else torch.cat(handed)
 
-    def _take(self, branch: Branch, y: Tensor) -> tuple[Tensor, bool]:
+    def _take(self, key: Key, y: Tensor) -> tuple[Tensor, bool]:
         """Remember an output of the present round; what to hand on, and whether it is another."""
-        history = self._history.setdefault(branch, [])
-        if history and history[-1].y.shape != y.shape:
-            history.clear()
-        if self._leads(branch):
-            self._judge(y, history)
-        kept, given = self._settle(branch, y, history) or (y, y)
-        while history and same_time(history[-1].t, self._step.t):
-            history.pop()
-        history.append(Anchor(self._step.t, kept.to(y.dtype, copy=True)))
-        del history[: -self.rule.history]
+        step, kept = self._step, self._history.at(key)
+        if kept and kept[-1].y.shape != y.shape:
+            kept = ()
+        since = self._last.t if self._last else math.inf
+        if key.site == self._whole and self._trial.leads(key, self._history, since):
+            self._trial.measure(y, step.t, kept, self._log.record, self._streak > 0)
+        settled = None
+        if self._hindsight is not None and self._decision.compute is not NONE:
+            settled = self._hindsight.settle(key, y, step.t, step.index, kept)
+        expected, given = settled or (y, y)
+        self._history.put(key, step.t, expected, y.dtype)
         return given.to(y.dtype), given is not y
 
-    def _settle(self, branch: Branch, y: Tensor, history: list[Anchor]):
-        if self._hindsight is None or self._decision.reuse:
-            return None
-        step = self._step
-        return self._hindsight.settle(branch, y, step.t, step.index, history)
-
-    def _judge(self, y: Tensor, history: list[Anchor]) -> None:
-        """Measure the forecast that would have stood in for ``y``, on the leading branch."""
-        if not history or same_time(history[-1].t, self._step.t):
-            return
-        truth = y.float()
-        size = rms(truth).clamp_min(1e-12)
-        error = rms(self.rule.predict(self._step.t, history).float() - truth) / size
-        self._errors.append((self._record, error))
-        self._trial = (error,)
-        if self._reused_in_a_row and len(history) > 1:
-            self._trial = (error, rms(history[-1].y.float() - truth) / size)
-
-    def _leads(self, branch: Branch) -> bool:
-        lead = self._leader
-        better = lead is not None and lead.role != "cond" and branch.role == "cond"
-        if lead is None or better or not self._fresh(self._history.get(lead)):
-            self._leader = branch
-        return branch == self._leader
+    def called(self, branches: Sequence[Branch], share: float) -> None:
+        self._log.called(branches, share)
 
     def _close_round(self) -> None:
-        """Book the round that has ended: what a true evaluation teaches, and the memory held."""
+        """Book the round that has ended: what an evaluation teaches, and the memory held."""
         if self._step is None:
             return
-        calls, total = self._record.calls, self._ran + self._saved
-        if self._decision.reuse and calls and not self._saved:
-            # Nothing could be forecast (context windows that rotate, a stack tap without a stack):
-            # in truth this round was an evaluation.
-            self._in_truth_computed(Reason.NO_HISTORY)
-        elif self._decision.cond_only and not self._saved:
-            self._in_truth_computed(Reason.NO_PAIR)
+        step, self._step = self._step, None
+        if self._decision.compute is not ALL and self._log.asked and not self._log.spared:
+            # Nothing could be spared (context windows that rotate, a tap that finds no place).
+            part = self._decision.partial and self._pairs is not None
+            self._decision = Decision(ALL, Reason.NO_PAIR if part else Reason.NO_HISTORY)
+            self._log.forced(self._decision.reason)
         if self._decision.reason is Reason.NO_PAIR:
             self.report.say(
                 "Evaluations of the conditional branch alone were computed in full where no pair "
                 "of conditional and unconditional outputs was known to belong together."
             )
-        if total:
-            self._record.cost = self._ran / total
-        if self._decision.reuse:
-            self._reused_in_a_row += 1
-            self._extra += self._record.cost
-        else:
-            if self._decision.cond_only:
-                self._extra += max(self._record.cost - 0.5, 0.0)
-            else:
-                self._state = self.policy.observe(self._step, self._state)
-            self._last, self._reused_in_a_row = self._step, 0
+        self._log.close()
+        if not self._log.asked:
             if self._hindsight is not None:
-                self._hindsight.evaluated()
+                self._hindsight.evaluated()  # the latent has moved by what nobody here knows
+        elif self._decision.compute is NONE:
+            self._streak += 1
+            self._extra += self._log.record.cost
+        else:
+            self._evaluated(step)
         if self._pairs is not None:
-            if not (self._decision.reuse or self._decision.cond_only):
-                self._pairs.keep(self._step.t, self._history)
             self._pairs.forget()
-        self._step = None
-        held = sum(a.y.nbytes for h in self._history.values() for a in h)
-        held += self._pairs.nbytes if self._pairs is not None else 0
+        held = self._history.nbytes + (self._pairs.nbytes if self._pairs is not None else 0)
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
+        if self._history.full:
+            self.report.say(
+                "Some outputs were not kept, and so always computed: the memory limit was reached."
+            )
 
-    def _in_truth_computed(self, reason: Reason) -> None:
-        self._decision = Decision(False, reason)
-        self._record.decision, self._record.reason = "forced", reason.value
-        self._record.score = self._record.limit = None
+    def _evaluated(self, step: Step) -> None:
+        """The model has run, in full or in part."""
+        self._last, self._streak = step, 0
+        if self._decision.compute is ALL:
+            self._full_t = step.t
+            self._state = self.policy.observe(step, self._state)
+            if self._pairs is not None:
+                self._pairs.keep(step.t, self._history.of(self._whole))
+        if self._hindsight is not None:
+            self._hindsight.evaluated()
 
     def finish(self, completed: bool) -> RunReport:
+        if self.report.ended:
+            return self.report
         self._close_round()
-        if self._errors:
-            values = torch.stack([error for _, error in self._errors]).tolist()
-            for (record, _), value in zip(self._errors, values, strict=True):
-                record.error = value
-        self._tick()
-        self._errors.clear()
-        self._trial = ()
+        self._trial.settle()
+        self._log.finish(completed)
         self._hindsight = self._pairs = None
         self._history.clear()
         self._last = self._state = None
-        self.report.completed, self.report.ended = completed, True
         if completed:
-            self._say_what_it_came_to()
+            self.report.say_what_it_came_to(self.policy.asked, len(self.run.times), self._extra)
         return self.report
-
-    def _say_what_it_came_to(self) -> None:
-        """Why nothing was reused, or why the cost is another than was asked for."""
-        if why := self.report.why_nothing_was_reused():
-            self.report.say(why)
-        rounds, expected = len(self.report.steps), len(self.run.times)
-        spent, asked = self.report.cost * rounds, self.policy.asked
-        if asked is None or spent <= asked + 1:
-            return
-        if rounds > expected:
-            why = f"the sampler asked {rounds} times, where its steps let expect {expected}"
-        elif self._extra > 0.5 or {record.reason for record in self.report.steps} & _UNFORESEEN:
-            why = (
-                "some model calls could not be spared (context windows that move, prompts or LoRA "
-                "strengths that change, guidance of more than two branches)"
-            )
-        else:
-            why = "fewer evaluations could be reused than expected"
-        self.report.say(
-            f"This run cost {spent:.1f} evaluations, where {asked:g} were asked for: {why}."
-        )

@@ -8,9 +8,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from statistics import median_high
 
-from ..types import FORCED, Decision, Reason
+from ..types import FORCED, NONE, Decision, Reason
 
 REPORT_VERSION = 1
+
+#: Reasons of rounds that were to be reused, or run in part, and could not be.
+_NOT_SPARED = {Reason.NO_HISTORY.value, Reason.NO_PAIR.value}
 
 
 @dataclass
@@ -113,11 +116,6 @@ class RunReport:
     def seconds(self) -> float:
         return sum(record.seconds for record in self.steps)
 
-    def count_call(self) -> None:
-        """Book a model call that has been run, in the present round."""
-        self.calls += 1
-        self.steps[-1].calls += 1
-
     def say(self, message: str) -> None:
         """Add a sentence for the user, once."""
         if message not in self.messages:
@@ -145,6 +143,31 @@ class RunReport:
             f"Nothing was reused: a guard forced every evaluation: {listed}. Widen start/end, "
             "shorten the warm-up or allow longer runs."
         )
+
+    def say_what_it_came_to(self, asked: float | None, expected: int, extra: float) -> None:
+        """Say why nothing was reused, or why the cost is another than was asked for.
+
+        Args:
+            asked: evaluations that the budget allowed, ``None`` without one.
+            expected: rounds that were expected of the sampler.
+            extra: evaluations' worth of calls that ran in rounds of reuse.
+        """
+        if why := self.why_nothing_was_reused():
+            self.say(why)
+        rounds = len(self.steps) - self.idle
+        spent = self.cost * rounds
+        if asked is None or spent <= asked + 1:
+            return
+        if rounds > expected:
+            why = f"the sampler asked {rounds} times, and {expected} were expected of its steps"
+        elif extra > 0.5 or self.partial or {r.reason for r in self.steps} & _NOT_SPARED:
+            why = (
+                "some model calls could not be spared (context windows that move, prompts or LoRA "
+                "strengths that change, guidance of more than two branches)"
+            )
+        else:
+            why = "fewer evaluations could be reused than expected"
+        self.say(f"This run cost {spent:.1f} evaluations, where {asked:g} were asked for: {why}.")
 
     def summary(self) -> str:
         """One line: evaluations and time apart, since the one is not the other."""
@@ -191,8 +214,10 @@ class RunReport:
 
 def decision_name(decision: Decision) -> str:
     """``"reused"``, ``"partial"``, ``"forced"`` or ``"computed"``."""
-    if decision.reuse or decision.cond_only:
-        return "reused" if decision.reuse else "partial"
+    if decision.compute is NONE:
+        return "reused"
+    if decision.partial:
+        return "partial"
     return "forced" if decision.reason in FORCED else "computed"
 
 

@@ -150,11 +150,11 @@ def test_errors_of_the_model_pass_through(runs, host, name, tap):
 
 @pytest.mark.parametrize("tap", ["output", "stack"])
 def test_nothing_outlives_a_run(runs, host, monkeypatch, tap):
-    from sencache_core.run import session
+    from sencache_core.run import history, session
 
     case = models.load("wan_t2v")
     kept = []
-    anchor, begin = session.Anchor, session.Session.begin
+    anchor, begin = history.Anchor, session.Session.begin
 
     def watched(t, y):
         kept.append(weakref.ref(y))
@@ -164,7 +164,7 @@ def test_nothing_outlives_a_run(runs, host, monkeypatch, tap):
         kept.extend(weakref.ref(part) for part in x)
         return begin(self, x, sigma)
 
-    monkeypatch.setattr(session, "Anchor", watched)
+    monkeypatch.setattr(history, "Anchor", watched)
     monkeypatch.setattr(session.Session, "begin", begun)
     reports = runs.Reports()
     patched = host.attach(case.model, CacheConfig(tap=tap), reports)

@@ -1,4 +1,4 @@
-"""The stack tap on every family: silent while it computes, exact when it replays, gone after."""
+"""Taps inside the model: silent while it computes, exact when they replay, gone after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from sencache_core import CacheConfig
 from sencache_core.model.families import FAMILIES
-from sencache_core.model.taps import StackCall, stack_tap
+from sencache_core.model.taps import TAPS, Listener
 
 pytestmark = pytest.mark.comfyui
 
@@ -46,8 +46,34 @@ def test_stack(runs, host, name):
     assert "_process_transformer_blocks" not in vars(network)
 
 
+class Answers:
+    """Answers every place from what was heard there, or with zeros."""
+
+    def __init__(self, heard=None):
+        self.heard, self.ran_at, self.shares = heard, [], 0.0
+
+    def skip(self, site, shape, share=1.0):
+        self.shares += share
+        return torch.zeros(shape) if self.heard is None else self.heard[site].clone()
+
+    def ran(self, site, y):
+        self.ran_at.append(site)
+
+
+class Hears(Listener):
+    """Keeps what ran at every place."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = {}
+
+    def ran(self, site, y):
+        self.heard[site] = y
+
+
+@pytest.mark.parametrize("tap", ["stack", "blocks"])
 @pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "cog_1_0"])
-def test_payload_is_the_residual(runs, host, name):
+def test_payload_is_the_residual(runs, host, name, tap):
     """One call outside of any sampler: predicted zeros skip the stack, truth replays it."""
     case = models.load(name)
     kind, network = models.KINDS[name], case.model.model.diffusion_model
@@ -60,26 +86,28 @@ def test_payload_is_the_residual(runs, host, name):
         with torch.inference_mode():
             if call is None:
                 return network(x.clone(), time, context, transformer_options={}, **mask)
-            with stack_tap(network, call):
+            with TAPS[tap].on(network, family.comfy_places, call):
                 return network(x.clone(), time, context, transformer_options={}, **mask)
 
     truth = run()
-    seen = StackCall(family, lambda shape: None)
+    seen = Hears()
     assert torch.equal(run(seen), truth)
-    assert seen.payload is not None and not seen.reused
-    replay = StackCall(family, lambda shape: seen.payload.clone())
+    blocks = getattr(network, family.comfy_places.blocks)
+    assert type(blocks) is torch.nn.ModuleList
+    assert len(seen.heard) == (len(blocks) if tap == "blocks" else 1)
+    replay = Answers(seen.heard)
     assert (run(replay) - truth).abs().max() < 1e-4
-    assert replay.reused and replay.payload is None
-    nothing = StackCall(family, lambda shape: torch.zeros(shape))
-    assert (run(nothing) - truth).abs().max() > 1e-2
+    assert replay.ran_at == [] and replay.shares == pytest.approx(1.0)
+    assert (run(Answers()) - truth).abs().max() > 1e-2
 
 
-def test_a_module_without_a_stack_runs_untapped(comfyui):
+@pytest.mark.parametrize("tap", TAPS)
+def test_a_module_without_a_stack_runs_untapped(comfyui, tap):
     module = torch.nn.Linear(3, 3)
-    call = StackCall(FAMILIES["wan"], lambda shape: None)
-    with stack_tap(module, call):
+    call = Listener()
+    with TAPS[tap].on(module, FAMILIES["wan"].comfy_places, call):
         module(torch.zeros(1, 3))
-    assert call.payload is None and not call.reused
+    assert call.payload is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -91,13 +119,13 @@ def test_half_precision_weights(runs, host, name, dtype):
     model = models.build(name, dtype=dtype)
     case = replace(shared, model=model)
     kept = []
-    from sencache_core.run import session
+    from sencache_core.run import history
 
-    anchor = session.Anchor
+    anchor = history.Anchor
     sigmas = runs.paired(model, 4)
     plain = runs.sample(model, case, sigmas=sigmas)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "Anchor", lambda t, y: kept.append(y.dtype) or anchor(t, y))
+        patch.setattr(history, "Anchor", lambda t, y: kept.append(y.dtype) or anchor(t, y))
         output = runs.sample(host.attach(model, runs.REPLAY), case, sigmas=sigmas)
         assert set(kept) == {torch.float32}
         kept.clear()

@@ -11,6 +11,7 @@ from sencache_core import FAMILIES, Branch, CacheConfig, Recorder, RunReport, Sc
 from sencache_core.hosts import loop
 from sencache_core.measure.prior import prior_moments
 from sencache_core.policies import Prior, RunInfo
+from sencache_core.types import OUTPUT, Key
 
 COND, UNCOND = Branch("cond"), Branch("uncond")
 WAN = FAMILIES["wan"]
@@ -29,6 +30,23 @@ class Counted:
     def __call__(self, x: Tensor, sigma: float, condition: float) -> Tensor:
         self.calls += 1
         return self.function(x, sigma, condition)
+
+
+def predict(runner, branches, shape) -> Tensor | None:
+    """Ask for the output of one model call, as a host does."""
+    y = runner.predict([Key(branch, OUTPUT) for branch in branches], shape)
+    if y is not None:
+        runner.called(branches, 0.0)
+    return y
+
+
+def observe(runner, branches, y: Tensor | None, evaluate_at=None) -> Tensor | None:
+    """Show the output of a model call that has run; ``None``: it could not be had."""
+    handed = None
+    if y is not None:
+        handed = runner.observe([Key(branch, OUTPUT) for branch in branches], y, evaluate_at)
+    runner.called(branches, 1.0)
+    return handed
 
 
 def curved() -> Counted:

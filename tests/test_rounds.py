@@ -1,0 +1,59 @@
+"""The log of a run's rounds: what each cost, how long it took, what it came to be."""
+
+import pytest
+
+from sencache_core import Branch, RunReport, StepRecord
+from sencache_core.run.rounds import RoundLog
+from sencache_core.types import Reason
+
+COND, UNCOND = Branch("cond"), Branch("uncond")
+
+
+def log_of(*times):
+    ticks = iter(times)
+    return RoundLog(RunReport("wan", "planned", "fitted", "output", 3), lambda: next(ticks))
+
+
+def opened(log, decision):
+    log.tick()
+    number = len(log.report.steps)
+    log.open(StepRecord(number, number, 0.5, 0.5, decision, "why", score=0.1, limit=0.2))
+
+
+def test_times_are_those_of_their_round():
+    log = log_of(10.0, 12.5, 13.0, 16.0)
+    for decision, share in (("computed", 1.0), ("reused", 0.0), ("computed", 1.0)):
+        opened(log, decision)
+        log.called((COND,), share)
+        log.close()
+    log.finish(True)
+    assert [record.seconds for record in log.report.steps] == [2.5, 0.5, 3.0]
+    assert log.report.seconds == 6.0
+    assert log.report.saved_seconds() == 2.5
+
+
+def test_cost_is_the_share_of_block_work():
+    log = log_of(*range(5))
+    opened(log, "partial")
+    log.called((COND, UNCOND), 0.25)
+    log.called((COND,), 1.0)
+    assert log.asked and log.spared
+    log.close()
+    assert log.record.cost == pytest.approx((2 * 0.25 + 1) / 3)
+    assert (log.report.calls, log.report.calls_saved, log.record.calls) == (2, 0, 2)
+    opened(log, "reused")
+    log.called((COND, UNCOND), 0.0)
+    log.close()
+    assert log.record.cost == 0.0
+    assert (log.report.calls, log.report.calls_saved, log.record.calls) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("decision", ["computed", "reused", "partial"])
+def test_a_round_without_a_call_is_idle(decision):
+    log = log_of(*range(3))
+    opened(log, decision)
+    log.close()
+    record = log.record
+    assert (record.decision, record.reason, record.cost) == ("idle", Reason.IDLE.value, 0.0)
+    assert record.score is None and record.limit is None
+    assert (log.report.idle, log.report.evaluations, log.report.reused) == (1, 0, 0)
