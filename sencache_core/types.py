@@ -35,12 +35,14 @@ class Site(NamedTuple):
 
     Attributes:
         tap: name of the tap that reaches it, see ``model/taps``.
-        index: which of several places of one kind, from 0.
+        index: which of the places of one kind, from 0 in the order in which they run.
+        count: how many places of that kind there are.
         kind: what it is, where a tap has several kinds.
     """
 
     tap: str
     index: int = 0
+    count: int = 1
     kind: str = ""
 
 

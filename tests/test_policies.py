@@ -8,21 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import COND, WAN, cached_run, noise, observe, plain_run, run_info, schedule
 
-from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Off, Planned, SenCache
+from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
 from sencache_core.config import DEFAULT_GUARDS
-from sencache_core.policies import Guarded, Threshold
+from sencache_core.policies import Guarded, Policy, Threshold
+from sencache_core.policies.partial import Partial
 from sencache_core.types import ALL, NONE, Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
 #: Those that can spend any share of the evaluations, with guidance or without.
-BUDGETED = [n for n in POLICIES if n not in ("off", "cfg_cache")]
+BUDGETED = [n for n, cls in POLICIES.items() if n != "off" and not issubclass(cls, Partial)]
 THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
 
-#: The setting of each policy at which it never reuses.
-STRICTEST = {"sencache": SenCache(tolerance=0, early_tolerance=0), "interval": Interval(1.0)}
-STRICTEST |= {"off": Off(), "planned": Planned(mask="C" * 20), "cfg_cache": CfgCache(1.0)}
-LOOSE = {"sencache": SenCache(1.0, 1.0), "interval": Interval(4.0), "off": Off()}
-LOOSE |= {"planned": Planned(), "cfg_cache": CfgCache()}
+
+def example(policy: type[Policy], kind: str) -> Policy:
+    """The policy at the setting that its fields call ``"strictest"`` or ``"loose"``."""
+    own = {f.name: f.metadata[kind] for f in fields(policy) if kind in f.metadata}
+    if kind == "strictest" and "mask" in own:
+        own["mask"] *= 20
+    return policy(**own)
+
+
+#: The setting of each policy at which it never reuses, and one at which it does.
+STRICTEST = {name: example(policy, "strictest") for name, policy in POLICIES.items()}
+LOOSE = {name: example(policy, "loose") for name, policy in POLICIES.items()}
 
 
 def step(t: float, moved: float = 0.1, **changes) -> Step:

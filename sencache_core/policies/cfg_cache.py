@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..types import ALL, Decision, Reason, Step
-from .base import CONDITIONAL, Guards, Policy, RunInfo
-from .interval import Interval
+from ..types import Only
+from .base import CONDITIONAL
+from .partial import Partial
 
 
 @dataclass(frozen=True)
-class CfgCache(Interval):
+class CfgCache(Partial):
     """Full evaluations once every ``interval`` rounds, conditional ones in between.
 
     The guidance axis of FasterCache (Lv et al., arXiv 2410.19355, section 3.3). Each conditional
@@ -26,6 +26,8 @@ class CfgCache(Interval):
     interval: float = field(
         default=5.0,
         metadata={
+            "strictest": 1.0,
+            "loose": 5.0,
             "min": 1.0,
             "max": 20.0,
             "step": 0.1,
@@ -38,25 +40,10 @@ class CfgCache(Interval):
     def needs_pairs(self) -> bool:
         return True
 
-    def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
-        if self._due(state):
-            return Decision(ALL, Reason.SCHEDULED_COMPUTE), state
-        if not step.paired:
-            return Decision(ALL, Reason.NO_PAIR), state
-        return Decision(CONDITIONAL, Reason.SCHEDULED_PART), state + 1
+    @property
+    def part(self) -> Only:
+        return CONDITIONAL
 
-    def fit_guards(self, guards: Guards, evaluations: int, run: RunInfo) -> Guards:
-        """Nothing is reused in a row: guards stay as they are."""
-        return guards
-
-    def fewest(self, guards: Guards, run: RunInfo) -> float:
-        steps, num_steps = run.schedule.steps(), run.schedule.num_steps
-        forced = sum(guards.forces(k, i, num_steps, 0) is not None for k, i in enumerate(steps))
-        return (len(steps) + forced) / 2
-
-    def for_budget(self, evaluations: float, run: RunInfo, guards: Guards) -> Policy:
-        """The interval at which a run spends ``evaluations``, conditional rounds counted by half,
-        or the nearest below; a count of an odd number of halves is not met better than by one.
-        """
-        whole = int(2 * evaluations) - len(run.schedule.rounds)
-        return super().for_budget(max(whole, 1), run, replace(guards, longest_run=len(run.times)))
+    @property
+    def share(self) -> float:
+        return 0.5

@@ -22,6 +22,8 @@ class Interval(Policy):
     interval: float = field(
         default=2.0,
         metadata={
+            "strictest": 1.0,
+            "loose": 4.0,
             "min": 1.0,
             "max": 20.0,
             "step": 0.1,

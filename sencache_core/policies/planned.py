@@ -84,9 +84,10 @@ class Planned(Policy):
     mask: str = field(
         default="",
         metadata={
+            "strictest": "C",  # once for every round
             "help": "Your own schedule instead of a budget: one letter per evaluation, C computes, "
             "h computes the conditional branch alone (half the time), a dot reuses, as the stats "
-            "show it. Empty: plan one."
+            "show it. Empty: plan one.",
         },
     )
     may_save: float = field(

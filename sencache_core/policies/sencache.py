@@ -31,6 +31,8 @@ class SenCache(Threshold):
     tolerance: float = field(
         default=0.49,
         metadata={
+            "strictest": 0.0,
+            "loose": 1.0,
             "min": 0.0,
             "max": 10.0,
             "step": 0.01,
@@ -41,6 +43,8 @@ class SenCache(Threshold):
     early_tolerance: float = field(
         default=0.049,
         metadata={
+            "strictest": 0.0,
+            "loose": 1.0,
             "min": 0.0,
             "max": 10.0,
             "step": 0.001,

@@ -191,8 +191,13 @@ class Session:
         step, self._step = self._step, None
         if self._decision.compute is not ALL and self._log.asked and not self._log.spared:
             # Nothing could be spared (context windows that rotate, a tap that finds no place).
-            part = self._decision.partial and self._pairs is not None
-            self._decision = Decision(ALL, Reason.NO_PAIR if part else Reason.NO_HISTORY)
+            paired = self._decision.partial and self._pairs is not None
+            if self._decision.partial and not paired:
+                self.report.say(
+                    f"Evaluations of {self._decision.compute.name} were computed in full: the "
+                    "places that would be spared were not found in this model."
+                )
+            self._decision = Decision(ALL, Reason.NO_PAIR if paired else Reason.NO_HISTORY)
             self._log.forced(self._decision.reason)
         if self._decision.reason is Reason.NO_PAIR:
             self.report.say(

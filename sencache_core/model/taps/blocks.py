@@ -20,7 +20,7 @@ from .base import StandIn, StandIns, Tap, Visit, added, packed_shape, residual_o
 class Blocks(Tap):
     """One payload a block: its output minus its input, several streams packed.
 
-    Sites are ``Site("blocks", number)``; each is an equal share of the block work.
+    Sites are ``Site("blocks", number, count)``; each is an equal share of the block work.
     """
 
     name: ClassVar[str] = "blocks"
@@ -40,7 +40,7 @@ class _Tapped(StandIns):
     def __init__(self, blocks: nn.ModuleList, second: str, visit: Visit) -> None:
         super().__init__(blocks)
         self._blocks = [
-            _Block(block, Site("blocks", number), 1 / len(blocks), second, visit)
+            _Block(block, Site("blocks", number, len(blocks)), second, visit)
             for number, block in enumerate(blocks)
         ]
 
@@ -49,11 +49,9 @@ class _Tapped(StandIns):
 
 
 class _Block(StandIn):
-    def __init__(
-        self, block: nn.Module, site: Site, share: float, second: str, visit: Visit
-    ) -> None:
+    def __init__(self, block: nn.Module, site: Site, second: str, visit: Visit) -> None:
         super().__init__(block)
-        self._site, self._share, self._second, self._visit = site, share, second, visit
+        self._site, self._second, self._visit = site, second, visit
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs["hidden_states"]
@@ -62,7 +60,7 @@ class _Block(StandIn):
             streams = x, kwargs.get(self._second, args[1] if len(args) > 1 else None)
         if not all(isinstance(stream, Tensor) for stream in streams):
             return self._block(*args, **kwargs)
-        residual = self._visit.skip(self._site, packed_shape(streams), self._share)
+        residual = self._visit.skip(self._site, packed_shape(streams), 1 / self._site.count)
         if residual is not None:
             out = added(streams, residual)
             return out if len(out) > 1 else out[0]
