@@ -6,7 +6,7 @@ tensors a branch as blocks are ever skipped, times the outputs that their reuse 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -58,14 +58,21 @@ class _Block(StandIn):
         streams = x if isinstance(x, tuple) else (x,)
         if self._second:
             streams = x, kwargs.get(self._second, args[1] if len(args) > 1 else None)
+        return self._answer(streams, lambda: self._block(*args, **kwargs))
+
+    def forward_gen(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Wan Animate 2 calls its blocks by this name; their pose stream runs untapped."""
+        return self._answer((x,), lambda: self._block.forward_gen(x, *args, **kwargs))
+
+    def _answer(self, streams: tuple[Any, ...], run: Callable[[], Any]) -> Any:
         if not all(isinstance(stream, Tensor) for stream in streams):
-            return self._block(*args, **kwargs)
+            return run()
         residual = self._visit.skip(self._site, packed_shape(streams), 1 / self._site.count)
         if residual is not None:
             out = added(streams, residual)
             return out if len(out) > 1 else out[0]
         entry = tuple(s.clone() for s in streams)  # some blocks work in place
-        out = self._block(*args, **kwargs)
+        out = run()
         left = out if isinstance(out, tuple) else (out,)
         if len(left) == len(entry) and (residual := residual_of(entry, left)) is not None:
             self._visit.ran(self._site, residual)
