@@ -54,7 +54,14 @@ def test_public_names_are_documented():
 
 def test_registries_and_their_order():
     """Saved workflows hold these words."""
-    assert list(sencache_core.POLICIES) == ["planned", "sencache", "interval", "cfg_cache", "off"]
+    assert list(sencache_core.POLICIES) == [
+        "planned",
+        "sencache",
+        "interval",
+        "cfg_cache",
+        "middle_blocks",
+        "off",
+    ]
     assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]
     assert list(sencache_core.FAMILIES) == ["wan", "ltx", "ltx2", "cogvideox"]
 

@@ -4,6 +4,7 @@ from .base import Guards, Policy, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .guarded import Guarded
 from .interval import Interval
+from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
 from .sencache import SenCache
@@ -11,7 +12,7 @@ from .threshold import Budgeted, Threshold
 
 #: Policies that people can pick, by name. Every one of them joins the contract tests.
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Planned, SenCache, Interval, CfgCache, Off)
+    policy.name: policy for policy in (Planned, SenCache, Interval, CfgCache, MiddleBlocks, Off)
 }
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Guarded",
     "Guards",
     "Interval",
+    "MiddleBlocks",
     "Off",
     "Planned",
     "Policy",

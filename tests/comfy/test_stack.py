@@ -11,6 +11,7 @@ import torch
 from sencache_core import CacheConfig
 from sencache_core.model.families import FAMILIES
 from sencache_core.model.taps import TAPS, Listener
+from sencache_core.policies import MiddleBlocks
 
 pytestmark = pytest.mark.comfyui
 
@@ -99,6 +100,38 @@ def test_payload_is_the_residual(runs, host, name, tap):
     assert (run(replay) - truth).abs().max() < 1e-4
     assert replay.ran_at == [] and replay.shares == pytest.approx(1.0)
     assert (run(Answers()) - truth).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", models.CACHED)
+def test_middle_blocks_are_replayed(runs, host, name):
+    """On paired sigmas every partial round has a truth: the full one before it."""
+    case, reports = models.load(name), runs.Reports()
+    network = case.model.model.diffusion_model
+    blocks = getattr(network, "transformer_blocks", None) or network.blocks
+    sigmas = runs.paired(case.model, 3)
+    plain = runs.sample(case.model, case, sigmas=sigmas)
+    config = replace(runs.REPLAY, policy=MiddleBlocks(2.0, outer=0.5))
+    ran = [0] * len(blocks)
+
+    def count(number):
+        part = next(m for n, m in blocks[number].named_modules() if n in ("norm2", "ff", "ffn"))
+        counted = lambda *_: ran.__setitem__(number, ran[number] + 1)  # noqa: E731
+        return part.register_forward_hook(counted)
+
+    handles = [count(number) for number in range(len(blocks))]
+    try:
+        out = runs.sample(host.attach(case.model, config, reports), case, sigmas=sigmas)
+    finally:
+        for handle in handles:
+            handle.remove()
+    report = reports.last
+    spared = [b for b in range(len(blocks)) if 0.25 <= (b + 0.5) / len(blocks) < 0.75]
+    kept = [b for b in range(len(blocks)) if b not in spared]
+    assert (report.evaluations, report.partial, report.reused) == (6, 3, 0)
+    assert report.steps[1].cost == pytest.approx(len(kept) / len(blocks))
+    assert report.steps[1].part == "outer blocks"
+    assert all(ran[b] < max(ran) for b in spared)
+    assert runs.error(out, plain) <= 1e-5
 
 
 @pytest.mark.parametrize("tap", TAPS)

@@ -1,0 +1,72 @@
+"""Run the outer blocks at every step, the middle ones now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..forecast.reuse import Hold, ReuseRule
+from ..types import Key, Only
+from .partial import Partial
+
+
+@dataclass(frozen=True)
+class MiddleBlocks(Partial):
+    """Full evaluations once every ``interval`` rounds; in between the middle blocks are reused.
+
+    What a block adds to its input is kept at full evaluations and added again in between, while the
+    outer blocks follow the latent. DeepCache's idea (Ma et al., arXiv 2312.00858, section 3.2), of
+    reusing the deep part of a U-Net, on the blocks of a transformer.
+
+    Args:
+        interval: mean distance between full evaluations in rounds; 1 computes everything.
+        outer: share of the blocks that run at every round, half of them at either end.
+    """
+
+    name: ClassVar[str] = "middle_blocks"
+    title: ClassVar[str] = "Middle blocks (DeepCache)"
+    tap: ClassVar[str] = "blocks"
+    interval: float = field(
+        default=2.0,
+        metadata={
+            "strictest": 1.0,
+            "loose": 3.0,
+            "min": 1.0,
+            "max": 20.0,
+            "step": 0.1,
+            "help": "Mean distance between full evaluations. In between only the outer blocks run. "
+            "1 computes everything; 2 is safe on 20 or more steps.",
+        },
+    )
+    outer: float = field(
+        default=0.3,
+        metadata={
+            "min": 0.0,
+            "max": 0.9,
+            "step": 0.05,
+            "help": "Share of the blocks that run at every step, half of them at either end. "
+            "Higher is nearer to the uncached clip and slower. 0.3 is a fair start.",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.outer < 1:
+            raise ValueError(f"outer must lie in [0, 1), not {self.outer}")
+
+    @property
+    def rules(self) -> Mapping[str, ReuseRule]:
+        return {self.tap: Hold()}
+
+    @property
+    def part(self) -> Only:
+        def runs(key: Key) -> bool:
+            middle = (key.site.index + 0.5) / key.site.count
+            return key.site.tap != self.tap or not self.outer / 2 <= middle < 1 - self.outer / 2
+
+        return Only("outer blocks", runs)
+
+    @property
+    def share(self) -> float:
+        return self.outer
