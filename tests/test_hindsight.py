@@ -290,17 +290,34 @@ def test_what_was_handed_on_may_be_overwritten():
     assert torch.equal(end(True), end(False))
 
 
-def test_a_branch_that_was_away_is_not_corrected():
-    """It had forecasts in a part of the skipped rounds only: what it moved is not known."""
-    session = config(mask="CC..C" + "C" * 15).start(WAN, schedule(STEPS))
+@pytest.mark.parametrize("away", [False, True])
+def test_a_pair_is_corrected_as_a_whole_or_not_at_all(away):
+    """One branch had forecasts in a part of the skipped rounds only: half a correction is none."""
+    session, corrected = config(mask="CC..C" + "C" * 15).start(WAN, schedule(STEPS)), set()
     for k, sigma in enumerate(schedule(STEPS).sigmas[:5]):
         session.begin((noise(*SHAPE),), sigma)
         for branch in (COND, UNCOND):
-            if branch is UNCOND and k == 3:
+            if away and branch is UNCOND and k == 3:
                 continue
             given = predict(session, (branch,), SHAPE)
             handed = None if given is not None else observe(session, (branch,), noise(*SHAPE), None)
-            assert (handed is not None) == (k == 4 and branch is COND)
+            corrected |= {(k, branch)} if handed is not None else set()
+    assert corrected == (set() if away else {(4, COND), (4, UNCOND)})
+
+
+def test_a_new_prompt_in_a_run_of_reuse_spoils_its_correction():
+    """The other branch of the pair is forecast on, and neither is taken back."""
+    session, other = config(mask="CC...CC..C").start(WAN, schedule(10)), Branch("cond", "other")
+    handed = {}
+    for k, sigma in enumerate(schedule(10).sigmas[:10]):
+        session.begin((noise(*SHAPE),), sigma)
+        for branch in (COND if k < 3 else other, UNCOND):
+            if predict(session, (branch,), SHAPE) is None:
+                y = noise(*SHAPE, seed=k)
+                handed[k, branch] = observe(session, (branch,), y, None) is not None
+    computed = {k: [on for (j, _), on in handed.items() if j == k] for k, _ in handed}
+    assert computed[3] == [False]  # the new prompt's first output, in a round of reuse
+    assert computed[5] == [False, False] and computed[9] == [True, True]
 
 
 OTHERS = (

@@ -58,6 +58,8 @@ class Hindsight:
         response: ``kappa`` by time coordinate.
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
         debts: by key.
+        spoilt: whether a branch was computed in between, so that the guided output of some skipped
+            round was no forecast of the same branches.
     """
 
     transitions: Sequence[tuple[float, float]]
@@ -65,6 +67,7 @@ class Hindsight:
     response: Callable[[float], float]
     skipped: list[tuple[float, int]] = field(default_factory=list)
     debts: dict[Key, Debt] = field(default_factory=dict)
+    spoilt: bool = False
 
     def skip(self, t: float, index: int) -> None:
         """A round at ``t``, schedule step ``index``, is about to be answered by forecasts."""
@@ -81,11 +84,27 @@ class Hindsight:
             weights: of the newest outputs of its history in the forecast, the newest last.
             held: length of the history.
         """
+        if self.spoilt:
+            return
         _, b = self.transitions[self.skipped[-1][1]]
         debt = self.debts.setdefault(key, Debt([0.0] * held))
         for place, weight in enumerate(weights, start=held - len(weights)):
             debt.moved[place] += b * weight
         debt.rounds += 1
+
+    def spoil(self) -> None:
+        """A branch was computed in a round of reuse: nothing of this run of reuse is taken back."""
+        self.spoilt = True
+        self.debts.clear()
+
+    def sound(self, keys: Sequence[Key]) -> bool:
+        """Whether a call over ``keys`` may be corrected: all of its branches or none.
+
+        A guidance pair of which one half is corrected is off by the other half times the guidance
+        scale: so every branch must have been forecast in every skipped round.
+        """
+        whole = all(debt.rounds == len(self.skipped) for debt in self.debts.values())
+        return whole and not self.spoilt and all(key in self.debts for key in keys)
 
     def settle(
         self, key: Key, y: Tensor, t: float, index: int, history: Sequence[Anchor]
@@ -103,9 +122,7 @@ class Hindsight:
         """
         debt = self.debts.pop(key, None)
         a, b = self.transitions[index]
-        if debt is None or debt.rounds != len(self.skipped) or len(debt.moved) != len(history):
-            return None
-        if b == 0:
+        if debt is None or len(debt.moved) != len(history) or b == 0:
             return None
         times = [*(anchor.t for anchor in history), t]
         total = [-weight for weight in debt.moved] + [0.0]
@@ -128,6 +145,7 @@ class Hindsight:
         """A true evaluation has ended the run of reuse."""
         self.skipped.clear()
         self.debts.clear()
+        self.spoilt = False
 
 
 def hindsight_of(run: RunInfo, rule: ReuseRule) -> Hindsight | None:

@@ -147,39 +147,42 @@ class Session:
                 return None
             outputs.append(y)
         # From here on they are as good as computed: forecasts start from them, hindsight uses them.
-        handed = [self._take(*pair)[0] for pair in zip(keys, outputs, strict=True)]
-        return handed[0] if len(handed) == 1 else torch.cat(handed)
+        return self._take(keys, outputs)[0]
 
     def observe(
         self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> Tensor | None:
         if not self.policy.reuses:
             return None
-        handed, corrected = [], False
-        for key, part in zip(keys, y.chunk(len(keys)), strict=True):
-            if self._decision.partial and self._pairs is not None and key.site == self._whole:
+        parts = y.chunk(len(keys))
+        if self._decision.partial and self._pairs is not None and keys[0].site == self._whole:
+            for key, part in zip(keys, parts, strict=True):
                 self._pairs.alone(key.branch, part)
-            given, changed = self._take(key, part)
-            corrected |= changed
-            handed.append(given)
-        if not corrected:
-            return None
-        return handed[0] if len(handed) == 1 else torch.cat(handed)
+        handed, corrected = self._take(keys, parts)
+        return handed if corrected else None
 
-    def _take(self, key: Key, y: Tensor) -> tuple[Tensor, bool]:
-        """Remember an output of the present round; what to hand on, and whether it is another."""
-        step, kept = self._step, self._history.at(key)
-        if kept and kept[-1].y.shape != y.shape:
-            kept = ()
-        since = self._last.t if self._last else math.inf
-        if key.site == self._whole and self._trial.leads(key, self._history, since):
-            self._trial.measure(y, step.t, kept, self._log.record, self._streak > 0)
-        settled = None
-        if self._hindsight is not None and self._decision.compute is not NONE:
-            settled = self._hindsight.settle(key, y, step.t, step.index, kept)
-        expected, given = settled or (y, y)
-        self._history.put(key, step.t, expected, y.dtype)
-        return given.to(y.dtype), given is not y
+    def _take(self, keys: Sequence[Key], outputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
+        """Remember outputs of the present round; what to hand on, and whether it is another."""
+        settling = self._hindsight is not None and self._hindsight.sound(keys)
+        if self._hindsight is not None and self._decision.compute is NONE:
+            self._hindsight.spoil()
+            settling = False
+        step, handed, corrected = self._step, [], False
+        for key, y in zip(keys, outputs, strict=True):
+            kept = self._history.at(key)
+            if kept and kept[-1].y.shape != y.shape:
+                kept = ()
+            since = self._last.t if self._last else math.inf
+            if key.site == self._whole and self._trial.leads(key, self._history, since):
+                self._trial.measure(y, step.t, kept, self._log.record, self._streak > 0)
+            settled = None
+            if settling:
+                settled = self._hindsight.settle(key, y, step.t, step.index, kept)
+            expected, given = settled or (y, y)
+            self._history.put(key, step.t, expected, y.dtype)
+            handed.append(given.to(y.dtype))
+            corrected |= given is not y
+        return handed[0] if len(handed) == 1 else torch.cat(handed), corrected
 
     def called(self, branches: Sequence[Branch], share: float) -> None:
         self._log.called(branches, share)

@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("schema.json")
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
-PROMPT = ROOT / "sencache_core" / "comfy_prompts" / "sencache_tiny_wan_api.json"
+PROMPT = ROOT / "sencache_core" / "app" / "comfy_prompts" / "sencache_tiny_wan_api.json"
 
 pytestmark = pytest.mark.comfyui
 

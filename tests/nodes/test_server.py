@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMPT = ROOT / "sencache_core" / "comfy_prompts" / "sencache_tiny_wan_api.json"
+PROMPT = ROOT / "sencache_core" / "app" / "comfy_prompts" / "sencache_tiny_wan_api.json"
 MODEL = "sencache_tiny_wan.safetensors"
 STEPS = 12
 
