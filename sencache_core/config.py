@@ -36,10 +36,13 @@ class Facts:
             ``Family.prediction``); ``None``: as its family does.
         linear_guidance: whether the guided output is one fixed linear combination of the branches,
             with weights that sum to 1.
+        x0_seen: whether the clean latent that an output stands for is seen, and not put right by
+            the host (see ``Session.keep_offsets``).
     """
 
     prediction: str | None = None
     linear_guidance: bool = True
+    x0_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class CacheConfig:
                 report.say(f"Note: {note}; its figures may not fit.")
         moments = self._moments(row, report)
         steps = self._transitions(row, schedule, facts, report)
-        run = RunInfo(row, schedule, slopes, moments, steps)
+        x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
+        run = RunInfo(row, schedule, slopes, moments, steps, x0_seen)
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
         return Session(self._policy(run, report), rules, run, report, self.most_bytes)

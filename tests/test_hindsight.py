@@ -24,6 +24,7 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
+from sencache_core.config import Facts
 from sencache_core.hosts import loop
 from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN
 from sencache_core.sampler.solver import transitions
@@ -288,6 +289,48 @@ def test_what_was_handed_on_may_be_overwritten():
         return x
 
     assert torch.equal(end(True), end(False))
+
+
+def play_flow(session, sched, on_handed):
+    """Euler over a random model of one branch; ``on_handed(k, x, y, handed)`` sees corrections."""
+    x = noise(*SHAPE)
+    for k, (now, after) in enumerate(zip(sched.sigmas[:-1], sched.sigmas[1:], strict=True)):
+        session.begin((x,), now)
+        y = predict(session, (COND,), SHAPE)
+        if y is None:
+            truth = noise(*SHAPE, seed=50 + k)
+            y = observe(session, (COND,), truth, None)
+            if y is not None:
+                on_handed(k, x, truth, y)
+            y = truth if y is None else y
+        x = x + (after - now) * y
+    session.finish(True)
+
+
+def test_the_clean_latent_of_a_correction_can_be_told():
+    """``x0 = x - sigma y`` of what is handed on is off by the correction it carries."""
+    sched = schedule(STEPS)
+    session, seen = config(response=0.3).start(WAN, sched), []
+    offsets = session.keep_offsets()
+
+    def look(k, x, truth, handed):
+        ((off, ratio),) = offsets.values()
+        sigma = sched.sigmas[k]
+        wanted = (x + off) - sigma * (truth + 0.3 * off)
+        mended = (x - sigma * handed) + off + sigma * ratio * off
+        torch.testing.assert_close(mended, wanted, rtol=1e-4, atol=1e-4)
+        seen.append(k)
+
+    play_flow(session, sched, look)
+    assert seen and not offsets
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_stage_whose_last_clean_latent_is_seen_ends_with_the_true_output(seen):
+    sched, corrected = Schedule(flow_sigmas(STEPS)[:13], "euler"), []
+    session = config(mask="CC.CCC.CCC.C").start(WAN, sched, facts=Facts(x0_seen=seen))
+    play_flow(session, sched, lambda k, *_: corrected.append(k))
+    assert corrected == ([3, 7] if seen else [3, 7, 11])
 
 
 @pytest.mark.parametrize("away", [False, True])

@@ -55,6 +55,8 @@ class RunInfo:
         slopes: measured or closed-form sensitivities.
         moments: of the outputs, measured or from a bundled prior; ``None`` if there are none.
         transitions: the sampler's steps, if forecasts are taken back; see ``hindsight.py``.
+        x0_seen: whether the run ends above noise level 0 and the clean latent that its last output
+            stands for is seen by somebody.
     """
 
     family: Family
@@ -62,6 +64,7 @@ class RunInfo:
     slopes: Slopes
     moments: Moments | None = None
     transitions: tuple[tuple[float, float], ...] | None = None
+    x0_seen: bool = False
 
     @property
     def times(self) -> tuple[float, ...]:

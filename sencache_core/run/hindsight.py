@@ -58,6 +58,11 @@ class Hindsight:
         response: ``kappa`` by time coordinate.
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
         debts: by key.
+        keep: whether :attr:`offsets` are wanted.
+        offsets: by key, in a round that takes forecasts back: what the latent is to be moved by,
+            float32, and the ``a / b`` with which that went into the output handed on. For hosts
+            that show the clean latent which an output stands for: it lacks the first and has the
+            second too much.
         spoilt: whether a branch was computed in between, so that the guided output of some skipped
             round was no forecast of the same branches.
     """
@@ -67,6 +72,8 @@ class Hindsight:
     response: Callable[[float], float]
     skipped: list[tuple[float, int]] = field(default_factory=list)
     debts: dict[Key, Debt] = field(default_factory=dict)
+    keep: bool = False
+    offsets: dict[Key, tuple[Tensor, float]] = field(default_factory=dict)
     spoilt: bool = False
 
     def skip(self, t: float, index: int) -> None:
@@ -138,6 +145,8 @@ class Hindsight:
         kappa = self.response(t)
         feedback = max(-MOST_FEEDBACK, min(MOST_FEEDBACK, total[-1] * kappa))
         off.div_(1 - feedback)
+        if self.keep:
+            self.offsets[key] = off, a / b
         there = y.float().add(off, alpha=kappa)
         return there, there.add(off, alpha=a / b)
 

@@ -59,6 +59,16 @@ class Session:
         self._streak = 0  # rounds reused since the last evaluation
         self._extra = 0.0  # evaluations' worth that ran although it was to be spared
 
+    def keep_offsets(self) -> Mapping[Key, tuple[Tensor, float]]:
+        """Where, from now on, the corrections of the present round are to be found.
+
+        See ``Hindsight.offsets``; always empty where forecasts are not taken back.
+        """
+        if self._hindsight is None:
+            return {}
+        self._hindsight.keep = True
+        return self._hindsight.offsets
+
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
         family, schedule = self.run.family, self.run.schedule
@@ -164,6 +174,7 @@ class Session:
     def _take(self, keys: Sequence[Key], outputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
         """Remember outputs of the present round; what to hand on, and whether it is another."""
         settling = self._hindsight is not None and self._hindsight.sound(keys)
+        settling &= not (self.run.x0_seen and self._step.index == self.run.schedule.num_steps - 1)
         if self._hindsight is not None and self._decision.compute is NONE:
             self._hindsight.spoil()
             settling = False
@@ -218,6 +229,8 @@ class Session:
             self._evaluated(step)
         if self._pairs is not None:
             self._pairs.forget()
+        if self._hindsight is not None:
+            self._hindsight.offsets.clear()
         held = self._history.nbytes + (self._pairs.nbytes if self._pairs is not None else 0)
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
