@@ -27,6 +27,11 @@ TAPS = (OUTPUT.tap, STACK.tap)
 DEFAULT_GUARDS = Guards(warmup=2, start=None)
 
 
+#: Expected RMS error of the final latent, of RMS 1, beyond which a short run is not cached: runs of
+#: 10 to 12 steps of the bundled models are ruined there (ours; docs/theory.md, section 7).
+MOST_EXPECTED = 0.2
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a host knows of a run beside its family and noise levels.
@@ -63,7 +68,8 @@ class CacheConfig:
         hindsight: take forecasts back once the outputs around them are known, with samplers where
             that is sound.
         min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
-            steps; peers' threads agree on about 10.
+            steps; peers' threads agree on about 10. Runs of less than twice as many are, too,
+            where the plan expects too much of the clip to be lost.
         gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
             branch alone.
         most_bytes: bound on the memory of kept outputs; beyond it outputs are computed instead.
@@ -218,7 +224,17 @@ class CacheConfig:
                 f"a row; the limit of {own.longest_run} was raised for this run."
             )
         evaluations = max(evaluations, forced)
-        return Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
+        policy = Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
+        if self.policy.planned and run.schedule.num_steps < 2 * self.min_steps:
+            expected = policy.plan(run).error
+            if expected > MOST_EXPECTED:
+                report.say(
+                    f"Caching is off: with {evaluations:g} of {rounds} evaluations the clip would "
+                    f"be off by about {expected:.0%}; a run of {run.schedule.num_steps} steps has "
+                    "few to spare. A larger budget, or more steps, allows it."
+                )
+                return Off()
+        return policy
 
     def _why_off(self, run: RunInfo) -> str:
         """Why a run must be computed in full, as the end of a sentence; empty: it need not."""

@@ -79,6 +79,7 @@ class Reason(str, Enum):
     NO_HISTORY = "no fresh output to forecast from"
     NO_PAIR = "no guidance pair to rebuild"
     IDLE = "the model was not asked"
+    HOPELESS = "outputs cannot be predicted"
     OFF = "caching is off"
 
 

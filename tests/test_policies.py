@@ -173,7 +173,7 @@ def test_budgets_are_met_exactly(name, sampler, steps):
 @settings(max_examples=40)
 @given(data=st.data())
 def test_budgets_are_met_under_any_guards(name, data):
-    steps = data.draw(st.integers(10, 40))
+    steps = data.draw(st.integers(20, 40))
     guards = Guards(
         warmup=data.draw(st.integers(1, 6)),
         cooldown=data.draw(st.integers(0, 4)),
@@ -246,7 +246,30 @@ def test_too_few_steps_turn_caching_off():
     report = cached_run(CacheConfig(budget=0.5), schedule(8))[1]
     assert report.reused == 0
     assert any("8 steps" in message for message in report.messages)
-    assert cached_run(CacheConfig(budget=0.5, min_steps=5), schedule(8))[1].reused == 4
+    assert cached_run(CacheConfig(budget=0.5, min_steps=4), schedule(8))[1].reused == 4
+
+
+@pytest.mark.parametrize(("steps", "budget", "cached"), [(10, 0.5, False), (12, 0.8, True)])
+def test_a_short_run_is_cached_where_the_plan_expects_little_loss(steps, budget, cached):
+    report = cached_run(CacheConfig(budget=budget), schedule(steps))[1]
+    assert (report.reused > 0) == cached
+    assert any("Caching is off" in m and "larger budget" in m for m in report.messages) != cached
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_outputs_that_nothing_predicts_end_the_caching(name):
+    """Two forecasts in a row as far off as the outputs are large: the rest is computed."""
+    seeds = iter(range(99))
+
+    def renewed(x, sigma, condition):
+        return noise(*x.shape, seed=next(seeds))
+
+    report = cached_run(CacheConfig(policy=LOOSE[name], budget=0.4), schedule(30), renewed)[1]
+    assert report.steps[1].error > 1
+    first = next(k for k, r in enumerate(report.steps) if r.reason == Reason.HOPELESS.value)
+    assert first < 8 and report.evaluations > 22
+    assert all(r.decision == "computed" for r in report.steps[first:])
+    assert sum("off for the rest" in message for message in report.messages) == 1
 
 
 def test_a_budget_the_guards_forbid_says_so():

@@ -116,6 +116,12 @@ class Session:
         if [s.shape for s in step.x] != [s.shape for s in last.x]:
             self._history.clear()
             return Decision(ALL, Reason.CHANGED)
+        if self._trial.hopeless and self.policy.asked is not None:
+            self.report.say(
+                "Caching is off for the rest of this run: forecasts were off by as much as the "
+                "outputs themselves, as with distilled models and samplers that renew the noise."
+            )
+            return Decision(ALL, Reason.HOPELESS)
         decision, self._state = self.policy.decide(step, last, self._state)
         if decision.reason is Reason.TIME_ROSE:
             self._history.clear()

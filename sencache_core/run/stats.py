@@ -134,6 +134,8 @@ class RunReport:
                 f"a tolerance above {best.score:.3g} there, or a smaller budget, would reuse it."
             )
         reasons = Counter(r.reason for r in self.steps)
+        if Reason.HOPELESS.value in reasons:
+            return None  # said when it was found
         if Reason.OFF.value in reasons:
             return "Nothing was reused: caching was off for this run."
         listed = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))

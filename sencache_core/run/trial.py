@@ -16,6 +16,9 @@ from .stats import RunReport, StepRecord
 #: forecast was once the worse one is ruined by holding from there on).
 HOLD_MARGIN = 1.4
 
+#: Relative error from which on a forecast is no nearer to the output than zero is: it says nothing.
+NOTHING_KNOWN = 1.0
+
 _HOLD = Hold()
 
 
@@ -28,6 +31,7 @@ class Trial:
 
     Attributes:
         in_force: the rule, or holding.
+        hopeless: whether two forecasts in a row have said nothing about their outputs.
         pending: errors of the newest evaluation, each 0-d on its device, to be read with the next
             device-to-host copy: the rule's, and after a run of reuse also that of holding.
     """
@@ -37,6 +41,8 @@ class Trial:
         self._measured: list[tuple[StepRecord, Tensor]] = []
         self._leader: Key | None = None
         self.in_force: ReuseRule = rule
+        self._useless = 0  # forecasts in a row that have said nothing
+        self.hopeless = False
         self.pending: tuple[Tensor, ...] = ()
 
     def leads(self, key: Key, history: History, since: float) -> bool:
@@ -74,6 +80,9 @@ class Trial:
     def learn(self, errors: Sequence[float]) -> float:
         """What :attr:`pending` held, now read; the rule's error, ``nan`` if there was none."""
         self.pending = ()
+        if errors:
+            self._useless = self._useless + 1 if errors[0] >= NOTHING_KNOWN else 0
+            self.hopeless |= self._useless > 1
         if len(errors) > 1:
             forecast, held = errors
             misled = forecast > HOLD_MARGIN * held
