@@ -13,6 +13,7 @@ from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
 from .policies.planner import Plan
 from .run.session import Session
 from .run.stats import RunReport
+from .sampler.pattern import known
 from .sampler.schedule import Schedule
 from .sampler.solver import transitions
 from .types import GAP, OUTPUT, STACK
@@ -116,7 +117,7 @@ class CacheConfig:
         Raises:
             ProfileError: the profile belongs to another family or tap.
         """
-        row = _row(family, facts)
+        row, schedule = _row(family, facts), known(schedule)
         report = RunReport(
             family=row.name,
             policy=self.policy.name,
@@ -143,9 +144,14 @@ class CacheConfig:
         steps = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
         run = RunInfo(row, schedule, slopes, moments, steps, x0_seen)
+
+        def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
+            again = replace(run, schedule=schedule, transitions=None)
+            return self._policy(again, report), again
+
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
-        return Session(self._policy(run, report), rules, run, report, self.most_bytes)
+        return Session(self._policy(run, report), rules, run, report, self.most_bytes, replan)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.

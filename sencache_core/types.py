@@ -79,6 +79,7 @@ class Reason(str, Enum):
     NO_HISTORY = "no fresh output to forecast from"
     NO_PAIR = "no guidance pair to rebuild"
     IDLE = "the model was not asked"
+    UNEXPECTED = "evaluation that was not expected"
     HOPELESS = "outputs cannot be predicted"
     OFF = "caching is off"
 
@@ -95,6 +96,7 @@ FORCED = frozenset(
         Reason.CHANGED,
         Reason.NO_HISTORY,
         Reason.NO_PAIR,
+        Reason.UNEXPECTED,
     }
 )
 

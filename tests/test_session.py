@@ -343,12 +343,3 @@ def test_calls_that_could_not_be_spared_are_paid_for_and_told():
     computed = sum(step.cost == 1 for step in report.steps)
     assert computed < 10 and report.cost < 0.75
     assert any("10 were asked for" in said and "LoRA" in said for said in report.messages)
-
-
-def test_rounds_that_nobody_foresaw_are_told():
-    sched, x = schedule(20), noise(*SHAPE)
-    session = CacheConfig(budget=0.5).start(WAN, sched)
-    for sigma in sched.sigmas[:-1]:
-        for _ in range(2):
-            play(session, sigma, {COND: x}, x)
-    assert any("asked 40 times" in said for said in session.finish(True).messages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -125,6 +125,18 @@ class Policy(ABC):
     def start(self, run: RunInfo) -> Any:
         """State at the beginning of a run; ``None`` if the policy keeps none."""
         return None
+
+    def resume(self, run: RunInfo, steps: Sequence[Step]) -> Any:
+        """State in mid-run, for a run that turned out to be another than expected.
+
+        Args:
+            run: what is known now.
+            steps: rounds that were computed in full, in order.
+        """
+        state = self.start(run)
+        for step in steps:
+            state = self.observe(step, state)
+        return state
 
     @abstractmethod
     def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:

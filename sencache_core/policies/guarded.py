@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,6 +41,9 @@ class Guarded(Policy):
 
     def start(self, run: RunInfo) -> Any:
         return self.inner.start(run)
+
+    def resume(self, run: RunInfo, steps: Sequence[Step]) -> Any:
+        return self.inner.resume(run, steps)
 
     def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
         reason = self.guards.forces(step.ordinal, step.index, step.num_steps, step.streak)

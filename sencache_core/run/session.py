@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..forecast.pairs import Pairs
 from ..forecast.reuse import ReuseRule
 from ..policies import Policy, RunInfo
+from ..sampler.schedule import Schedule
 from ..types import ALL, GAP, NONE, OUTPUT, STACK, Branch, Decision, Key, Reason, Step
 from .hindsight import Hindsight, hindsight_of
 from .history import History
@@ -19,6 +21,7 @@ from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord, decision_name
 from .trial import Trial
+from .watch import Watch
 
 
 class Session:
@@ -31,6 +34,8 @@ class Session:
         run: family, schedule and what is known of the model.
         report: filled as the run goes.
         most_bytes: bound on the memory of true outputs, ``None``: none.
+        replan: the policy and what is known of the run under another schedule, for samplers that
+            turn out to ask otherwise than expected; ``None``: the rest is computed then.
     """
 
     measures = False
@@ -42,9 +47,10 @@ class Session:
         run: RunInfo,
         report: RunReport,
         most_bytes: int | None = None,
+        replan: Callable[[Schedule], tuple[Policy, RunInfo]] | None = None,
     ) -> None:
         self.policy, self.run, self.report = policy, run, report
-        self._log = RoundLog(report)
+        self._log, self._watch, self._replan = RoundLog(report), Watch(run.schedule), replan
         self._history = History(rules, most_bytes)
         self._whole = STACK if report.tap == STACK.tap else OUTPUT
         rule = self._history.rule(self._whole)
@@ -54,6 +60,7 @@ class Session:
         self._state: Any = policy.start(run)
         self._step: Step | None = None
         self._last: Step | None = None  # of the last evaluation
+        self._computed: list[Step] = []  # in full, without their latents
         self._full_t = 0.0  # time of the last one in full
         self._decision = Decision(ALL, Reason.FIRST)
         self._streak = 0  # rounds reused since the last evaluation
@@ -76,6 +83,9 @@ class Session:
         before = self._last.x if self._last else None
         sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
+        if self.policy.asked is not None and (another := self._watch.see(sigma)) is not None:
+            self._expect(another)
+            schedule = another
         ordinal = len(self.report.steps)
         step = Step(
             x=sketches,
@@ -109,6 +119,22 @@ class Session:
         )
         return self._decision
 
+    def _expect(self, schedule: Schedule) -> None:
+        """Go on under another schedule: the sampler has shown where it asks."""
+        self._watch.puzzled = self._replan is None
+        if self._replan is None:
+            return
+        self.policy, self.run = self._replan(schedule)
+        self._state = self.policy.resume(self.run, self._computed)
+        if self.run.transitions is None:
+            self._hindsight = None
+        asked = self.policy.asked
+        spent = "" if asked is None else f", of which {asked:g} are computed"
+        self.report.say(
+            f"The sampler asks {len(schedule.places)} times a step: {len(schedule.rounds)} "
+            f"evaluations are expected{spent}."
+        )
+
     def _decide(self, step: Step) -> Decision:
         last = self._last
         if last is None:
@@ -116,6 +142,8 @@ class Session:
         if [s.shape for s in step.x] != [s.shape for s in last.x]:
             self._history.clear()
             return Decision(ALL, Reason.CHANGED)
+        if self._watch.puzzled:
+            return Decision(ALL, Reason.UNEXPECTED)
         if self._trial.hopeless and self.policy.asked is not None:
             self.report.say(
                 "Caching is off for the rest of this run: forecasts were off by as much as the "
@@ -250,6 +278,7 @@ class Session:
         self._last, self._streak = step, 0
         if self._decision.compute is ALL:
             self._full_t = step.t
+            self._computed.append(replace(step, x=()))
             self._state = self.policy.observe(step, self._state)
             if self._pairs is not None:
                 self._pairs.keep(step.t, self._history.of(self._whole))
@@ -264,7 +293,7 @@ class Session:
         self._log.finish(completed)
         self._hindsight = self._pairs = None
         self._history.clear()
-        self._last = self._state = None
+        self._last = self._state = self._replan = None
         if completed:
             self.report.say_what_it_came_to(self.policy.asked, len(self.run.times), self._extra)
         return self.report

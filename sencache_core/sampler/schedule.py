@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 #: Samplers whose second evaluation of a step sits at the *next* sigma of the list, the last step
@@ -38,15 +38,22 @@ class Schedule:
         sampler: name of the sampler, empty if unknown.
         assumed: only the number of steps is known; evaluations may lie elsewhere, and rounds are
             counted to tell the step.
+        places: where within a step evaluations lie, each from 0 (its start) to 1 (its end); empty:
+            as the sampler's name says.
     """
 
     sigmas: tuple[float, ...]
     sampler: str = ""
     assumed: bool = False
+    places: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2:
             raise ValueError("a schedule needs at least two sigmas: where it starts and ends")
+
+    def asking_at(self, places: tuple[float, ...] | None) -> Schedule:
+        """This schedule with other :attr:`places`; ``None``: as it is."""
+        return self if places is None else replace(self, places=places)
 
     @property
     def num_steps(self) -> int:
@@ -97,7 +104,9 @@ class Schedule:
             out.append(a)
             if b <= 0:
                 continue
-            if self.sampler in SECOND_AT_NEXT:
+            if self.places:
+                out += [a + place * (b - a) for place in self.places[1:]]
+            elif self.sampler in SECOND_AT_NEXT:
                 out.append(b)
             elif self.sampler in SECOND_BETWEEN:
                 out.append((a * b) ** 0.5)

@@ -27,6 +27,8 @@ def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float]
     """
     if schedule.assumed or schedule.sampler not in _ONE_STEP or not schedule.falling:
         return None
+    if len(schedule.places) > 1:  # it asks more often than a sampler of that name
+        return None
     out = []
     for now, after in zip(schedule.sigmas[:-1], schedule.sigmas[1:], strict=True):
         if family.prediction == "flow":
