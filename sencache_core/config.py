@@ -200,11 +200,6 @@ class CacheConfig:
         if why := self._why_off(run):
             report.say(f"Caching is off: {why}")
             return Off()
-        if run.schedule.stochastic:
-            report.say(
-                f"The sampler {run.schedule.sampler} adds fresh noise at every step, which makes "
-                "outputs harder to forecast; expect less quality at the same budget."
-            )
         own = self.guards
         if self.policy.fixed and own == DEFAULT_GUARDS:
             own = Guards(cooldown=0, longest_run=len(run.times))  # the user's schedule as written

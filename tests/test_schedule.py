@@ -71,14 +71,6 @@ def test_a_run_that_stops_above_zero_has_second_evaluations_throughout():
     assert len(Schedule((1.0, 0.7, 0.4), "heun").rounds) == 4
 
 
-@pytest.mark.parametrize(
-    ("sampler", "stochastic"),
-    [("euler", False), ("uni_pc", False), ("euler_ancestral", True), ("dpmpp_2m_sde", True)],
-)
-def test_stochastic_samplers_are_known_by_name(sampler, stochastic):
-    assert Schedule(flow_sigmas(5), sampler).stochastic is stochastic
-
-
 def test_falling():
     assert Schedule((1.0, 0.5, 0.5, 0.0)).falling
     assert not Schedule((1.0, 0.4, 0.6, 0.0)).falling

@@ -15,6 +15,7 @@ from ..forecast.reuse import ReuseRule
 from ..policies import Policy, RunInfo
 from ..sampler.schedule import Schedule
 from ..types import ALL, GAP, NONE, OUTPUT, STACK, Branch, Decision, Key, Reason, Step
+from .explain import Explain
 from .hindsight import Hindsight, hindsight_of
 from .history import History
 from .rounds import RoundLog
@@ -51,6 +52,7 @@ class Session:
     ) -> None:
         self.policy, self.run, self.report = policy, run, report
         self._log, self._watch, self._replan = RoundLog(report), Watch(run.schedule), replan
+        self._explain = Explain()
         self._history = History(rules, most_bytes)
         self._whole = STACK if report.tap == STACK.tap else OUTPUT
         rule = self._history.rule(self._whole)
@@ -81,6 +83,8 @@ class Session:
         family, schedule = self.run.family, self.run.schedule
         sketches = sketch_latent(x, family) if self.policy.reuses else ()
         before = self._last.x if self._last else None
+        if self.policy.reuses:
+            self._look(x)
         sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
         if self.policy.asked is not None and (another := self._watch.see(sigma)) is not None:
@@ -118,6 +122,18 @@ class Session:
             )
         )
         return self._decision
+
+    def _look(self, x: Sequence[Tensor]) -> None:
+        """See whether the steps so far follow from the outputs."""
+        known = self._explain.unexplained
+        self._explain.begin(x)
+        if self._explain.unexplained and not known:
+            self._hindsight = None
+            self.report.say(
+                "The latent moves by more than the outputs explain (fresh noise at every step, or "
+                "masked parts): outputs are harder to forecast; expect less quality at the same "
+                "budget."
+            )
 
     def _expect(self, schedule: Schedule) -> None:
         """Go on under another schedule: the sampler has shown where it asks."""
@@ -172,6 +188,8 @@ class Session:
             return None
         t, rule = self._step.t, self._rule_at(keys[0])
         parts = [rule.predict(t, anchors) for anchors in kept]
+        if keys[0].site == OUTPUT:
+            self._explain.observe(parts)
         if self._hindsight is not None:
             for key, anchors in zip(keys, kept, strict=True):
                 used = [anchor.t for anchor in anchors[-rule.history :]]
@@ -199,6 +217,8 @@ class Session:
         if not self.policy.reuses:
             return None
         parts = y.chunk(len(keys))
+        if keys[0].site == OUTPUT:
+            self._explain.observe(parts)
         if self._decision.partial and self._pairs is not None and keys[0].site == self._whole:
             for key, part in zip(keys, parts, strict=True):
                 self._pairs.alone(key.branch, part)

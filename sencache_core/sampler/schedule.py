@@ -25,8 +25,6 @@ ADAPTIVE = frozenset({"dpm_adaptive"})
 #: Relative distance within which a noise level counts as one of the list's (ours): between what
 #: rounding in float32 does and the steps of any schedule.
 ON_THE_GRID = 1e-4
-#: Parts of the names of samplers that add fresh noise between steps.
-_STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver")
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ class Schedule:
     def falling(self) -> bool:
         """Whether noise only falls: false for unsampling and restart-style lists."""
         return all(a >= b for a, b in zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the sampler's name says that it adds noise between steps."""
-        return any(word in self.sampler for word in _STOCHASTIC)
 
     @property
     def adaptive(self) -> bool:
