@@ -27,20 +27,12 @@ from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
 from .comfy_keys import KEY
+from .comfy_neighbours import cache_on, other_cache, replaced_forward
 from .comfy_run import Run, diffusion_model, model_family
 
 _WRAPPERS = comfy.patcher_extension.WrappersMP
 
 Publish = Callable[[RunReport], None]
-
-#: Other caches by the wrapper key or option that they leave on a model. Two caches on one model
-#: each take the other's forecast for the truth. LazyCache also leaves EasyCache's option.
-_OTHER_CACHES = {
-    "lazycache": "LazyCache",
-    "easycache": "EasyCache",
-    "rel_l1_thresh": "TeaCache",
-    "magcache_thresh": "MagCache",
-}
 
 #: Token-sized bf16 residual over fp32 latent at Wan 14B, the largest of the known models: 32,760
 #: tokens of 5120 values (320 MiB) over 16 x 21 x 60 x 104 (8 MiB).
@@ -136,11 +128,18 @@ class _Host:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         guider = executor.class_obj
         options = guider.model_options["transformer_options"]
-        _refuse_other_caches(options, options.get("wrappers", {}))
+        patcher = guider.model_patcher
+        _refuse_other_caches(patcher, guider.model_options, options.get("wrappers", {}))
         schedule = Schedule(as_floats(sigmas), sampler_name(sampler))
         shapes = kwargs.get("latent_shapes") or [noise.shape]
         header = self._header(guider, schedule, noise.dtype, shapes)
         run = Run(self.start(guider, schedule, header), self.tap, shapes)
+        network = patcher.model.diffusion_model
+        if other := replaced_forward(network, patcher.object_patches):
+            run.runner.report.say(
+                f"Note: another node has replaced the model's forward ({other}). If that is a "
+                "cache, use either it or SenCache."
+            )
         options[KEY] = run
         completed = False
         try:
@@ -159,7 +158,7 @@ class _Host:
             fingerprint=fingerprint(model.diffusion_model) if self.fingerprinted else "",
             sampler=schedule.sampler,
             sigmas=schedule.sigmas,
-            guidance=float(getattr(guider, "cfg", 0.0)),
+            guidance=_guidance(guider),
             shape=tuple(size for shape in shapes for size in shape),
             dtype=str(dtype).removeprefix("torch."),
             tap=self.tap,
@@ -180,6 +179,9 @@ class _Host:
         run = executor.class_obj.model_options["transformer_options"].get(KEY)
         if run is None:
             return executor(x, timestep, model_options, *args, **kwargs)
+        if not run.runner.report.steps:  # other packs put theirs in place as late as we do
+            patcher = executor.class_obj.model_patcher
+            _refuse_other_caches(patcher, executor.class_obj.model_options, {})
         run.begin(executor.class_obj, x, timestep)
         try:
             out = executor(x, timestep, model_options, *args, **kwargs)
@@ -247,7 +249,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.APPLY_MODEL: host.apply_model,
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
-    _refuse_other_caches(clone.model_options["transformer_options"], clone.wrappers)
+    _refuse_other_caches(clone, clone.model_options, clone.wrappers)
     if not TAPS[host.tap].inside:  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
@@ -262,14 +264,32 @@ def _bare(model: Any) -> Any:
     return clone
 
 
-def _refuse_other_caches(options: Mapping[str, Any], wrappers: Mapping[str, Any]) -> None:
-    present = set(options) | {key for by_key in wrappers.values() for key in by_key}
-    for key, name in _OTHER_CACHES.items():
-        if key in present:
-            raise UnsupportedModel(
-                f"{name} is already on this model. Two caches would take each other's forecasts "
-                f"for the truth: remove or bypass either {name} or SenCache."
-            )
+def _refuse_other_caches(
+    model: Any, model_options: Mapping[str, Any], wrappers: Mapping[str, Any]
+) -> None:
+    """Two caches on one model each take the other's forecast for the truth.
+
+    Raises:
+        UnsupportedModel: there is another one.
+    """
+    network = model.model.diffusion_model
+    name = other_cache(model_options, wrappers, model.object_patches, network, KEY)
+    if name is None:
+        return
+    other = name[0].lower() + name[1:] if name.startswith(("The ", "A ")) else name
+    ways = f"remove or bypass either {other} or SenCache"
+    if cache_on(network):
+        ways += ". If its node is gone already, the loaded model still holds it: restart ComfyUI"
+    raise UnsupportedModel(
+        f"{name} is already on this model. Two caches would take each other's forecasts for the "
+        f"truth: {ways}."
+    )
+
+
+def _guidance(guider: Any) -> float:
+    """The guider's one scale; 0 if it has none, or several."""
+    scale = getattr(guider, "cfg", None)
+    return float(scale) if isinstance(scale, int | float) else 0.0
 
 
 def sampler_name(sampler: Any) -> str:
