@@ -16,7 +16,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ..config import CacheConfig
+from ..config import CacheConfig, Facts
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
@@ -26,21 +26,23 @@ from ..model.taps import TAPS
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
+from .comfy_guidance import guidance_scale, linear_guidance
 from .comfy_keys import KEY
 from .comfy_neighbours import cache_on, other_cache, replaced_forward
-from .comfy_run import Run, diffusion_model, model_family
+from .comfy_prediction import prediction_of
+from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
+from .comfy_stages import Stages, carry_of, stage_of
 
 _WRAPPERS = comfy.patcher_extension.WrappersMP
 
 Publish = Callable[[RunReport], None]
 
+#: What runs know of each other; figures only.
+STAGES = Stages()
+
 #: Token-sized bf16 residual over fp32 latent at Wan 14B, the largest of the known models: 32,760
 #: tokens of 5120 values (320 MiB) over 16 x 21 x 60 x 104 (8 MiB).
 _STACK_RATIO = 40
-
-
-class UnsupportedModel(ValueError):
-    """This model, or this combination of patches, cannot be cached. The message says why."""
 
 
 def attach(
@@ -61,8 +63,8 @@ def attach(
         UnsupportedModel: the model is causal, or another cache sits on it already.
     """
 
-    def start(guider: Any, schedule: Schedule, header: ProfileHeader) -> Runner:
-        return config.start(model_family(guider.model_patcher.model), schedule, header)
+    def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
+        return config.start(model_family(guider.model_patcher.model), schedule, header, facts)
 
     def done(runner: Runner, header: ProfileHeader) -> None:
         if publish is not None:
@@ -101,7 +103,7 @@ def record(
     """
     runs = calibration or Calibration(probes=0)
 
-    def start(guider: Any, schedule: Schedule, header: ProfileHeader) -> Runner:
+    def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
         family = model_family(guider.model_patcher.model) or GENERIC
         return runs.start(family, schedule, tap, header.guidance or None)
 
@@ -117,7 +119,7 @@ def record(
 class _Host:
     """The wrappers' shared configuration. Holds no run state."""
 
-    start: Callable[[Any, Schedule, ProfileHeader], Runner]
+    start: Callable[[Any, Schedule, ProfileHeader, Facts], Runner]
     tap: str
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
@@ -133,7 +135,11 @@ class _Host:
         schedule = Schedule(as_floats(sigmas), sampler_name(sampler))
         shapes = kwargs.get("latent_shapes") or [noise.shape]
         header = self._header(guider, schedule, noise.dtype, shapes)
-        run = Run(self.start(guider, schedule, header), self.tap, shapes)
+        sampling = patcher.get_model_object("model_sampling")
+        before = STAGES.before(noise, latent_image, schedule.sigmas[0])
+        stage = stage_of(before, schedule.sigmas, sampling)
+        facts = Facts(prediction_of(sampling), linear_guidance(guider), stage)
+        run = Run(self.start(guider, schedule, header, facts), self.tap, shapes)
         network = patcher.model.diffusion_model
         if other := replaced_forward(network, patcher.object_patches):
             run.runner.report.say(
@@ -145,6 +151,10 @@ class _Host:
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             completed = True
+            if schedule.sigmas[-1] > 0:
+                steps = stage.before + schedule.num_steps
+                carry = carry_of(run.runner.report, stage)
+                STAGES.remember(out, schedule.sigmas[-1], steps, carry)
             return out
         finally:
             options.pop(KEY, None)
@@ -158,7 +168,7 @@ class _Host:
             fingerprint=fingerprint(model.diffusion_model) if self.fingerprinted else "",
             sampler=schedule.sampler,
             sigmas=schedule.sigmas,
-            guidance=_guidance(guider),
+            guidance=guidance_scale(guider),
             shape=tuple(size for shape in shapes for size in shape),
             dtype=str(dtype).removeprefix("torch."),
             tap=self.tap,
@@ -182,11 +192,8 @@ class _Host:
         if not run.runner.report.steps:  # other packs put theirs in place as late as we do
             patcher = executor.class_obj.model_patcher
             _refuse_other_caches(patcher, executor.class_obj.model_options, {})
-        run.begin(executor.class_obj, x, timestep)
-        try:
+        with run.round(executor.class_obj, x, timestep):
             out = executor(x, timestep, model_options, *args, **kwargs)
-        finally:
-            run.open = False
         if self.live is not None:
             self.live(run.runner.report)
         return out
@@ -223,10 +230,15 @@ class _Host:
 
         def model(sigma: Tensor, more: Mapping[str, Any] | None = None) -> Tensor:
             own = options if more is None else {**options, **more}
-            return executor(x, sigma, c_concat, c_crossattn, control, own, **kwargs)
 
-        # Tiling wrappers may hand on a part of what the options speak of.
-        if run is None or not run.open or x.shape[0] % len(options["uuids"]):
+            def call() -> Tensor:
+                return executor(x, sigma, c_concat, c_crossattn, control, own, **kwargs)
+
+            again = more is not None and "sigmas" in more
+            return run.counted(executor.class_obj, call, again) if known else call()
+
+        known = run is not None and run.open and run.readable(options, x)
+        if not known:
             return model(t)
         branches = run.branches(
             executor.class_obj, options, x.shape, (control is not None, *sorted(kwargs))
@@ -284,12 +296,6 @@ def _refuse_other_caches(
         f"{name} is already on this model. Two caches would take each other's forecasts for the "
         f"truth: {ways}."
     )
-
-
-def _guidance(guider: Any) -> float:
-    """The guider's one scale; 0 if it has none, or several."""
-    scale = getattr(guider, "cfg", None)
-    return float(scale) if isinstance(scale, int | float) else 0.0
 
 
 def sampler_name(sampler: Any) -> str:

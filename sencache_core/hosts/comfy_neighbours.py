@@ -94,7 +94,8 @@ def other_cache(
                 *_of_wrappers(wrappers, own),
                 *(_cache_in(model_options.get(slot)) for slot in _SLOTS),
                 *_of_options(options, own),
-                *(_cache_in(fn) for fn in _replacements(options)),
+                *(_method(key) for key in model_options if isinstance(key, str)),
+                *(_cache_in(fn) for fn in _patches(options)),
                 *(
                     _cache_in(obj)
                     for path, obj in patches.items()
@@ -155,10 +156,12 @@ def _of_options(options: Mapping[str, Any], own: str) -> Iterator[str | None]:
                 yield _cache_in(value)
 
 
-def _replacements(options: Mapping[str, Any]) -> Iterator[Any]:
-    """Functions that run in the place of blocks or of attention."""
+def _patches(options: Mapping[str, Any]) -> Iterator[Any]:
+    """Functions that run beside blocks or attention, or in their place."""
     for by_place in options.get("patches_replace", {}).values():
         yield from by_place.values()
+    for functions in options.get("patches", {}).values():
+        yield from functions
 
 
 def _module_and_blocks(network: nn.Module) -> Iterator[nn.Module]:

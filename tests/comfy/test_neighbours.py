@@ -111,6 +111,10 @@ def _slot(model, made):
     model.set_model_unet_function_wrapper(made.ApplyFBCacheOnModel().patch())
 
 
+def _beside(model, made):
+    model.set_model_patch(made.make_patch(made.FirstBlockCache()), "double_block")
+
+
 def _block_patch(model, made):
     patch = made.make_patch(made.FirstBlockCache())
     model.set_model_patch_replace(patch, "dit", "double_block", 0)
@@ -130,6 +134,7 @@ CACHES = {
     "first_block": (with_wrapper("diffusion_model", "first_block_cache"), "First Block Cache"),
     "fbcache": (_slot, "First Block Cache"),
     "by_block": (_block_patch, "First Block Cache"),
+    "beside_blocks": (_beside, "First Block Cache"),
     "of_no_name": (with_wrapper("apply_model", "residual_cache"), "The cache 'residual_cache'"),
     "by_value": (with_option("accelerator", lambda made: made.StepCacheConfig()), "A step cache"),
     "object_patch": (_object_patch, "CacheDiT"),
