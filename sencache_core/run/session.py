@@ -81,12 +81,15 @@ class Session:
         family, schedule = self.run.family, self.run.schedule
         sketches = sketch_latent(x, family) if self.policy.reuses else ()
         before = self._last.x if self._last else None
-        sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
+        told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
         if self.policy.asked is not None and (another := self._watch.see(sigma)) is not None:
             self._expect(another)
             schedule = another
         ordinal = len(self.report.steps)
+        sigma = schedule.level(told, ordinal)
+        if sigma != told and self._hindsight is not None:
+            self._hindsight = None  # the sampler does not step by the noise it tells of
         step = Step(
             x=sketches,
             moved=moved,
