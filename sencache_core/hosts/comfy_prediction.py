@@ -11,11 +11,11 @@ _SAME = 1e-4
 
 
 def prediction_of(sampling: Any) -> str | None:
-    """``"flow"``, ``"v"``, ``"eps"``, ``"x0"`` or ``"another quantity"``; ``None`` if not to be told.
+    """``"flow"``, ``"v"``, ``"eps"``, ``"x0"``, ``"another quantity"``, or ``None``: not known.
 
-    The sampling object scales the network's input, and makes the denoised latent
-    ``a x + b y`` of noisy latent and output (Karras et al. 2022, table 1): these factors are read at
-    one noise level in the middle.
+    The sampling object scales the network's input, and makes the denoised latent ``a x + b y`` of
+    noisy latent and output (Karras et al. 2022, table 1): these factors are read at one noise level
+    in the middle.
     """
     if not hasattr(sampling, "percent_to_sigma"):
         return None
