@@ -138,7 +138,12 @@ class _Host:
         sampling = patcher.get_model_object("model_sampling")
         before = STAGES.before(noise, latent_image, schedule.sigmas[0])
         stage = stage_of(before, schedule.sigmas, sampling)
-        facts = Facts(prediction_of(sampling), linear_guidance(guider), stage)
+        facts = Facts(
+            prediction=prediction_of(sampling),
+            linear_guidance=linear_guidance(guider),
+            x0_seen=True,  # SamplerCustomAdvanced hands it on
+            stage=stage,
+        )
         run = Run(self.start(guider, schedule, header, facts), self.tap, shapes)
         network = patcher.model.diffusion_model
         if other := replaced_forward(network, patcher.object_patches):

@@ -89,6 +89,7 @@ class Session:
         ordinal = len(self.report.steps)
         sigma = schedule.level(told, ordinal)
         if sigma != told and self._hindsight is not None:
+            self._hindsight.offsets.clear()
             self._hindsight = None  # the sampler does not step by the noise it tells of
         step = Step(
             x=sketches,
