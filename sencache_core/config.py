@@ -54,14 +54,18 @@ class Stage:
     def guards(self, guards: Guards, own: int) -> Guards:
         """Guards of the clip as they hold for this run of ``own`` steps."""
         whole = self.steps(own)
+        if whole == own:
+            return guards
 
         def here(share: float) -> float:
-            return min(max(round((share * whole - self.before) / own, 9), 0.0), 1.0)
+            """As share of this run's steps, what is a share of the clip's."""
+            below = sum(step / whole < share for step in range(whole))
+            return min(max(below - self.before, 0), own) / own
 
         return replace(
             guards,
-            warmup=1 if self.before else guards.warmup,
-            cooldown=guards.cooldown if self.before + own >= whole else 0,
+            warmup=max(guards.warmup - self.before, 1),
+            cooldown=max(guards.cooldown - (whole - self.before - own), 0),
             start=here(guards.start or 0.0),
             end=here(guards.end),
         )
