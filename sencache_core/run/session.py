@@ -83,11 +83,11 @@ class Session:
         before = self._last.x if self._last else None
         told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
+        ordinal = len(self.report.steps)
+        sigma = schedule.level(told, ordinal)
         if self.policy.asked is not None and (another := self._watch.see(sigma)) is not None:
             self._expect(another)
             schedule = another
-        ordinal = len(self.report.steps)
-        sigma = schedule.level(told, ordinal)
         if sigma != told and self._hindsight is not None:
             self._hindsight.offsets.clear()
             self._hindsight = None  # the sampler does not step by the noise it tells of
