@@ -34,6 +34,44 @@ MOST_EXPECTED = 0.2
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Where a run lies in its clip, which may be sampled in several calls.
+
+    Attributes:
+        before: steps of the clip that other runs have done.
+        whole: steps of the clip in all, as far as can be told; 0: those up to this run's end.
+        carry: evaluations left over from the budget of the runs before; negative: overspent.
+    """
+
+    before: int = 0
+    whole: int = 0
+    carry: float = 0.0
+
+    def steps(self, own: int) -> int:
+        """Steps of the clip in all, ``own`` of them this run's."""
+        return max(self.whole, self.before + own)
+
+    def guards(self, guards: Guards, own: int) -> Guards:
+        """Guards of the clip as they hold for this run of ``own`` steps."""
+        whole = self.steps(own)
+        if whole == own:
+            return guards
+
+        def here(share: float) -> float:
+            """As share of this run's steps, what is a share of the clip's."""
+            below = sum(step / whole < share for step in range(whole))
+            return min(max(below - self.before, 0), own) / own
+
+        return replace(
+            guards,
+            warmup=max(guards.warmup - self.before, 1),
+            cooldown=max(guards.cooldown - (whole - self.before - own), 0),
+            start=here(guards.start or 0.0),
+            end=here(guards.end),
+        )
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a host knows of a run beside its family and noise levels.
 
@@ -44,11 +82,13 @@ class Facts:
             with weights that sum to 1.
         x0_seen: whether the clean latent that an output stands for is seen, and not put right by
             the host (see ``Session.keep_offsets``).
+        stage: of its clip.
     """
 
     prediction: str | None = None
     linear_guidance: bool = True
     x0_seen: bool = False
+    stage: Stage = Stage()
 
 
 @dataclass(frozen=True)
@@ -147,11 +187,12 @@ class CacheConfig:
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None)
-            return self._policy(again, report), again
+            return self._policy(again, report, facts.stage), again
 
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
-        return Session(self._policy(run, report), rules, run, report, self.most_bytes, replan)
+        policy = self._policy(run, report, facts.stage)
+        return Session(policy, rules, run, report, self.most_bytes, replan)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.
@@ -193,11 +234,11 @@ class CacheConfig:
             return None
         return steps
 
-    def _policy(self, run: RunInfo, report: RunReport) -> Policy:
+    def _policy(self, run: RunInfo, report: RunReport, stage: Stage) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
         if not self.policy.reuses:
             return self.policy
-        if why := self._why_off(run):
+        if why := self._why_off(run, stage):
             report.say(f"Caching is off: {why}")
             return Off()
         own = self.guards
@@ -205,10 +246,12 @@ class CacheConfig:
             own = Guards(cooldown=0, longest_run=len(run.times))  # the user's schedule as written
         if own.start is None:
             own = replace(own, start=self.policy.opening)
+        if not self.policy.fixed:
+            own = stage.guards(own, run.schedule.num_steps)
         if self.budget is None or self.policy.fixed:
             return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
-        evaluations = max(1, round(self.budget * rounds))
+        evaluations = max(1, round(self.budget * rounds + stage.carry))
         if evaluations >= rounds:
             return Off()
         guards = self.policy.fit_guards(own, evaluations, run)
@@ -226,7 +269,7 @@ class CacheConfig:
             )
         evaluations = max(evaluations, forced)
         policy = Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
-        if self.policy.planned and run.schedule.num_steps < 2 * self.min_steps:
+        if self.policy.planned and stage.steps(run.schedule.num_steps) < 2 * self.min_steps:
             expected = policy.plan(run).error
             if expected > MOST_EXPECTED:
                 report.say(
@@ -237,13 +280,15 @@ class CacheConfig:
                 return Off()
         return policy
 
-    def _why_off(self, run: RunInfo) -> str:
+    def _why_off(self, run: RunInfo, stage: Stage) -> str:
         """Why a run must be computed in full, as the end of a sentence; empty: it need not."""
-        schedule, steps = run.schedule, run.schedule.num_steps
+        schedule, steps = run.schedule, stage.steps(run.schedule.num_steps)
         if steps < self.min_steps:
+            what = "run" if steps == schedule.num_steps else "clip"
             return (
-                f"this run has {steps} steps, and runs of fewer than {self.min_steps} (distilled "
-                "models, speed LoRAs) have none to spare. Lower min_steps to cache all the same."
+                f"this {what} has {steps} steps, and {what}s of fewer than {self.min_steps} "
+                "(distilled models, speed LoRAs) have none to spare. Lower min_steps to cache all "
+                "the same."
             )
         if not schedule.falling:
             return "the sampler's noise levels do not fall throughout."

@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 from toys import heun, noise
 
 from sencache_core import Schedule, flow_sigmas
-from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN, as_floats
+from sencache_core.sampler.schedule import (
+    ON_THE_GRID,
+    SECOND_AT_NEXT,
+    SECOND_BETWEEN,
+    as_floats,
+)
 
 
 @given(st.integers(1, 100), st.floats(0.5, 12))
@@ -42,6 +47,27 @@ def test_locate_between_and_outside():
     assert schedule.locate(0.01) == 3
     assert schedule.locate(0.0) == 3
     assert schedule.locate(0.79999) == 1  # rounding of the host
+
+
+@given(st.integers(5, 60), st.floats(0.5, 12), st.floats(0.01, 0.6))
+def test_a_model_that_is_told_less_noise_is_where_its_rounds_say(steps, shift, less):
+    """Less in mid-run, as samplers for more detail do it; what is told even rises again."""
+    schedule = Schedule(flow_sigmas(steps, shift), "detail")
+    for ordinal, own in enumerate(schedule.rounds):
+        told = own * (1 - less * (1 - abs(2 * ordinal / steps - 1)))
+        assert schedule.level(told, ordinal) == pytest.approx(own, rel=ON_THE_GRID)
+
+
+@pytest.mark.parametrize("name", ["euler", *sorted(SECOND_AT_NEXT | SECOND_BETWEEN), "unknown"])
+def test_what_samplers_tell_is_believed_where_they_can_be(name):
+    """Churned above the list, between its entries, or late."""
+    schedule = Schedule(flow_sigmas(12, 5), name)
+    rounds, last = schedule.rounds, len(schedule.rounds) - 1
+    assert [schedule.level(told, k) for k, told in enumerate(rounds)] == list(rounds)
+    for k, told in enumerate(rounds):
+        assert schedule.level(1.02 * told, k) == 1.02 * told
+        assert schedule.level(told, min(k + 1, last)) == told
+    assert schedule.level(0.01, len(rounds)) == 0.01
 
 
 @pytest.mark.parametrize("sampler", sorted(SECOND_AT_NEXT | SECOND_BETWEEN))

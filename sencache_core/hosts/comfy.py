@@ -16,7 +16,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ..config import CacheConfig
+from ..config import CacheConfig, Facts
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
@@ -26,29 +26,23 @@ from ..model.taps import TAPS
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
+from .comfy_guidance import guidance_scale, linear_guidance
 from .comfy_keys import KEY
-from .comfy_run import Run, diffusion_model, model_family
+from .comfy_neighbours import cache_on, other_cache, replaced_forward
+from .comfy_prediction import prediction_of
+from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
+from .comfy_stages import Stages, carry_of, stage_of
 
 _WRAPPERS = comfy.patcher_extension.WrappersMP
 
 Publish = Callable[[RunReport], None]
 
-#: Other caches by the wrapper key or option that they leave on a model. Two caches on one model
-#: each take the other's forecast for the truth. LazyCache also leaves EasyCache's option.
-_OTHER_CACHES = {
-    "lazycache": "LazyCache",
-    "easycache": "EasyCache",
-    "rel_l1_thresh": "TeaCache",
-    "magcache_thresh": "MagCache",
-}
+#: What runs know of each other; figures only.
+STAGES = Stages()
 
 #: Token-sized bf16 residual over fp32 latent at Wan 14B, the largest of the known models: 32,760
 #: tokens of 5120 values (320 MiB) over 16 x 21 x 60 x 104 (8 MiB).
 _STACK_RATIO = 40
-
-
-class UnsupportedModel(ValueError):
-    """This model, or this combination of patches, cannot be cached. The message says why."""
 
 
 def attach(
@@ -69,8 +63,8 @@ def attach(
         UnsupportedModel: the model is causal, or another cache sits on it already.
     """
 
-    def start(guider: Any, schedule: Schedule, header: ProfileHeader) -> Runner:
-        return config.start(model_family(guider.model_patcher.model), schedule, header)
+    def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
+        return config.start(model_family(guider.model_patcher.model), schedule, header, facts)
 
     def done(runner: Runner, header: ProfileHeader) -> None:
         if publish is not None:
@@ -109,7 +103,7 @@ def record(
     """
     runs = calibration or Calibration(probes=0)
 
-    def start(guider: Any, schedule: Schedule, header: ProfileHeader) -> Runner:
+    def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
         family = model_family(guider.model_patcher.model) or GENERIC
         return runs.start(family, schedule, tap, header.guidance or None)
 
@@ -125,7 +119,7 @@ def record(
 class _Host:
     """The wrappers' shared configuration. Holds no run state."""
 
-    start: Callable[[Any, Schedule, ProfileHeader], Runner]
+    start: Callable[[Any, Schedule, ProfileHeader, Facts], Runner]
     tap: str
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
@@ -136,16 +130,36 @@ class _Host:
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         guider = executor.class_obj
         options = guider.model_options["transformer_options"]
-        _refuse_other_caches(options, options.get("wrappers", {}))
+        patcher = guider.model_patcher
+        _refuse_other_caches(patcher, guider.model_options, options.get("wrappers", {}))
         schedule = Schedule(as_floats(sigmas), sampler_name(sampler))
         shapes = kwargs.get("latent_shapes") or [noise.shape]
         header = self._header(guider, schedule, noise.dtype, shapes)
-        run = Run(self.start(guider, schedule, header), self.tap, shapes)
+        sampling = patcher.get_model_object("model_sampling")
+        before = STAGES.before(noise, latent_image, schedule.sigmas[0])
+        stage = stage_of(before, schedule.sigmas, sampling)
+        facts = Facts(
+            prediction=prediction_of(sampling),
+            linear_guidance=linear_guidance(guider),
+            x0_seen=True,  # SamplerCustomAdvanced hands it on
+            stage=stage,
+        )
+        run = Run(self.start(guider, schedule, header, facts), self.tap, shapes)
+        network = patcher.model.diffusion_model
+        if other := replaced_forward(network, patcher.object_patches):
+            run.runner.report.say(
+                f"Note: another node has replaced the model's forward ({other}). If that is a "
+                "cache, use either it or SenCache."
+            )
         options[KEY] = run
         completed = False
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             completed = True
+            if schedule.sigmas[-1] > 0:
+                steps = stage.before + schedule.num_steps
+                carry = carry_of(run.runner.report, stage)
+                STAGES.remember(out, schedule.sigmas[-1], steps, carry)
             return out
         finally:
             options.pop(KEY, None)
@@ -159,7 +173,7 @@ class _Host:
             fingerprint=fingerprint(model.diffusion_model) if self.fingerprinted else "",
             sampler=schedule.sampler,
             sigmas=schedule.sigmas,
-            guidance=float(getattr(guider, "cfg", 0.0)),
+            guidance=guidance_scale(guider),
             shape=tuple(size for shape in shapes for size in shape),
             dtype=str(dtype).removeprefix("torch."),
             tap=self.tap,
@@ -180,11 +194,11 @@ class _Host:
         run = executor.class_obj.model_options["transformer_options"].get(KEY)
         if run is None:
             return executor(x, timestep, model_options, *args, **kwargs)
-        run.begin(executor.class_obj, x, timestep)
-        try:
+        if not run.runner.report.steps:  # other packs put theirs in place as late as we do
+            patcher = executor.class_obj.model_patcher
+            _refuse_other_caches(patcher, executor.class_obj.model_options, {})
+        with run.round(executor.class_obj, x, timestep):
             out = executor(x, timestep, model_options, *args, **kwargs)
-        finally:
-            run.open = False
         if self.live is not None:
             self.live(run.runner.report)
         return out
@@ -221,10 +235,15 @@ class _Host:
 
         def model(sigma: Tensor, more: Mapping[str, Any] | None = None) -> Tensor:
             own = options if more is None else {**options, **more}
-            return executor(x, sigma, c_concat, c_crossattn, control, own, **kwargs)
 
-        # Tiling wrappers may hand on a part of what the options speak of.
-        if run is None or not run.open or x.shape[0] % len(options["uuids"]):
+            def call() -> Tensor:
+                return executor(x, sigma, c_concat, c_crossattn, control, own, **kwargs)
+
+            again = more is not None and "sigmas" in more
+            return run.counted(executor.class_obj, call, again) if known else call()
+
+        known = run is not None and run.open and run.readable(options, x)
+        if not known:
             return model(t)
         branches = run.branches(
             executor.class_obj, options, x.shape, (control is not None, *sorted(kwargs))
@@ -247,7 +266,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.APPLY_MODEL: host.apply_model,
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
-    _refuse_other_caches(clone.model_options["transformer_options"], clone.wrappers)
+    _refuse_other_caches(clone, clone.model_options, clone.wrappers)
     if not TAPS[host.tap].inside:  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
@@ -262,14 +281,26 @@ def _bare(model: Any) -> Any:
     return clone
 
 
-def _refuse_other_caches(options: Mapping[str, Any], wrappers: Mapping[str, Any]) -> None:
-    present = set(options) | {key for by_key in wrappers.values() for key in by_key}
-    for key, name in _OTHER_CACHES.items():
-        if key in present:
-            raise UnsupportedModel(
-                f"{name} is already on this model. Two caches would take each other's forecasts "
-                f"for the truth: remove or bypass either {name} or SenCache."
-            )
+def _refuse_other_caches(
+    model: Any, model_options: Mapping[str, Any], wrappers: Mapping[str, Any]
+) -> None:
+    """Two caches on one model each take the other's forecast for the truth.
+
+    Raises:
+        UnsupportedModel: there is another one.
+    """
+    network = model.model.diffusion_model
+    name = other_cache(model_options, wrappers, model.object_patches, network, KEY)
+    if name is None:
+        return
+    other = name[0].lower() + name[1:] if name.startswith(("The ", "A ")) else name
+    ways = f"remove or bypass either {other} or SenCache"
+    if cache_on(network):
+        ways += ". If its node is gone already, the loaded model still holds it: restart ComfyUI"
+    raise UnsupportedModel(
+        f"{name} is already on this model. Two caches would take each other's forecasts for the "
+        f"truth: {ways}."
+    )
 
 
 def sampler_name(sampler: Any) -> str:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import comfy.model_management
 import torch
 from torch import Tensor
+from torch._dynamo import OptimizedModule
 
 from ..model.families import GENERIC, Family, Places, family_of
 from ..model.taps import TAPS, Listener, Tap, Visit
 from ..run.runner import Call, Runner, runs_first
 from ..types import OUTPUT, Branch, Decision
 from .comfy_keys import CALL, Keys
+from .comfy_watch import Watch
+
+#: A call that says not, or not rightly, what it is about.
+_UNKNOWN = Branch("unknown")
 
 #: Below this noise level dividing by sigma would amplify rounding: the output is not recorded.
 _SMALLEST_SIGMA = 1e-3
+
+
+class UnsupportedModel(ValueError):
+    """This model, or this combination of patches, cannot be cached. The message says why."""
 
 
 @dataclass
@@ -32,6 +42,10 @@ class Run:
         keys: names the chunks.
         open: inside an evaluation round; model calls elsewhere are none of ours.
         decision: of the round at hand.
+        batch: clips sampled at once.
+        watched: the model whose passes are counted in the round at hand.
+        passes: of any model in this round.
+        known: of those, the ones under calls whose branches are known.
     """
 
     runner: Runner
@@ -40,14 +54,33 @@ class Run:
     keys: Keys = field(default_factory=Keys)
     open: bool = False
     decision: Decision | None = None
+    batch: int = 1
+    watched: Any = None
+    passes: int = 0
+    known: int = 0
     # Multi-GPU setups call the model from several threads at once.
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def begin(self, guider: Any, x: Tensor, sigma: Tensor) -> None:
+    @contextmanager
+    def round(self, guider: Any, x: Tensor, sigma: Tensor) -> Iterator[None]:
+        """One evaluation round: opened, watched, and closed."""
+        self._begin(guider, x, sigma)
+        self.watched = getattr(guider, "inner_model", None) if self.open else None
+        watch = nullcontext() if self.watched is None else Watch(self.watched, self._passed)
+        try:
+            with watch:
+                yield
+            if self.open:
+                self._book_unknown()
+        finally:
+            self.open, self.watched = False, None
+
+    def _begin(self, guider: Any, x: Tensor, sigma: Tensor) -> None:
         if torch.is_grad_enabled() or getattr(comfy.model_management, "in_training", False):
             self.runner.report.say("Not cached: evaluations that compute gradients.")
             return
-        self.open = True
+        self.open, self.batch = True, x.shape[0]
+        self.passes = self.known = 0
         self.keys.begin(guider)
         self.decision = self.runner.begin(self._modalities(x), sigma)
 
@@ -57,6 +90,50 @@ class Run:
         if len(sizes) == 1 or sum(sizes) != x.shape[-1]:
             return (x,)
         return x.split(sizes, dim=-1)
+
+    def _passed(self, model: Any) -> None:
+        """The network is about to run."""
+        if TAPS[self.tap].inside and isinstance(model.diffusion_model, OptimizedModule):
+            raise UnsupportedModel(
+                f"The {self.tap} tap cannot look into a model that torch.compile has compiled as a "
+                "whole. Choose the output tap, or compile it block by block."
+            )
+        with self.lock:
+            self.passes += 1
+
+    def counted(self, model: Any, run: Callable[[], Tensor], again: bool) -> Tensor:
+        """What ``run`` returns, a call over known branches. ``again``: one that only measures."""
+        before = self.passes
+        out = run()
+        if model is not self.watched:  # a second model, or one of several devices
+            self._passed(model)
+            before = self.passes - 1
+        with self.lock:
+            ran = self.passes - before
+            self.known += ran
+            for _ in range(0 if again else ran - 1):
+                self.runner.called((), 1.0)
+        if not ran:
+            self.runner.report.say(
+                "Another node answered some model calls without running the model. If it is a "
+                "cache, use either it or SenCache."
+            )
+        return out
+
+    def readable(self, options: Mapping[str, Any], x: Tensor) -> bool:
+        """Whether a call says which chunk of its batch is which."""
+        uuids = options.get("uuids") or ()
+        chunks = len(uuids) == len(options.get("cond_or_uncond") or ()) and len(uuids)
+        return bool(chunks) and "sigmas" in options and x.shape[0] % (chunks * self.batch) == 0
+
+    def _book_unknown(self) -> None:
+        for _ in range(self.passes - self.known):
+            self.runner.called((_UNKNOWN,), 1.0)
+        if self.passes > self.known:
+            self.runner.report.say(
+                "Some model calls were computed in full: another node makes them one condition at "
+                "a time, or on its own, and they do not say which condition they are about."
+            )
 
     def branches(self, *args: Any) -> list[Branch]:
         with self.lock:

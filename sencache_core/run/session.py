@@ -85,12 +85,16 @@ class Session:
         before = self._last.x if self._last else None
         if self.policy.reuses:
             self._look(x)
-        sigma, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
+        told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
+        ordinal = len(self.report.steps)
+        sigma = schedule.level(told, ordinal)
         if self.policy.asked is not None and (another := self._watch.see(sigma)) is not None:
             self._expect(another)
             schedule = another
-        ordinal = len(self.report.steps)
+        if sigma != told and self._hindsight is not None:
+            self._hindsight.offsets.clear()
+            self._hindsight = None  # the sampler does not step by the noise it tells of
         step = Step(
             x=sketches,
             moved=moved,

@@ -22,6 +22,8 @@ TWO_BETWEEN = frozenset({"seeds_3"})
 TWO_AHEAD = frozenset({"heunpp2"})
 #: Samplers that choose their steps by what the model answers.
 ADAPTIVE = frozenset({"dpm_adaptive"})
+#: Samplers that step between the ends of the list by a grid of their own.
+OWN_GRID = frozenset({"dpm_fast"})
 #: Relative distance within which a noise level counts as one of the list's (ours): between what
 #: rounding in float32 does and the steps of any schedule.
 ON_THE_GRID = 1e-4
@@ -84,6 +86,21 @@ class Schedule:
     def step_of(self, sigma: float, ordinal: int) -> int:
         """Step of evaluation round number ``ordinal``, which asks at ``sigma``."""
         return min(ordinal, self.num_steps - 1) if self.assumed else self.locate(sigma)
+
+    def level(self, told: float, ordinal: int) -> float:
+        """Noise level of the latent in round number ``ordinal``, where the model is told ``told``.
+
+        A sampler cannot be further down its list than its evaluations bring it. A model that is
+        told less noise than that is told less than the latent holds, as samplers for more detail
+        do it: the list rules then.
+        """
+        steps = self.steps()
+        if self.assumed or ordinal >= len(steps) or self.sampler in OWN_GRID | ADAPTIVE | TWO_AHEAD:
+            return told
+        step = steps[ordinal]
+        within = ordinal > 0 and steps[ordinal - 1] == step
+        lowest = self.sigmas[step + 1] if within else self.sigmas[step]
+        return told if told >= lowest * (1 - ON_THE_GRID) else self.rounds[ordinal]
 
     @cached_property
     def rounds(self) -> tuple[float, ...]:

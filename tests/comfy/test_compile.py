@@ -60,6 +60,20 @@ def test_compiled_model(runs, host, compiled, case):
         assert runs.error(out, eager) <= 1e-4
 
 
+def test_the_stack_tap_refuses_a_model_compiled_as_a_whole(runs, host, compiled, case):
+    """Before anything is traced, whichever node comes first, and with the way out."""
+    node, graphs = compiled
+    config = CacheConfig(tap="stack")
+    for model in (host.attach(node(case.model), config), node(host.attach(case.model, config))):
+        with pytest.raises(
+            host.UnsupportedModel, match="Choose the output tap, or compile it block"
+        ):
+            runs.sample(model, case, steps=12)
+    assert not graphs
+    assert "_apply_model" not in vars(case.model.model)
+    runs.sample(host.attach(case.model, config), case, steps=12)
+
+
 def test_compiled_blocks_under_the_stack_tap(runs, host, comfyui):
     """Per-block compilation replaces modules; the tap puts them back as it found them."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper

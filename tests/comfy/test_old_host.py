@@ -14,10 +14,13 @@ pytestmark = pytest.mark.comfyui
 
 HERE = Path(__file__).parent
 #: What differs between the hosts: every family, windows, hooks, errors, clones, refusals.
-FILES = ("test_families.py", "test_branches.py", "test_lifecycle.py", "test_refusals.py")
+FILES = (
+    *("test_families.py", "test_branches.py", "test_lifecycle.py", "test_refusals.py"),
+    *("test_neighbours.py", "test_guiders.py", "test_stages.py"),
+)
 CHOSEN = (
     "(test_computing_everything and euler) or replay or windows or hooks or layer or interrupt"
-    " or untouched or nodes_after or refused"
+    " or untouched or nodes_after or refused or itself or one_call or a_switch or is_run_again"
 )
 
 

@@ -128,3 +128,47 @@ def test_a_nodes_option_that_doubles_the_evaluations_is_seen(runs, host):
     runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
     assert len(reports.last.steps) == 2 * STEPS - 1
     assert abs(reports.last.evaluations - STEPS) <= 1
+
+
+def for_detail(runs, name, amount, rising):
+    """A sampler around ComfyUI's that tells the model less noise than the list holds."""
+    import comfy.samplers
+
+    inner = comfy.samplers.ksampler(name)
+
+    def more_detail(model, x, sigmas, extra_args=None, callback=None, disable=None, wrapped=None):
+        listed = sigmas.tolist()
+
+        def told(x, sigma, **extra):
+            place = sum(level > float(sigma.max()) for level in listed) / len(listed)
+            share = place < 0.5 if rising else 1 - abs(2 * place - 1)
+            return model(x, sigma * (1 - amount * share), **extra)
+
+        for attribute in ("inner_model", "sigmas"):
+            setattr(told, attribute, getattr(model, attribute))
+        options = {"extra_args": extra_args, "callback": callback, "disable": disable}
+        return wrapped.sampler_function(told, x, sigmas, **options, **wrapped.extra_options)
+
+    return comfy.samplers.KSAMPLER(more_detail, {"wrapped": inner})
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.4])
+@pytest.mark.parametrize("rising", [False, True])
+def test_a_sampler_for_more_detail_keeps_its_place(runs, host, amount, rising):
+    """What it tells ends in a jump back up, if ``rising``."""
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    patched = host.attach(case.model, CacheConfig(), reports)
+    sigmas = runs.sigmas_of(patched, "euler", 20)
+    sampler = for_detail(runs, "euler", amount, rising)
+    with runs.counted(case.model) as calls:
+        out = runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
+    report = reports.last
+    assert report.evaluations == calls[0] == 10
+    assert [record.step for record in report.steps] == list(range(20))
+    assert not any(record.reason == "noise level rose" for record in report.steps)
+    plain = runs.sample(case.model, case, sampler=sampler, sigmas=sigmas)
+    whole = CacheConfig(budget=1.0)
+    assert runs.same(
+        runs.sample(host.attach(case.model, whole), case, sampler=sampler, sigmas=sigmas), plain
+    )
+    assert runs.error(out, plain) < 1
