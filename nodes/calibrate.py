@@ -34,11 +34,11 @@ class SenCacheCalibrate(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache profile", "measure", "calibration"],
             description=(
-                "Measures how a model's output changes along ordinary sampling runs of yours, and "
-                "how far an error made at one step moves the result, and saves it as a profile "
-                "for SenCache Apply. Needed once per model; set everything as in the workflow "
-                "that the profile is for. It says what it costs before it begins, and is saved "
-                "after each sample."
+                "Samples a few clips with your model and measures how its output changes from step "
+                "to step, and how much an error at one step changes the result. The measurements "
+                "are saved as a profile for SenCache Apply. Do this once per model, with the same "
+                "settings as in the workflow that the profile is for. The cost is shown before it "
+                "starts, and the profile is saved after each sample."
             ),
             is_output_node=True,
             inputs=[
@@ -83,9 +83,9 @@ class SenCacheCalibrate(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip=(
-                        "Samples to average. Each takes about twice as long as an uncached run, "
-                        "and its probes one and a half. More are steadier; 2 is enough "
-                        "to start with, 8 is what the paper uses."
+                        "Number of samples to average. Each takes about twice as long as an "
+                        "uncached run, and its probes add one and a half runs. 2 is enough to "
+                        "start with; more give steadier figures, and the paper uses 8."
                     ),
                 ),
                 io.String.Input(
@@ -114,10 +114,9 @@ class SenCacheCalibrate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Runs of each sample that reuse in one part of it, to see how far the "
-                        "error travels. Each costs the steps after that part, half a run on "
-                        "average. 0 leaves this out: the plan then takes every step for equally "
-                        "delicate."
+                        "Extra runs per sample that reuse steps in one part of the run, to measure "
+                        "how errors there change the result. Each costs about half a run. With 0 "
+                        "this is not measured, and the plan treats all steps as equally important."
                     ),
                 ),
             ],
