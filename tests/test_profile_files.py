@@ -71,7 +71,7 @@ GOOD = {"format": FORMAT_VERSION, "family": "wan", "sigmas": [], "shape": []}
         ("{", "cannot be used: Expecting property name"),
         ("[]", "not a JSON object"),
         ('"wan"', "not a JSON object"),
-        ("[" * 100_000, "cannot be used: .*recursion"),
+        ("[" * 100_000, "cannot be used: its header is nested too deeply"),
         ({**GOOD, "format": FORMAT_VERSION + 1}, "update"),
         ({**GOOD, "format": 10**400}, "update"),
         ({**GOOD, "format": 0}, "format as a number"),

@@ -191,7 +191,7 @@ class Profile:
                 _below("spread.", arrays),
                 Moments(**moments) if moments else None,
             )
-        except (RecursionError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise ProfileError(
                 f"{path} cannot be used: {error}. Calibrate again, or choose another profile"
             ) from error
@@ -199,7 +199,10 @@ class Profile:
 
 def _header_of(text: str) -> ProfileHeader:
     """The header that a file's JSON holds. Keys that this version does not know are passed over."""
-    raw = json.loads(text)
+    try:
+        raw = json.loads(text)
+    except RecursionError as error:
+        raise ProfileError("its header is nested too deeply") from error
     if not isinstance(raw, dict):
         raise ProfileError("its header is not a JSON object")
     version = raw.get("format")

@@ -58,7 +58,9 @@ def read(
             header = file.read(length)
             text = _metadata(header).get(key)
             if text is None:
-                raise ProfileError(f"{path} is a safetensors file, but not a SenCache profile")
+                raise ProfileError(
+                    f"{path} is a safetensors file, but not a SenCache profile; choose another file"
+                )
             if size > LARGEST:
                 raise ProfileError(f"cannot read the profile {path}: it is larger than 4 GB")
             tensors = deserialize(start + header + file.read())
@@ -66,7 +68,11 @@ def read(
         raise
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror or error}") from error
-    except (MemoryError, RecursionError, SafetensorError, TypeError, ValueError) as error:
+    except RecursionError as error:
+        raise ProfileError(
+            f"cannot read the profile {path}: its header is nested too deeply"
+        ) from error
+    except (MemoryError, SafetensorError, TypeError, ValueError) as error:
         raise ProfileError(f"cannot read the profile {path}: {error}") from error
     return text, {name: _array(path, name, found) for name, found in tensors if known(name)}
 
@@ -81,7 +87,8 @@ def _array(path: str | Path, name: str, found: Mapping) -> np.ndarray:
     dtype = _DTYPES.get(found["dtype"])
     if dtype is None:
         raise ProfileError(
-            f"cannot read the profile {path}: {name!r} holds {found['dtype']} values, not float64"
+            f"cannot read the profile {path}: {name!r} holds {found['dtype']} values, not float64; "
+            "calibrate again, or choose another profile"
         )
     try:
         array = np.frombuffer(found["data"], dtype).reshape(found["shape"])
