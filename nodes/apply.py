@@ -34,11 +34,11 @@ class SenCacheApply(io.ComfyNode):
             category=CATEGORY,
             search_aliases=ALIASES,
             description=(
-                "Makes video sampling faster: evaluations whose result can be foretold are reused "
-                "instead of computed. Place it between the model loader (and LoRAs) and the "
-                "sampler, before or after a shift node. The result is a different sample of "
+                "Makes video sampling faster: at some steps the model's output is predicted from "
+                "earlier ones instead of computed. Place it between the model loader (and LoRAs) "
+                "and the sampler, before or after a shift node. You get a different sample of "
                 "similar quality. Works with Wan, LTX-Video, LTX-2 and CogVideoX. Runs of fewer "
-                "than 10 steps are left alone."
+                "than 10 steps are not cached."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with. It is not changed."),
@@ -50,11 +50,11 @@ class SenCacheApply(io.ComfyNode):
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
                     tooltip=(
-                        "Share of the evaluations to run in full, met exactly. Lower is faster and "
-                        "departs further from the uncached sample: 0.8 is faithful, 0.6 to 0.5 is "
+                        "Share of the model evaluations to compute, met exactly. Lower is faster "
+                        "and differs more from the uncached clip: 0.8 is faithful, 0.6 to 0.5 is "
                         "for daily work (0.5 takes about half the time), 0.36 for trying prompts, "
                         "0.25 for drafts. 1.0 leaves the model as it is. SenCache Plan shows which "
-                        "ones."
+                        "evaluations are computed."
                     ),
                 ),
                 io.Boolean.Input(
@@ -68,9 +68,10 @@ class SenCacheApply(io.ComfyNode):
                     "policy",
                     optional=True,
                     tooltip=(
-                        "How to decide what to reuse, from SenCache Policy Select. Without it: a "
-                        "plan for the budget, corrected as the run goes. A paper preset brings its "
-                        "own tolerances, reuse rule and longest run and overrides the inputs here."
+                        "How to decide what to reuse, from SenCache Policy Select. Without it, a "
+                        "plan is made for the budget and adjusted during the run. A paper preset "
+                        "uses its own tolerances, reuse rule and longest run and overrides the "
+                        "inputs here."
                     ),
                 ),
                 make(
@@ -78,9 +79,9 @@ class SenCacheApply(io.ComfyNode):
                     "profile",
                     optional=True,
                     tooltip=(
-                        "Figures measured on this model, from SenCache Calibrate or Load Profile. "
-                        "Without it a generic prior of the model family is used and corrected by "
-                        "what the run shows, which is enough to start with."
+                        "Measurements of this model, from SenCache Calibrate or Load Profile. "
+                        "Without a profile, typical figures for the model family are used and "
+                        "adjusted during the run, which is enough to start with."
                     ),
                 ),
                 make(
@@ -120,10 +121,10 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "How a missing output is made. fitted weighs the last two as measured, "
-                        "between holding and the line; hold repeats the last one, as the paper "
-                        "does; linear continues the line through the last two; quadratic uses "
-                        "three, for 40 or more steps."
+                        "How a skipped output is predicted. fitted combines the last two outputs "
+                        "with measured weights; hold repeats the last one, as the paper does; "
+                        "linear continues the line through the last two; quadratic uses three, for "
+                        "40 or more steps."
                     ),
                 ),
                 make(
@@ -138,7 +139,7 @@ class SenCacheApply(io.ComfyNode):
                     tooltip=(
                         "Share of the steps (not of the noise schedule) that are all computed at "
                         "the start, where layout and motion form. 0.1 of 20 steps is 2 steps. 0 "
-                        "leaves it to the policy: planned weighs the start itself, others compute "
+                        "leaves it to the policy: planned chooses for itself, the others compute "
                         "the first tenth. The first two evaluations are always computed."
                     ),
                 ),
@@ -165,10 +166,11 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Most evaluations reused in a row. At 3 it follows from the budget: the "
-                        "shortest that suffices; policy planned weighs runs of up to 8 itself. "
-                        "Below 3 it holds for planned too; a budget that needs longer runs raises "
-                        "it for that run and says so. Without a budget it holds as it is."
+                        "The most evaluations reused in a row. At the default, 3, it depends on "
+                        "the budget: as few as possible, or up to 8 where the planned policy finds "
+                        "that better. A lower value limits planned too. If the budget needs longer "
+                        "runs of reuse, the limit is raised for that run and the stats say so. "
+                        "Without a budget the value is used as it is."
                     ),
                 ),
                 make(
@@ -193,8 +195,9 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Runs of fewer steps are computed in full: distilled models and speed "
-                        "LoRAs have no steps to spare. Lower it to cache them all the same."
+                        "Runs with fewer steps than this are computed in full, because distilled "
+                        "models and speed LoRAs need every step. Lower it to cache such runs "
+                        "anyway."
                     ),
                 ),
                 make(
@@ -212,9 +215,9 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Take forecasts back once the next true output shows how far they were "
-                        "off, at no cost. Works with samplers of one linear step, such as euler, "
-                        "and the output tap; elsewhere it does nothing."
+                        "Correct earlier predictions once the next computed output shows how far "
+                        "off they were, at no extra cost. Works with one-step samplers such as "
+                        "euler, and with the output tap; elsewhere it does nothing."
                     ),
                 ),
             ],

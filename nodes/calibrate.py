@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..sencache_core import Profile, ProfileError, ProfileHeader, RunReport
+from ..sencache_core import FAMILIES, Profile, ProfileError, ProfileHeader, RunReport
 from ..sencache_core.config import TAPS
 from ..sencache_core.measure.calibration import PROBES, Calibration
 from ..sencache_core.measure.profile import combine
@@ -16,6 +18,8 @@ from . import folders
 from .host import CATEGORY, Throttle, make, show_text
 from .sampling import sampler_inputs, schedule_of, sigmas_of
 from .sockets import PROFILE
+
+_log = logging.getLogger("sencache")
 
 
 class SenCacheCalibrate(io.ComfyNode):
@@ -30,11 +34,11 @@ class SenCacheCalibrate(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache profile", "measure", "calibration"],
             description=(
-                "Measures how a model's output changes along ordinary sampling runs of yours, and "
-                "how far an error made at one step moves the result, and saves it as a profile "
-                "for SenCache Apply. Needed once per model; set everything as in the workflow "
-                "that the profile is for. It says what it costs before it begins, and is saved "
-                "after each sample."
+                "Samples a few clips with your model and measures how its output changes from step "
+                "to step, and how much an error at one step changes the result. The measurements "
+                "are saved as a profile for SenCache Apply. Do this once per model, with the same "
+                "settings as in the workflow that the profile is for. The cost is shown before it "
+                "starts, and the profile is saved after each sample."
             ),
             is_output_node=True,
             inputs=[
@@ -79,9 +83,9 @@ class SenCacheCalibrate(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip=(
-                        "Samples to average. Each takes about twice as long as an uncached run, "
-                        "and its probes one and a half. More are steadier; 2 is enough "
-                        "to start with, 8 is what the paper uses."
+                        "Number of samples to average. Each takes about twice as long as an "
+                        "uncached run, and its probes add one and a half runs. 2 is enough to "
+                        "start with; more give steadier figures, and the paper uses 8."
                     ),
                 ),
                 io.String.Input(
@@ -110,10 +114,9 @@ class SenCacheCalibrate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Runs of each sample that reuse in one part of it, to see how far the "
-                        "error travels. Each costs the steps after that part, half a run on "
-                        "average. 0 leaves this out: the plan then takes every step for equally "
-                        "delicate."
+                        "Extra runs per sample that reuse steps in one part of the run, to measure "
+                        "how errors there change the result. Each costs about half a run. With 0 "
+                        "this is not measured, and the plan treats all steps as equally important."
                     ),
                 ),
             ],
@@ -144,8 +147,17 @@ class SenCacheCalibrate(io.ComfyNode):
     ) -> io.NodeOutput:
         import comfy.samplers
 
-        from ..sencache_core.hosts.comfy import record
+        from ..sencache_core.hosts.comfy import model_family, record
 
+        family = model_family(model.model)
+        if family is None:
+            known = ", ".join(row.title for row in FAMILIES.values())
+            raise ProfileError(
+                f"This model cannot be calibrated: it is none of {known}. Leave the profile of "
+                "SenCache Apply unconnected; it caches the model's output without one."
+            )
+        default = f"{family.name}_{sampler_name}_{scheduler}_{steps}steps"
+        path = folders.new_profile_path(name.strip() or default)
         calibration = Calibration(probes=probes)
         sampler = comfy.samplers.sampler_object(sampler_name)
         sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
@@ -163,7 +175,7 @@ class SenCacheCalibrate(io.ComfyNode):
         guider = comfy.samplers.CFGGuider(recorder)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        path = profile = None
+        profile, lost = None, ""
         for number in range(samples):
             try:
                 for run in _runs(calibration, progress):
@@ -172,17 +184,18 @@ class SenCacheCalibrate(io.ComfyNode):
                     progress.end()
             finally:  # an interrupt, between probes too, keeps what was measured
                 if len(headers) > number:
-                    profile = _profile(calibration, headers, scheduler, cfg)
-                    default = f"{profile.header.family}_{sampler_name}_{scheduler}_{steps}steps"
-                    path = path or folders.new_profile_path(name.strip() or default)
-                    folders.write_profile(profile, path)
+                    measured = _profile(calibration, headers, scheduler, cfg)
+                    path, lost = _save(measured, path, first=profile is None)
+                    profile = measured
         if profile is None:
             raise ProfileError("nothing was measured: the sampler ended without running the model")
         found = sum(len(recording.travels) for recording in calibration.recordings)
-        measured = f"{samples} samples, {len(profile.t)} noise levels, {found} probes"
-        text = f"Saved {path.name}: {measured}"
+        told = f"{samples} samples, {len(profile.t)} noise levels, {found} probes"
+        text = f"Saved {path.name}: {told}"
+        if lost:
+            text = f"Measured {told}, but {lost}. Connect SenCache Save Profile to keep it."
         show_text(text, cls.hidden.unique_id)
-        return io.NodeOutput(profile, str(path), ui={"text": (text,)})
+        return io.NodeOutput(profile, "" if lost else str(path), ui={"text": (text,)})
 
 
 class _Progress:
@@ -233,6 +246,22 @@ def _runs(calibration: Calibration, progress: _Progress) -> Iterator[int]:
     """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
     yield 0
     yield from range(1, calibration.runs_of(progress.rounds))
+
+
+def _save(profile: Profile, path: Path, first: bool) -> tuple[Path, str]:
+    """Save under ``path``, or the next free name if another program has taken it since.
+
+    Returns:
+        Where it was saved, and, if it was not, why: a full disk is no reason to stop measuring.
+    """
+    try:
+        if first:
+            path = folders.new_profile_path(path.stem)
+        profile.save(path)
+    except ProfileError as error:
+        _log.error("SenCache: %s", error)
+        return path, str(error)
+    return path, ""
 
 
 def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float) -> Profile:

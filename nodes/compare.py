@@ -22,8 +22,8 @@ class SenCacheCompare(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["psnr", "ssim", "difference", "compare video"],
             description=(
-                "Compares two clips frame by frame: how far does the cached sample depart from "
-                "the uncached one of the same seed? A lower figure means another sample, not "
+                "Compares two clips frame by frame: how much does the cached clip differ from the "
+                "uncached one of the same seed? A lower figure means another sample, not "
                 "necessarily a worse one. Needs kornia, which ComfyUI installs."
             ),
             is_output_node=True,

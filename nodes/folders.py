@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
-from ..sencache_core import Profile
+from ..sencache_core import ProfileError
+from ..sencache_core.measure.profile_file import check_writable
 
 PROFILES = "sencache_profiles"
+#: Longest file name without number and extension: most file systems take 255 bytes, some 143.
+NAME_BYTES = 120
+#: Names of devices on Windows, with any extension.
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(10))}
 _CORE = Path(__file__).resolve().parent.parent / "sencache_core"
 
 
@@ -40,26 +47,46 @@ def profile_path(name: str) -> Path:
     """Full path of a picked profile.
 
     Raises:
-        FileNotFoundError: it is gone.
+        ProfileError: it is gone.
     """
     import folder_paths
 
-    return Path(folder_paths.get_full_path_or_raise(PROFILES, name))
+    path = folder_paths.get_full_path(PROFILES, name)
+    if path is None:
+        raise ProfileError(
+            f"there is no profile {name!r} in {user_profiles()}: make one with SenCache Calibrate, "
+            "or press R to refresh the list and pick another"
+        )
+    return Path(path)
 
 
 def new_profile_path(name: str) -> Path:
-    """A path in the user's folder that no file has yet: ``name``, else ``name_2``, ``name_3``..."""
-    stem = re.sub(r"[^\w .+-]+", "_", name.removesuffix(".safetensors")).strip(" .") or "profile"
-    folder = user_profiles()
-    folder.mkdir(parents=True, exist_ok=True)
+    """A path in the user's folder that no file has yet: ``name``, else ``name_2``, ``name_3``...
+
+    Characters that some file system refuses are replaced, and names that are too long are cut.
+    Writing there has been tried.
+
+    Raises:
+        ProfileError: nothing can be written there.
+    """
+    stem, folder = _safe(name), user_profiles()
+    with suppress(OSError):  # the trial says what is wrong
+        folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}.safetensors", 2
-    while path.exists():
+    while os.path.lexists(path):
         path, number = folder / f"{stem}_{number}.safetensors", number + 1
+    check_writable(path)
     return path
 
 
-def write_profile(profile: Profile, path: Path) -> None:
-    """Save so that an interrupted write leaves no damaged file."""
-    part = path.with_suffix(".part")
-    profile.save(part)
-    os.replace(part, path)
+def _safe(name: str) -> str:
+    """A file name without extension that every common file system takes."""
+    name = unicodedata.normalize("NFC", name).removesuffix(".safetensors")
+    stem = re.sub(r"[^\w .+-]+", "_", name)[:NAME_BYTES].strip(" .")
+    while len(os.fsencode(stem)) > NAME_BYTES:
+        stem = stem[:-1].strip(" .")
+    if not stem.strip(" ._"):
+        return "profile"
+    if stem.split(".")[0].strip().upper() in _RESERVED:
+        stem = f"profile_{stem}"
+    return stem

@@ -30,19 +30,19 @@ class SenCachePlan(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache preview", "cache plan", "mask", "schedule"],
             description=(
-                "Shows which evaluations SenCache Apply will compute for a sampler's settings, and "
-                "the error to be expected, before anything is sampled. Connect the model of "
-                "SenCache Apply and queue this node alone. The mask may be edited and pasted into "
-                "SenCache Policy Select. During a run the plan is still corrected by what it "
-                "shows; the number of evaluations stays, unless may_save is set."
+                "Shows which evaluations SenCache Apply will compute for your sampler settings, "
+                "and the error to expect, before anything is sampled. Connect the model output of "
+                "SenCache Apply and run this node alone. You can edit the mask and paste it into "
+                "SenCache Policy Select. During a run the plan is adjusted to the clip; the number "
+                "of evaluations stays the same unless may_save is set."
             ),
             is_output_node=True,
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The model that the sampler gets: of SenCache Apply, whose settings are "
-                        "planned with, or of a shift node after it."
+                        "The model that goes to the sampler: the output of SenCache Apply, or of a "
+                        "shift node after it. The plan follows Apply's settings."
                     ),
                 ),
                 io.Int.Input(
@@ -57,13 +57,13 @@ class SenCachePlan(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Noise levels of a custom sampler, or a part of them for one stage of "
-                        "several. Steps, scheduler and denoise are then not read."
+                        "several. Steps, scheduler and denoise are then ignored."
                     ),
                 ),
                 io.Sampler.Input(
                     "sampler",
                     optional=True,
-                    tooltip="A custom sampler; sampler_name is then not read.",
+                    tooltip="A custom sampler; sampler_name is then ignored.",
                 ),
             ],
             outputs=[
@@ -78,14 +78,14 @@ class SenCachePlan(io.ComfyNode):
                 io.Int.Output(
                     id="evaluations",
                     display_name="evaluations",
-                    tooltip="Evaluations that are computed; 0 where it is not known.",
+                    tooltip="Number of evaluations that are computed; 0 if unknown.",
                 ),
                 io.Float.Output(
                     id="error",
                     display_name="error",
                     tooltip=(
-                        "Expected RMS error of the final latent, to first order; -1 where it is "
-                        "not known. Compare plans of one model by it."
+                        "Expected RMS error of the final latent, to first order; -1 if unknown. "
+                        "Use it to compare plans for one model."
                     ),
                 ),
                 io.Image.Output(id="plot", display_name="plot", tooltip="The plan as a picture."),

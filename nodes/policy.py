@@ -15,9 +15,9 @@ PRESET = "paper preset"
 
 _ABOUT = (
     "Chooses how SenCache Apply decides what to reuse, and with which settings. Under a budget the "
-    "tolerances of the sencache policy only give the shape (strict early, looser later) and are "
-    "scaled to meet it; set control to 'policy' in SenCache Apply to use them as they are. A mask "
-    "of your own and a paper preset always rule."
+    "tolerances of the sencache policy only set the shape (strict early, looser later) and are "
+    "scaled to meet the budget; set control to 'policy' in SenCache Apply to use them as they are. "
+    "A mask or a paper preset always takes the place of the budget."
 )
 _CHOICE = "The policy: " + "; ".join(f"{p.name} = {p.title}" for p in POLICIES.values()) + "."
 _PRESET = (

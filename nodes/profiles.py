@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sencache_core import Profile
+from ..sencache_core import Profile, ProfileError
 from . import folders
 from .host import CATEGORY, make
 from .sockets import PROFILE
@@ -41,9 +41,10 @@ class SenCacheProfileLoad(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str):
         try:
-            return folders.profile_path(name).stat().st_mtime_ns
-        except FileNotFoundError:
+            found = folders.profile_path(name).stat()
+        except (OSError, ProfileError):
             return ""
+        return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
@@ -80,5 +81,5 @@ class SenCacheProfileSave(io.ComfyNode):
     @classmethod
     def execute(cls, profile: Profile, name: str) -> io.NodeOutput:
         path = folders.new_profile_path(name)
-        folders.write_profile(profile, path)
+        profile.save(path)
         return io.NodeOutput(str(path), ui={"text": (f"Saved as {path.name}",)})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,7 +60,23 @@ def comfyui_obstacle() -> str | None:
     if path is None:
         return "no ComfyUI found; set COMFYUI_PATH to its folder"
     if missing := missing_requirements(path):
-        return f"this Python lacks requirements of ComfyUI: {', '.join(missing)}"
+        return (
+            f"this Python lacks requirements of ComfyUI ({', '.join(missing)}); "
+            f"pip install -r {path / 'requirements.txt'}"
+        )
+    return None
+
+
+def foreign_package() -> str | None:
+    """What would be tested instead of this checkout, and the cure; ``None`` if nothing would."""
+    for name in ("sencache_core", "benchmarks"):
+        found = importlib.util.find_spec(name)
+        place = Path(found.origin).resolve() if found and found.origin else None
+        if place != ROOT / name / "__init__.py":
+            return (
+                f"{name} is imported from {place.parent if place else 'nowhere'}, not from this "
+                f"checkout, {ROOT}: run `pip install -e .` here, in an environment of its own"
+            )
     return None
 
 
@@ -71,6 +89,8 @@ class PlainRoot:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if foreign := foreign_package():
+        raise pytest.UsageError(foreign)
     config.pluginmanager.register(PlainRoot())
     if os.environ.get("SENCACHE_REQUIRE_COMFYUI") and (obstacle := comfyui_obstacle()):
         raise pytest.UsageError(f"SENCACHE_REQUIRE_COMFYUI is set, but {obstacle}")
@@ -83,8 +103,66 @@ def pytest_report_header() -> str:
     return f"ComfyUI {comfyui_version(comfyui_path())}: its tests run"
 
 
+#: Beginnings of the names of tests that take long: a second of processor time and more each, or
+#: many of them. They are marked ``slow``.
+SLOW = (
+    "tests/benchmarks/",
+    "tests/comfy/test_branches.py",
+    "tests/comfy/test_compile.py",
+    "tests/comfy/test_families.py::test_computing_everything_changes_nothing",
+    "tests/comfy/test_lifecycle.py::test_the_original_patcher_is_untouched",
+    "tests/comfy/test_old_host.py",
+    "tests/comfy/test_samplers.py",
+    "tests/nodes/test_browser.py",
+    "tests/nodes/test_calibrate.py::test_an_interrupt_keeps_measured_samples",
+    "tests/nodes/test_calibrate.py::test_measures_gain_and_says_what_it_costs",
+    "tests/nodes/test_server.py",
+    "tests/test_budget.py::test_asked_and_achieved_cost_agree",
+    "tests/test_cli.py::test_calibrate_show_and_use",
+    "tests/test_cli.py::test_demo",
+    "tests/test_cli.py::test_full_budget_changes_nothing",
+    "tests/test_cli.py::test_interrupted_calibration_keeps_what_it_has",
+    "tests/test_cli.py::test_more_evaluations_come_closer",
+    "tests/test_cli.py::test_sampling_agrees_with_the_reference_sampler",
+    "tests/test_policies.py::test_budgets_are_met",
+    "tests/test_suite.py::test_what_is_lacking_is_told_in_one_line",
+    "tests/test_tiny.py::test_training_step_and_resume",
+)
+#: What was lacking and what to do, by what a skipped test says.
+CURES = {
+    "this ComfyUI|frontend of": "parts that this ComfyUI does not have; take a newer one",
+    "0\\.3\\.64": "no ComfyUI 0.3.64 found; set COMFYUI_OLD_PATH to its folder",
+    "ComfyUI": "",
+    "bench|cache": 'packages of the bench are missing; pip install -e ".[bench]"',
+    "Chromium": "Chromium is not installed; apt-get install chromium, or put one on the path",
+    "weights": "weights are missing; run `git status` to see what the checkout lacks",
+    "Node": "Node.js is not installed; install it from nodejs.org or by your package manager",
+    "Python": "this Python is too old for them; take 3.11 or newer",
+    "import|diffusers|matplotlib|Pillow|Playwright": (
+        'packages of the tests are missing; pip install -e ".[test]"'
+    ),
+}
+
+
+def cause(reason: str) -> str:
+    """The line under which a skipped test is counted."""
+    cures = (cure for words, cure in CURES.items() if re.search(words, reason))
+    return next(cures, "") or reason
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each cause of skipped tests, with its cure."""
+    skipped = terminalreporter.stats.get("skipped", ())
+    reasons = (report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for line, count in Counter(map(cause, reasons)).most_common():
+        terminalreporter.write_line(f"SKIPPED {count}: {line}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``comfyui`` where they cannot run."""
+    """Mark what takes long, and skip the tests marked ``comfyui`` where they cannot run."""
+    for item in items:
+        if item.nodeid.split("[")[0].startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     marked = [item for item in items if item.get_closest_marker("comfyui")]
     if marked and (obstacle := comfyui_obstacle()):
         for item in marked:

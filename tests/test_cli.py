@@ -104,6 +104,14 @@ def test_sampling_agrees_with_the_reference_sampler(family):
     assert error < 1e-4
 
 
+@pytest.mark.parametrize("family", FAMILY[:1])
+def test_a_calibration_that_cannot_be_saved_does_not_begin(family, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "load_diffusers", lambda family: pytest.fail("the model was loaded"))
+    out = tmp_path / "none" / "p.safetensors"
+    assert cli.main(["calibrate", "--family", family, "--out", str(out)]) == 2
+    assert "cannot write the profile" in capsys.readouterr().err
+
+
 @needs("wan")
 def test_calibrate_show_and_use(tmp_path, capsys):
     file, plot = tmp_path / "wan.safetensors", tmp_path / "wan.png"

@@ -29,7 +29,7 @@ ROOMS = (
 #: Public rooms of the core that nodes may use beside the package's own names.
 OPEN_TO_NODES = {
     *("app", "app.metrics", "config", "hosts.comfy", "measure.calibration", "measure.profile"),
-    *("policies.presets", "tiny"),
+    *("measure.profile_file", "policies.presets", "tiny"),
 }
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"numpy", "safetensors", "torch"}

@@ -16,6 +16,7 @@ from ..config import CacheConfig
 from ..forecast.reuse import REUSE_RULES, Fitted
 from ..measure.calibration import PROBES, Calibration
 from ..measure.profile import Profile, ProfileHeader, combine
+from ..measure.profile_file import check_writable
 from ..model.families import FAMILIES
 from ..model.fingerprint import fingerprint
 from ..policies import POLICIES, Planned
@@ -235,7 +236,8 @@ def calibrate(
 
     Raises:
         KeyboardInterrupt: interrupted before the first sample was complete.
-        ValueError, FileNotFoundError, ImportError: as for :func:`run_demo`.
+        ValueError, FileNotFoundError, ImportError: as for :func:`run_demo`; a place that cannot be
+            written to is told before the first sample.
     """
     from ..hosts.diffusers import record
 
@@ -245,6 +247,7 @@ def calibrate(
         raise ValueError("need at least one sample and two steps")
     spec, steps = SPECS[family], steps or SPECS[family].steps
     _check_weights(family)
+    check_writable(out)
     module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = calibration_prompts()
     runs = Calibration(probes)

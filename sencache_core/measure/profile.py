@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ..forecast.moments import Moments
 from ..model.families import FAMILIES, Family
+from ..sampler.schedule import sampler_key
+from . import profile_file
+from .profile_checks import (
+    LARGEST_GAIN,
+    LARGEST_RESPONSE,
+    check_curve,
+    check_header,
+    check_moments,
+    check_times,
+)
+from .profile_file import ProfileError
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "sencache_profile"
@@ -25,9 +33,14 @@ CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
 #: Arrays of the moments, see ``moments.py``.
 MOMENTS = ("t", "gram", "gain", "response", "lead", "gap")
 
-
-class ProfileError(ValueError):
-    """A profile cannot be read or does not belong to the model. The message says what to do."""
+#: Names of the arrays that this version reads from a file.
+_ARRAYS = frozenset(
+    {
+        "t",
+        *(f"{kind}.{name}" for kind in ("mean", "spread") for name in CURVES),
+        *(f"moments.{name}" for name in MOMENTS),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -79,20 +92,20 @@ class Profile:
     moments: Moments | None = None
 
     def __post_init__(self) -> None:
+        check_header(vars(self.header))
         if self.header.family not in FAMILIES:
             raise ProfileError(
-                f"the profile is for family {self.header.family!r}, which this version does not "
-                f"know (it knows {', '.join(FAMILIES)})"
+                f"it is for the family {self.header.family!r}, which this version does not know "
+                f"(it knows {', '.join(FAMILIES)})"
             )
-        t = self.t
-        if np.ndim(t) != 1 or not len(t) or not np.isfinite(t).all() or (np.diff(t) <= 0).any():
-            raise ProfileError("the profile's times must be one strictly rising list")
+        check_times(self.t, "the profile")
         for name in ("alpha_x", "alpha_t"):
             if name not in self.mean:
                 raise ProfileError(f"the profile lacks the curve {name!r}")
         for name, curve in (*self.mean.items(), *self.spread.items()):
-            if np.shape(curve) != t.shape or not np.isfinite(curve).all():
-                raise ProfileError(f"the curve {name!r} is not {len(t)} finite values long")
+            check_curve(name, curve, len(self.t))
+        if self.moments is not None:
+            check_moments(self.moments)
 
     def at(self, t: float) -> tuple[float, float]:
         """``(alpha_x, alpha_t)`` at ``t``, interpolated linearly, held outside the measured range.
@@ -132,7 +145,8 @@ class Profile:
         notes = []
         if own.fingerprint and other.fingerprint and own.fingerprint != other.fingerprint:
             notes.append("the profile was measured on another checkpoint of this family")
-        if own.sampler and other.sampler and own.sampler != other.sampler:
+        samplers = sampler_key(own.sampler), sampler_key(other.sampler)
+        if all(samplers) and samplers[0] != samplers[1]:
             notes.append(f"the profile was measured with {own.sampler}, this is {other.sampler}")
         if own.sigmas and other.sigmas and not _covers(own.sigmas, other.sigmas):
             notes.append("the run visits noise levels that the calibration did not")
@@ -143,7 +157,11 @@ class Profile:
         return notes
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file. The header goes into its metadata as JSON."""
+        """Write one safetensors file, whole or not at all. The header is JSON in its metadata.
+
+        Raises:
+            ProfileError: it cannot be written there.
+        """
         arrays = {"t": self.t}
         arrays |= {f"mean.{k}": v for k, v in self.mean.items()}
         arrays |= {f"spread.{k}": v for k, v in self.spread.items()}
@@ -151,54 +169,60 @@ class Profile:
             known = {k: v for k, v in vars(self.moments).items() if isinstance(v, np.ndarray)}
             arrays |= {f"moments.{k}": v for k, v in known.items() if k in MOMENTS}
         header = {"format": FORMAT_VERSION, **asdict(self.header)}
-        save_file(
-            {k: np.ascontiguousarray(v, dtype=np.float64) for k, v in arrays.items()},
-            str(path),
-            metadata={_HEADER_KEY: json.dumps(header)},
-        )
+        profile_file.write(path, {_HEADER_KEY: json.dumps(header, default=_plain)}, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
-        """Read a file written by :meth:`save`.
+        """Read a file written by :meth:`save`. What a newer version may have added is passed over.
 
         Raises:
-            ProfileError: no such file, not a profile, or of a newer format.
+            ProfileError: no such file, not a profile, damaged, or of a newer format.
         """
+        text, arrays = profile_file.read(path, _HEADER_KEY, _ARRAYS.__contains__)
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                text = (file.metadata() or {}).get(_HEADER_KEY)
-                keys = file.keys() if text is not None else ()  # do not read a whole checkpoint
-                arrays = {key: file.get_tensor(key) for key in keys}
-        except (OSError, TypeError, SafetensorError) as error:
-            raise ProfileError(f"cannot read the profile {path}: {error}") from error
-        if text is None:
-            raise ProfileError(f"{path} is a safetensors file, but not a SenCache profile")
-        try:
-            raw = dict(json.loads(text))
-            version = raw.pop("format")
-            if version > FORMAT_VERSION:
-                raise ProfileError(f"{path} has format {version}; update SenCache to read it")
-            raw["sigmas"], raw["shape"] = tuple(raw["sigmas"]), tuple(raw["shape"])
+            header = _header_of(text)
+            if "t" not in arrays:
+                raise ProfileError("it holds no times")
+            moments = _below("moments.", arrays)
             return cls(
-                ProfileHeader(**raw),
-                arrays.pop("t"),
-                _known(_below("mean.", arrays)),
-                _known(_below("spread.", arrays)),
-                Moments(**moments) if (moments := _below("moments.", arrays)) else None,
+                header,
+                arrays["t"],
+                _below("mean.", arrays),
+                _below("spread.", arrays),
+                Moments(**moments) if moments else None,
             )
-        except ProfileError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProfileError(f"{path} has a damaged profile header: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ProfileError(
+                f"{path} cannot be used: {error}. Calibrate again, or choose another profile"
+            ) from error
+
+
+def _header_of(text: str) -> ProfileHeader:
+    """The header that a file's JSON holds. Keys that this version does not know are passed over."""
+    try:
+        raw = json.loads(text)
+    except RecursionError as error:
+        raise ProfileError("its header is nested too deeply") from error
+    if not isinstance(raw, dict):
+        raise ProfileError("its header is not a JSON object")
+    version = raw.get("format")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ProfileError("its header does not give its format as a number")
+    if version > FORMAT_VERSION:
+        raise ProfileError(f"it has format {version}, which a newer SenCache can read: update it")
+    if "family" not in raw:
+        raise ProfileError("its header does not name a model family")
+    names = {f.name for f in fields(ProfileHeader)}
+    known = {name: value for name, value in raw.items() if name in names}
+    return ProfileHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+
+
+def _plain(number: np.generic) -> int | float:
+    return number.item()
 
 
 def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _known(curves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Those curves that this version reads: files may hold others."""
-    return {name: curve for name, curve in curves.items() if name in CURVES}
 
 
 def _covers(measured: Sequence[float], asked: Sequence[float]) -> bool:
@@ -287,7 +311,9 @@ def _moments(recordings: Sequence[Recording]) -> Moments | None:
         responses[number] = np.interp(t, answered, response)
     for curves in (gains, responses):  # a sample that was not probed is like the others
         curves[:] = np.where(np.isnan(curves), np.nanmean(curves, axis=0), curves)
-    return Moments(t, gram, np.exp(gains), responses, lead, gap)
+    gains = np.minimum(np.exp(gains), LARGEST_GAIN)
+    responses = np.clip(responses, -LARGEST_RESPONSE, LARGEST_RESPONSE)
+    return Moments(t, gram, gains, responses, lead, gap)
 
 
 def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> Profile:
@@ -304,22 +330,25 @@ def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> P
         numel: entries of the calibration latent, see ``AUTHORS_NUMEL``.
 
     Raises:
-        ProfileError: missing file, missing keys, or arrays of unequal length.
+        ProfileError: missing file, missing keys, or arrays that are no such table.
     """
+    names = ("timesteps", "J_x_norm", "J_t_norm")
     try:
         with np.load(path, allow_pickle=False) as file:
-            timesteps, j_x, j_t = (
-                np.asarray(file[k], dtype=np.float64).reshape(-1)
-                for k in ("timesteps", "J_x_norm", "J_t_norm")
-            )
+            found = [np.asarray(file[name]).reshape(-1) for name in names]
     except KeyError as error:
         raise ProfileError(
             f"{path} has no {error}; expected the keys timesteps, J_x_norm and J_t_norm"
         ) from error
-    except (OSError, TypeError, ValueError, BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile, zlib, struct and ast each raise their own
         raise ProfileError(f"cannot read {path}: {error}") from error
-    if not len(timesteps) == len(j_x) == len(j_t):
+    if len({len(array) for array in found}) != 1:
         raise ProfileError(f"{path} holds arrays of unequal length")
+    if not all(a.dtype.kind in "fiu" and np.isfinite(a).all() and (a >= 0).all() for a in found):
+        raise ProfileError(f"{path} holds values that are not finite numbers of at least 0")
+    timesteps, j_x, j_t = (array.astype(np.float64) for array in found)
+    if (timesteps > 1000).any():
+        raise ProfileError(f"{path} holds timesteps outside 0..1000")
     t = np.array([timestep_to_t(value) for value in timesteps])
     per_timestep = np.array([(timestep_to_t(v + 0.5) - timestep_to_t(v - 0.5)) for v in timesteps])
     keep = np.unique(t, return_index=True)[1]
@@ -330,7 +359,10 @@ def import_npz(path: str | Path, family: Family, timestep_to_t, numel: int) -> P
         samples=0,
         source=Path(path).name,
     )
-    return Profile(header, t[keep], mean)
+    try:
+        return Profile(header, t[keep], mean)
+    except ProfileError as error:
+        raise ProfileError(f"{path} cannot be used: {error}") from error
 
 
 #: Latent entries of the authors' calibration runs: the squares of the factors in their code

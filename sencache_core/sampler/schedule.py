@@ -15,7 +15,7 @@ SECOND_AT_NEXT = frozenset(
     }
 )
 #: Samplers whose second evaluation sits between two sigmas of the list.
-SECOND_BETWEEN = frozenset({"dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_sde_gpu", "seeds_2"})
+SECOND_BETWEEN = frozenset({"dpm_2", "dpmpp_2s_ancestral", "dpmpp_sde", "seeds_2"})
 #: Samplers with two evaluations between, at a third and two thirds of the way.
 TWO_BETWEEN = frozenset({"seeds_3"})
 #: Samplers that look two sigmas ahead and come back.
@@ -27,6 +27,15 @@ OWN_GRID = frozenset({"dpm_fast"})
 #: Relative distance within which a noise level counts as one of the list's (ours): between what
 #: rounding in float32 does and the steps of any schedule.
 ON_THE_GRID = 1e-4
+#: What ComfyUI calls the functions of samplers that have another name everywhere else.
+_ALIASES = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
+
+
+def sampler_key(name: str) -> str:
+    """The name that a sampler is compared by: ``unipc`` and ``uni_pc`` are one, and so are
+    ``dpmpp_sde`` and ``dpmpp_sde_gpu``, which differ only in where noise is drawn."""
+    name = name.removeprefix("sample_").removesuffix("_gpu")
+    return _ALIASES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Schedule:
 
     Attributes:
         sigmas: the sampler's list, ``num_steps + 1`` falling values, the last one where it ends.
-        sampler: name of the sampler, empty if unknown.
+        sampler: name of the sampler (kept as its :func:`sampler_key`), empty if unknown.
         assumed: only the number of steps is known; evaluations may lie elsewhere, and rounds are
             counted to tell the step.
         places: where within a step evaluations lie, each from 0 (its start) to 1 (its end); empty:
@@ -50,6 +59,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2:
             raise ValueError("a schedule needs at least two sigmas: where it starts and ends")
+        object.__setattr__(self, "sampler", sampler_key(self.sampler))
 
     def asking_at(self, places: tuple[float, ...] | None) -> Schedule:
         """This schedule with other :attr:`places`; ``None``: as it is."""
