@@ -42,12 +42,11 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from benchmarks.comfy_peers import Unavailable, load
 from benchmarks.overhead_full import SHAPES, Full, Network, Shape, clock_name, clocked, measure
 from sencache_core import CacheConfig, Schedule, flow_sigmas
-from sencache_core.model.taps import StackCall
-from sencache_core.run.session import Session
-from sencache_core.types import Branch
+from sencache_core.model.taps import TAPS
+from sencache_core.run.runner import Call
+from sencache_core.types import OUTPUT, Branch, Site
 
-Branches = tuple[Branch, ...]
-BRANCHES: Branches = (Branch("cond", 0), Branch("uncond", 1))
+BRANCHES = (Branch("cond", 0), Branch("uncond", 1))
 #: Steps of the run that is timed; fewer at the stack tap, whose steps take seconds on a CPU.
 STEPS, STACK_STEPS = 50, 12
 
@@ -142,29 +141,26 @@ def output_tap(
         together: both branches in one call, as ComfyUI makes it where memory allows.
     """
 
-    def answer(session: Session, branches: Branches, y: Tensor) -> tuple[bool, float]:
-        seconds, forecast = clocked(device, lambda: session.predict(branches, y.shape))
-        if forecast is None:
-            seconds += clocked(device, lambda: session.observe(branches, y, _none))[0]
-        return forecast is not None, seconds
+    def answer(call: Call, y: Tensor) -> tuple[bool, float]:
+        visit = _Timed(call, device)
+        skipped = visit.skip(OUTPUT, y.shape) is not None
+        if not skipped:
+            visit.ran(OUTPUT, y)
+        return skipped, visit.seconds
 
     return _drive(Trajectory(shape, device), config, answer, together)
 
 
 def stack_tap(network: Network, config: CacheConfig) -> Costs:
     """Our session at the stack tap, inside the real network, whose blocks alone are left out."""
-    device = network.device
-    call = network.call()
+    device, run, places = network.device, network.call(), network.shape.row.diffusers_places
+    network.stack([_Instead(places.second)])
 
-    def answer(session: Session, branches: Branches, _: Tensor) -> tuple[bool, float]:
-        tapped = StackCall(network.shape.row, lambda shape: session.predict(branches, shape))
-        stand_in = _StandIn(tapped, device)
-        network.stack([stand_in])
-        whole = clocked(device, call)[0]
-        if tapped.reused:
-            return True, whole
-        seconds = clocked(device, lambda: session.observe(branches, tapped.payload, _none))[0]
-        return False, seconds + stand_in.seconds
+    def answer(call: Call, _: Tensor) -> tuple[bool, float]:
+        visit = _Timed(call, device)
+        with TAPS["stack"].on(network.module, places, visit):
+            whole = clocked(device, run)[0]
+        return visit.skipped, whole if visit.skipped else visit.seconds
 
     return _drive(Trajectory(network.shape, device, STACK_STEPS), config, answer)
 
@@ -217,7 +213,7 @@ def easycache(shape: Shape, device: torch.device) -> Costs:
 def _drive(
     trajectory: Trajectory,
     config: CacheConfig,
-    answer: Callable[[Session, Branches, Tensor], tuple[bool, float]],
+    answer: Callable[[Call, Tensor], tuple[bool, float]],
     together: bool = False,
 ) -> Costs:
     """One sampling run without a model.
@@ -225,8 +221,8 @@ def _drive(
     Args:
         trajectory: what the session is fed.
         config: what it is started with.
-        answer: asks and tells the session for one call, given a true output; returns whether it
-            was forecast, and the seconds.
+        answer: answers one model call, given a true output; returns whether it was forecast, and
+            the seconds.
         together: one call for both branches.
     """
     device, costs = trajectory.device, Costs()
@@ -240,7 +236,10 @@ def _drive(
             level = torch.full((1,), sigma, device=device)
             decision, _ = clocked(device, lambda x=x, s=level: session.begin(x, s))
             costs.decision.append(decision)
-            answers = [answer(session, branches, y) for branches in calls]
+            answers = []
+            for branches in calls:
+                with Call(session, branches) as call:
+                    answers.append(answer(call, y))
             kind = costs.reused if all(reused for reused, _ in answers) else costs.evaluated
             kind.append(decision + sum(seconds for _, seconds in answers))
             costs.held = max(costs.held, held_bytes(session))
@@ -250,29 +249,35 @@ def _drive(
     return costs
 
 
-class _StandIn(nn.Module):
-    """Takes the place of the block stack: only what the tap itself does there is done."""
+class _Timed:
+    """Passes a tap's questions on, and adds up the seconds that the answers take."""
 
-    def __init__(self, call: StackCall, device: torch.device) -> None:
+    def __init__(self, call: Call, device: torch.device) -> None:
+        self._call, self._device = call, device
+        self.seconds, self.skipped = 0.0, False
+
+    def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> Tensor | None:
+        seconds, y = clocked(self._device, lambda: self._call.skip(site, shape, share))
+        self.seconds += seconds
+        self.skipped = y is not None
+        return y
+
+    def ran(self, site: Site, y: Tensor) -> Tensor | None:
+        seconds, handed = clocked(self._device, lambda: self._call.ran(site, y))
+        self.seconds += seconds
+        return handed
+
+
+class _Instead(nn.Module):
+    """Takes the place of the block stack, and no time."""
+
+    def __init__(self, second: str) -> None:
         super().__init__()
-        self._call, self._device, self.seconds = call, device, 0.0
+        self._second = second
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        both = "audio_hidden_states" in kwargs
-        streams = (hidden_states, kwargs["audio_hidden_states"]) if both else (hidden_states,)
-        self.seconds, reused = clocked(self._device, lambda: self._call.enter(streams))
-        if not reused:
-            streams = tuple(s.flip(1) for s in streams)  # what a stack would have made of it
-        seconds, streams = clocked(self._device, lambda: self._call.leave(streams))
-        self.seconds += seconds
-        if both:
-            return streams
-        text = kwargs.get("encoder_hidden_states")
-        return streams[0] if text is None else (streams[0], text)
-
-
-def _none(sigma: float) -> Tensor:
-    raise RuntimeError("a cache never asks for another noise level")
+        out = hidden_states.flip(1)
+        return (out, kwargs[self._second]) if self._second else out
 
 
 def rows_of(shape: Shape, full: Full, network: Network, config: CacheConfig) -> list[dict]:

@@ -129,7 +129,7 @@ class Network:
             if not any(part in kept for part in name.split(".")):
                 parameter.data = parameter.data.bfloat16()
         self.module: nn.Module = module.eval().requires_grad_(False)
-        self._name = shape.row.diffusers_blocks
+        self._name = shape.row.diffusers_places.blocks
         self.block: nn.Module = getattr(module, self._name)[0]
 
     def stack(self, blocks: list[nn.Module]) -> None:
