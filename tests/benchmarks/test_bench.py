@@ -33,14 +33,6 @@ REFUSED = {("fastercache", "wan"): "index", ("fastercache", "ltx"): "tensor_form
 pytestmark = pytest.mark.filterwarnings("ignore:.*pkg_resources.*")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """Checkpoints of random weights, two latent frames of four by four, by family."""

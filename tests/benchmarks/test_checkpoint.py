@@ -82,14 +82,6 @@ ODD = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def write(folder, name, **facts):
     """A checkpoint of random weights and its description: the arguments of ``load_checkpoint``."""
     family, config, latent = ODD[name]
