@@ -4,9 +4,9 @@
 """
 
 from .bench import run_bench
-from .method import Method, Setting, Sweep
-from .models import REGIMES, Model, Regime, load_checkpoint, load_tiny
-from .registry import find_methods
+from .checkpoint import load_checkpoint
+from .method import Method, Setting, Sweep, find_methods
+from .models import REGIMES, Model, Regime, load_tiny
 
 __all__ = [
     "REGIMES",

@@ -1,21 +1,27 @@
-"""Runs methods over models, regimes and budgets, and writes one row for each."""
+"""``sencache bench``: runs methods over models, regimes and budgets, one row for each."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .case import Case, Clip, make_case
+import torch
+
+from sencache_core.tiny import SPECS
+
+from .case import Case, Clip, make_case, run_tuned
+from .checkpoint import load_checkpoint
 from .measures import measure
-from .method import Method, Setting, describe
-from .models import Model, Regime
-from .report import plot
-from .tune import run_tuned
+from .method import Method, Setting, describe, find_methods, need
+from .models import REGIMES, Model, Regime, load_tiny
+from .summary import markdown, plot, table
 
 #: Name of the rows of uncached sampling, with which the others are compared.
 UNCACHED = "uncached"
@@ -72,6 +78,12 @@ def run_bench(
     """
     if not budgets or any(not 0 < budget <= 1 for budget in budgets):
         raise ValueError("budgets are shares of the uncached cost in (0, 1]")
+    need("tqdm")
+    if any(model.codec for model in models):
+        need("kornia", "torchmetrics")
+    if out is not None:
+        need("matplotlib")
+        Path(out).mkdir(parents=True, exist_ok=True)
     path = Path(json_file)
     rows = _read(path, samples) if resume and path.exists() else {}
     with _quiet(), _bar(progress, len(models) * len(regimes) * len(methods) * len(budgets)) as bar:
@@ -103,9 +115,7 @@ def run_bench(
                 for case in cases.values():
                     case.host.close()
     if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        plot(list(rows.values()), folder)
+        plot(list(rows.values()), Path(out))
     return list(rows.values())
 
 
@@ -200,10 +210,80 @@ def _quiet() -> Iterator[None]:
 
 
 def _bar(show: bool, total: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "the progress bar needs tqdm: in the source tree, pip install -e '.[bench]'"
-        ) from error
+    from tqdm import tqdm
+
     return tqdm(total=total, unit="row", disable=not show)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run what the command line asks for, and print the table.
+
+    Returns:
+        Exit code: 1 if a method that was asked for by name has a row that failed, or if every row
+        of a model in a regime did.
+
+    Raises:
+        ValueError, OSError, ImportError: as for ``run_bench`` and the loading of models.
+    """
+    if bool(arguments.checkpoint) != bool(arguments.config):
+        raise ValueError("--checkpoint and --config go together")
+    if arguments.checkpoint and arguments.family:
+        raise ValueError("--checkpoint takes the family from its config, not from --family")
+    methods = find_methods(arguments.methods)
+    regimes = [REGIMES[name] for name in arguments.regime or REGIMES]
+    if arguments.checkpoint:
+        models = [load_checkpoint(arguments.checkpoint, arguments.config)]
+    else:
+        models = [load_tiny(family) for family in dict.fromkeys(arguments.family or SPECS)]
+    for path in map(Path, filter(None, (arguments.json, arguments.markdown))):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # Threads of networks this small wait for each other longer than they compute.
+    torch.set_num_threads(1)
+    rows = run_bench(
+        models,
+        regimes,
+        methods,
+        arguments.budgets,
+        arguments.json,
+        samples=arguments.samples,
+        tune_samples=arguments.tune_samples,
+        calibration_samples=arguments.calibration_samples,
+        out=arguments.out,
+        resume=arguments.resume,
+    )
+    print(table(rows))
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(markdown(rows) + "\n", encoding="utf-8")
+    print(f"Rows: {Path(arguments.json).resolve()}")
+    if arguments.out:
+        print(f"Plots: {Path(arguments.out).resolve()}")
+    asked = [{model.name for model in models}, {regime.name for regime in regimes}]
+    asked += [{method.name for method in methods}, set(arguments.budgets)]
+    own = [row for row in rows if all(row[key] in any_of for key, any_of in zip(KEYS, asked))]
+    return show_failures(own, named=bool(arguments.methods))
+
+
+def show_failures(rows: Sequence[Row], named: bool) -> int:
+    """Say on standard error which rows failed and why.
+
+    Args:
+        rows: those that were asked for.
+        named: whether the methods were asked for by name.
+
+    Returns:
+        The exit code: see :func:`bench`.
+    """
+    failed = [row for row in rows if row["error"] is not None]
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in failed:
+        why = row["family"], row["regime"], " ".join(row["error"].split())
+        reasons.setdefault(why, []).append(f"{row['method']} at {row['budget']:g}")
+    for (family, regime, why), names in reasons.items():
+        print(f"sencache: {family}, {regime}: {', '.join(names)}: {why}", file=sys.stderr)
+    if failed:
+        print(f"sencache: {len(failed)} of {len(rows)} rows failed", file=sys.stderr)
+    places = {(row["family"], row["regime"]) for row in rows}
+    measured = {(row["family"], row["regime"]) for row in rows if row["error"] is None}
+    return int(bool(failed) and (named or places != measured))

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from .case import Case
-from .method import Method, Setting, Sweep
+from .method import Method, Setting, Sweep, need
 from .peers import THRESHOLDS
 
 #: Its ready-made masks, from dear to cheap.
@@ -23,12 +23,9 @@ def enabled(case: Case, setting: Setting) -> Iterator[None]:
     Raises:
         ImportError: cache-dit is not installed.
     """
-    try:
-        import cache_dit
-    except ImportError as error:
-        raise ImportError(
-            "needs cache-dit: in the source tree, pip install -e '.[bench]'"
-        ) from error
+    need("cache_dit")
+    import cache_dit
+
     for name in [name for name in logging.root.manager.loggerDict if "cache_dit" in name]:
         logging.getLogger(name).setLevel(logging.ERROR)
     module, settings = case.model.module, dict(setting)

@@ -7,9 +7,13 @@ uncached clips of this host, which differ from diffusers' by rounding.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +28,59 @@ from sencache_core.tiny import to_comfyui_keys
 from sencache_core.tiny.sampling import cog_timesteps
 
 from .case import Case
-from .comfy_host import Unavailable, load
-from .host import HOSTS
+from .host import HOSTS, BlockWork, DiffusersHost
+from .measures import rms
 from .method import Method, Setting, Sweep
 from .models import Model, Regime
-from .work import BlockWork
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Unavailable(RuntimeError):
+    """There is no ComfyUI to be used here. The message says why."""
+
+
+def find() -> Path | None:
+    """Folder of ComfyUI: ``COMFYUI_PATH``, else around this pack, else ``~/ComfyUI``."""
+    around = ROOT.parents[1] if ROOT.parent.name == "custom_nodes" else None
+    for folder in (os.environ.get("COMFYUI_PATH"), around, Path.home() / "ComfyUI"):
+        if folder and (Path(folder) / "comfy" / "sd.py").is_file():
+            return Path(folder).resolve()
+    return None
+
+
+def load() -> Path:
+    """Import ComfyUI for the CPU, once per process, and return its folder.
+
+    ComfyUI reads the command line while it is imported, hence the replaced arguments. Its folder
+    goes to the front of ``sys.path``, where its own ``nodes.py`` must be found first.
+
+    Raises:
+        Unavailable: no ComfyUI, or this Python lacks something that it needs.
+    """
+    folder = find()
+    if folder is None:
+        raise Unavailable("no ComfyUI found; set COMFYUI_PATH to its folder")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    argv, sys.argv = sys.argv, ["x", "--cpu"]
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args
+        import comfy.model_patcher
+    except ImportError as error:
+        raise Unavailable(f"ComfyUI in {folder} cannot be imported: {error}") from error
+    finally:
+        sys.argv = argv
+    return folder
+
 
 #: ``reuse_threshold`` from what skips nothing to the largest value that the node takes.
 THRESHOLDS = tuple(float(f"{value:.3g}") for value in np.geomspace(1e-3, 3, 128))
+#: Clips of two hosts that differ by more than this share of their RMS are of two models.
+DIFFERENT = 0.1
 
 
 class ComfyHost:
@@ -46,7 +95,8 @@ class ComfyHost:
         patcher: ComfyUI's ``ModelPatcher`` to sample with; methods put theirs here for a while.
 
     Raises:
-        Unavailable: no ComfyUI, or none that knows the family. The message says why.
+        Unavailable: no ComfyUI, or none that knows the family or that samples this model as
+            diffusers does. The message says why.
     """
 
     def __init__(self, model: Model, regime: Regime) -> None:
@@ -54,28 +104,48 @@ class ComfyHost:
         import comfy.sd
 
         self.model, self.regime = model, regime
-        state = to_comfyui_keys(model.family, model.module.state_dict())
         # Copies, for ComfyUI may load in place of them or cast what it is given.
-        patcher = comfy.sd.load_diffusion_model_state_dict(
-            {name: value.clone() for name, value in state.items()},
-            model_options={"dtype": torch.float32},
-        )
+        own = {name: value.clone() for name, value in model.module.state_dict().items()}
+        try:
+            patcher = comfy.sd.load_diffusion_model_state_dict(
+                to_comfyui_keys(model.family, own), model_options={"dtype": torch.float32}
+            )
+        except Exception as error:  # it guesses sizes of its own from those it reads
+            why = str(error).strip().splitlines()[-1:]
+            raise Unavailable(f"this ComfyUI cannot load {model.name}: {''.join(why)}") from error
         if patcher is None:
             raise Unavailable(f"this ComfyUI does not recognise the {model.name} weights")
         self.patcher = _unshared(patcher)
-        self.sigmas = self._schedule()
+        self.sigmas = self._schedule(regime)
+        self._check()
         network = patcher.model.diffusion_model
         self.work = BlockWork(getattr(network, "transformer_blocks", None) or network.blocks)
 
     def close(self) -> None:
         self.work.close()
 
-    def _schedule(self) -> Tensor:
+    def _check(self) -> None:
+        """Compare a clip of two steps with diffusers'.
+
+        ComfyUI reads a model off its weights, and takes all else to be as released.
+        """
+        usual, short = (self.regime, self.sigmas), replace(self.regime, steps=2)
+        other = DiffusersHost(self.model, short)
+        self.regime, self.sigmas = short, self._schedule(short)
+        try:
+            clip, reference = (host.sample("a red circle", 0) for host in (self, other))
+        finally:
+            self.regime, self.sigmas = usual
+            other.close()
+        if rms(clip - reference) > DIFFERENT * rms(reference):
+            raise Unavailable(f"ComfyUI does not sample {self.model.name} as diffusers does")
+
+    def _schedule(self, regime: Regime) -> Tensor:
         """``steps + 1`` noise levels; the flow families' shift is set on the model as well.
 
         EasyCache asks the model, not the run, which levels its start and end are.
         """
-        sampling, regime = self.patcher.model.model_sampling, self.regime
+        sampling = self.patcher.model.model_sampling
         if self.model.spec.prediction == "v":
             levels = sampling.sigmas[cog_timesteps(regime.steps)].float().cpu()
             return torch.cat([levels, torch.zeros(1)])

@@ -87,17 +87,12 @@ def ms_ssim(clip: Tensor, reference: Tensor) -> float:
         clip, reference: ``[F, 3, H, W]`` in 0..1.
 
     Raises:
-        ImportError: torchmetrics is missing.
         ValueError: not even one scale fits.
     """
-    try:
-        from torchmetrics.functional.image import (
-            multiscale_structural_similarity_index_measure as compute,
-        )
-    except ImportError as error:
-        raise ImportError(
-            "MS-SSIM needs torchmetrics: in the source tree, pip install -e '.[bench]'"
-        ) from error
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as compute,
+    )
+
     side = min(clip.shape[-2:])
     fitting = [n for n in range(1, 6) if side // max(1, n - 1) ** 2 > 10]
     if not fitting:

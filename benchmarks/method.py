@@ -1,7 +1,9 @@
-"""What a caching method has to say to be compared."""
+"""What a caching method has to say to be compared, and every method of the bench."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -58,3 +60,38 @@ def describe(setting: Setting) -> str:
     return ", ".join(
         f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in setting.items()
     )
+
+
+#: Modules with a tuple ``METHODS``. One that brings a host of its own adds it to ``host.HOSTS``.
+#: What they need beyond diffusers they import when a method is attached, so that a package that is
+#: missing becomes the ``error`` of its own rows.
+MODULES = ("ours", "oracle", "peers", "cache_dit_peers", "comfy_peers")
+
+
+def find_methods(names: Sequence[str] | None = None) -> list[Method]:
+    """The methods of these names, in the given order; all, in the registry's, without names.
+
+    Raises:
+        ValueError: a name is unknown, or two methods share one.
+    """
+    modules = [importlib.import_module(f".{name}", __package__) for name in MODULES]
+    methods = [method for module in modules for method in module.METHODS]
+    table = {method.name: method for method in methods}
+    if len(table) != len(methods):
+        raise ValueError("two methods have one name")
+    if unknown := [name for name in names or () if name not in table]:
+        raise ValueError(f"unknown methods {', '.join(unknown)}; there are {', '.join(table)}")
+    return [table[name] for name in names] if names else methods
+
+
+def need(*packages: str) -> None:
+    """Make sure that packages of the extra ``bench`` are there, before hours are spent.
+
+    Raises:
+        ImportError: one is not installed.
+    """
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"the bench needs {name}: in the source tree, pip install -e '.[bench]'"
+            )

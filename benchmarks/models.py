@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from sencache_core.tiny import (
     COG_SCHEDULER,
@@ -15,8 +14,8 @@ from sencache_core.tiny import (
     TinySpec,
     decode_video,
     encode_prompt,
+    forward,
     load_diffusers,
-    to_diffusers_keys,
 )
 
 #: Key of the transformer's configuration that holds the width of the text embedding.
@@ -54,10 +53,12 @@ class Model:
 
     Attributes:
         name: the rows' ``family``.
-        spec: family, latent shape, prediction and configuration.
+        spec: family, latent shape and prediction.
         module: the diffusers transformer, in eval mode and without gradients.
         codec: family whose bundled codec decodes the latents; ``None``: there is none.
         overrides: fields of :class:`Regime` that this model fixes.
+        rope: as ``tiny.forward`` takes it, for the model's latent; ``None``: as the bundled models.
+        levels: arguments of the family's scheduler, but for the regime's shift.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Model:
     module: nn.Module
     codec: str | None
     overrides: dict[str, Any]
+    rope: tuple | None = None
+    levels: dict[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -80,8 +83,16 @@ class Model:
         return replace(regime, **self.overrides)
 
     def encode(self, prompt: str) -> Tensor:
-        """Text embedding ``[tokens, width]``."""
-        return encode_prompt(prompt, dim=self.spec.config.get(TEXT_WIDTH[self.family], 4096))
+        """Text embedding ``[tokens, width]``; CogVideoX has a fixed number of tokens."""
+        config = self.module.config
+        text = encode_prompt(prompt, dim=config[TEXT_WIDTH[self.family]])
+        if self.family == "cogvideox":
+            text = pad(text, (0, 0, 0, config["max_text_seq_length"] - len(text)))
+        return text
+
+    def call(self, x: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
+        """The network's raw output. Arguments as for ``tiny.forward``."""
+        return forward(self.family, self.module, x, t, context, self.rope)
 
     def decode(self, latent: Tensor) -> Tensor | None:
         """Latent ``[1, C, F, H, W]`` to a clip ``[F, 3, H, W]`` in 0..1, if there is a codec."""
@@ -92,8 +103,8 @@ class Model:
         import diffusers
 
         if self.spec.prediction == "v":
-            return diffusers.CogVideoXDDIMScheduler(**COG_SCHEDULER)
-        return diffusers.FlowMatchEulerDiscreteScheduler(shift=regime.shift)
+            return diffusers.CogVideoXDDIMScheduler(**(self.levels or COG_SCHEDULER))
+        return diffusers.FlowMatchEulerDiscreteScheduler(**{**self.levels, "shift": regime.shift})
 
 
 def load_tiny(family: str) -> Model:
@@ -107,46 +118,3 @@ def load_tiny(family: str) -> Model:
     if family not in SPECS:
         raise ValueError(f"{family!r} is not one of {', '.join(SPECS)}")
     return Model(family, SPECS[family], load_diffusers(family), family, {})
-
-
-def load_checkpoint(weights: str | Path, config: str | Path) -> Model:
-    """Any model of the three families.
-
-    Args:
-        weights: safetensors under diffusers' names (the bundled files' names do, too).
-        config: JSON object with ``family``; ``config``, the keyword arguments of the family's
-            diffusers class; ``latent``, its ``[channels, frames, height, width]``; optionally
-            ``name``, ``codec`` (a family whose bundled codec fits) and ``steps``, ``shift``,
-            ``guidance``, which override both regimes.
-
-    Raises:
-        ValueError: a missing or unknown key, or weights that do not fit the configuration.
-        OSError: a file cannot be read.
-        ImportError: diffusers is missing.
-    """
-    import diffusers
-    from safetensors.torch import load_file
-
-    facts = json.loads(Path(config).read_text(encoding="utf-8"))
-    needed, fixed = {"family", "config", "latent"}, {"steps", "shift", "guidance"}
-    if not isinstance(facts, dict) or not needed <= facts.keys():
-        raise ValueError(f"{config}: needs the keys {', '.join(sorted(needed))}")
-    if unknown := facts.keys() - needed - fixed - {"name", "codec"}:
-        raise ValueError(f"{config}: unknown keys {', '.join(sorted(unknown))}")
-    family, codec = facts["family"], facts.get("codec")
-    for name in (family, codec or family):
-        if name not in SPECS:
-            raise ValueError(f"{config}: {name!r} is not one of {', '.join(SPECS)}")
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["config"].items()}
-    spec = replace(SPECS[family], config=arguments, latent=tuple(facts["latent"]))
-    module = getattr(diffusers, spec.diffusers_class)(**arguments)
-    tensors = load_file(weights)
-    if not tensors.keys() <= module.state_dict().keys():
-        tensors = to_diffusers_keys(family, tensors)
-    try:
-        module.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit {config}: {error}") from error
-    overrides = {name: facts[name] for name in fixed & facts.keys()}
-    module = module.float().eval().requires_grad_(False)
-    return Model(facts.get("name", family), spec, module, codec, overrides)

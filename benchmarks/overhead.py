@@ -23,28 +23,265 @@ shares measured on one say little about the other.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 # To the end of the path: the pack's `nodes` folder must not hide ComfyUI's nodes.py.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.comfy_host import Unavailable
-from benchmarks.overhead_full import Full, clock_name, measure
-from benchmarks.overhead_rows import BRANCHES, Costs, easycache, output_tap, stack_tap
-from benchmarks.overhead_shapes import SHAPES, Network, Shape
-from sencache_core import CacheConfig
+from benchmarks.comfy_peers import Unavailable, load
+from benchmarks.overhead_full import SHAPES, Full, Network, Shape, clock_name, clocked, measure
+from sencache_core import CacheConfig, Schedule, flow_sigmas
+from sencache_core.model.taps import TAPS
+from sencache_core.run.runner import Call
+from sencache_core.types import OUTPUT, Branch, Site
+
+BRANCHES = (Branch("cond", 0), Branch("uncond", 1))
+#: Steps of the run that is timed; fewer at the stack tap, whose steps take seconds on a CPU.
+STEPS, STACK_STEPS = 50, 12
+
+
+@dataclass
+class Costs:
+    """Seconds by round, both branches together, and bytes.
+
+    Attributes:
+        decision: seconds of each decision; empty if the method does not separate it.
+        reused: seconds of each reused step, decision included.
+        evaluated: seconds that each evaluated step takes longer, decision included.
+        held: largest number of bytes held between two rounds, all branches together.
+    """
+
+    decision: list[float] = field(default_factory=list)
+    reused: list[float] = field(default_factory=list)
+    evaluated: list[float] = field(default_factory=list)
+    held: int = 0
+
+
+def held_bytes(owner: Any) -> int:
+    """Bytes of all tensor storages that ``owner`` keeps alive through its own attributes.
+
+    Follows containers and instances, not modules, classes or functions. A view counts with the
+    whole storage that it keeps; a storage counts once.
+    """
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    todo = [owner]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, type | nn.Module):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += value
+        elif hasattr(value, "__dict__"):
+            todo += vars(value).values()
+    return sum(storages.values())
+
+
+class Trajectory:
+    """Synthetic latents and outputs of the real shape along one run.
+
+    Values do not matter for time, only sizes do; both move smoothly so that the default budget is
+    spent as on a real sample.
+
+    Attributes:
+        family: the model's row.
+        schedule: noise levels.
+        times: the family's time coordinate at each step.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device, steps: int = STEPS) -> None:
+        self.device = device
+        self.family = family = shape.row
+        self.times = [min(t, 0.999) for t in flow_sigmas(steps, shift=5.0)[:-1]]
+        self.schedule = Schedule((*map(family.sigma, self.times), 0.0), "euler")
+        sizes = [(1, *latent) for latent in shape.latents]
+        generator = torch.Generator(device).manual_seed(0)
+        self._ends = [
+            [torch.randn(size, device=device, generator=generator) for size in sizes]
+            for _ in range(2)
+        ]
+
+    def x(self, step: int) -> tuple[Tensor, ...]:
+        """Noisy latents, new tensors, float32."""
+        t = self.times[step]
+        return tuple(a * t + b * (1 - t) for a, b in zip(*self._ends, strict=True))
+
+    def packed(self, step: int) -> Tensor:
+        """A model output in the form that ComfyUI hands on, several modalities as ``[1, 1, n]``."""
+        y = [a - b * t for a, b in zip(*self._ends, strict=True) for t in (self.times[step],)]
+        return y[0] if len(y) == 1 else torch.cat([part.reshape(1, 1, -1) for part in y], dim=-1)
+
+
+def output_tap(
+    shape: Shape, device: torch.device, config: CacheConfig, together: bool = False
+) -> Costs:
+    """Our session at the output tap, fed as a host feeds it: float32 latents, sigma a tensor.
+
+    Args:
+        shape: the model's shape.
+        device: where the latents lie.
+        config: what the session is started with.
+        together: both branches in one call, as ComfyUI makes it where memory allows.
+    """
+
+    def answer(call: Call, y: Tensor) -> tuple[bool, float]:
+        visit = _Timed(call, device)
+        skipped = visit.skip(OUTPUT, y.shape) is not None
+        if not skipped:
+            visit.ran(OUTPUT, y)
+        return skipped, visit.seconds
+
+    return _drive(Trajectory(shape, device), config, answer, together)
+
+
+def stack_tap(network: Network, config: CacheConfig) -> Costs:
+    """Our session at the stack tap, inside the real network, whose blocks alone are left out."""
+    device, run, places = network.device, network.call(), network.shape.row.diffusers_places
+    network.stack([_Instead(places.second)])
+
+    def answer(call: Call, _: Tensor) -> tuple[bool, float]:
+        visit = _Timed(call, device)
+        with TAPS["stack"].on(network.module, places, visit):
+            whole = clocked(device, run)[0]
+        return visit.skipped, whole if visit.skipped else visit.seconds
+
+    return _drive(Trajectory(network.shape, device, STACK_STEPS), config, answer)
+
+
+def easycache(shape: Shape, device: torch.device) -> Costs:
+    """ComfyUI's own EasyCache around a network that answers at once.
+
+    Fed as ComfyUI does: both branches in one call, in the network's bfloat16.
+
+    Raises:
+        Unavailable: there is no ComfyUI. The message says why.
+    """
+    load()
+    from comfy_extras import nodes_easycache as peer
+
+    trajectory, costs = Trajectory(shape, device), Costs()
+    holder = peer.EasyCacheHolder(0.2, 0.15, 0.95, 8, False, output_channels=shape.latents[0][0])
+    holder.start_t, holder.end_t = float("inf"), -1.0
+    uuids = [branch.role for branch in BRANCHES]
+    options: dict[str, Any] = {"easycache": holder, "uuids": uuids}
+    for step, t in enumerate(trajectory.times):
+        options["sigmas"] = torch.full((2,), t, device=device)
+        x, out = (
+            [part.repeat(2, *[1] * (part.ndim - 1)).bfloat16() for part in parts]
+            for parts in (trajectory.x(step), trajectory.x(step // 2))
+        )
+        if len(x) == 1:
+            x, out = x[0], out[0]
+        # Every second step from the tenth on is reused; the threshold is the only switch.
+        holder.reuse_threshold = 1e9 if step >= 10 and step % 2 else 0.0
+        ran = []
+
+        def network(*args: Any, out: Any = out, ran: list = ran) -> Any:
+            ran.append(True)
+            return out
+
+        def call(x: Any = x, t: Tensor = options["sigmas"], network: Callable = network) -> Any:
+            def forward(*_: Any) -> Any:
+                return peer.easycache_forward_wrapper(network, x, t, None, options)
+
+            model_options = {"transformer_options": options}
+            return peer.easycache_calc_cond_batch_wrapper(forward, model_options)
+
+        seconds, _ = clocked(device, call)
+        (costs.evaluated if ran else costs.reused).append(seconds)
+        costs.held = max(costs.held, held_bytes(holder))
+    return costs
+
+
+def _drive(
+    trajectory: Trajectory,
+    config: CacheConfig,
+    answer: Callable[[Call, Tensor], tuple[bool, float]],
+    together: bool = False,
+) -> Costs:
+    """One sampling run without a model.
+
+    Args:
+        trajectory: what the session is fed.
+        config: what it is started with.
+        answer: answers one model call, given a true output; returns whether it was forecast, and
+            the seconds.
+        together: one call for both branches.
+    """
+    device, costs = trajectory.device, Costs()
+    session = config.start(trajectory.family, trajectory.schedule)
+    calls = [BRANCHES] if together else [(branch,) for branch in BRANCHES]
+    gc.disable()
+    try:
+        for step, sigma in enumerate(trajectory.schedule.sigmas[:-1]):
+            x, y = trajectory.x(step), trajectory.packed(step)
+            y = torch.cat([y] * len(calls[0]))
+            level = torch.full((1,), sigma, device=device)
+            decision, _ = clocked(device, lambda x=x, s=level: session.begin(x, s))
+            costs.decision.append(decision)
+            answers = []
+            for branches in calls:
+                with Call(session, branches) as call:
+                    answers.append(answer(call, y))
+            kind = costs.reused if all(reused for reused, _ in answers) else costs.evaluated
+            kind.append(decision + sum(seconds for _, seconds in answers))
+            costs.held = max(costs.held, held_bytes(session))
+    finally:
+        gc.enable()
+        session.finish(True)
+    return costs
+
+
+class _Timed:
+    """Passes a tap's questions on, and adds up the seconds that the answers take."""
+
+    def __init__(self, call: Call, device: torch.device) -> None:
+        self._call, self._device = call, device
+        self.seconds, self.skipped = 0.0, False
+
+    def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> Tensor | None:
+        seconds, y = clocked(self._device, lambda: self._call.skip(site, shape, share))
+        self.seconds += seconds
+        self.skipped = y is not None
+        return y
+
+    def ran(self, site: Site, y: Tensor) -> Tensor | None:
+        seconds, handed = clocked(self._device, lambda: self._call.ran(site, y))
+        self.seconds += seconds
+        return handed
+
+
+class _Instead(nn.Module):
+    """Takes the place of the block stack, and no time."""
+
+    def __init__(self, second: str) -> None:
+        super().__init__()
+        self._second = second
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        out = hidden_states.flip(1)
+        return (out, kwargs[self._second]) if self._second else out
 
 
 def rows_of(shape: Shape, full: Full, network: Network, config: CacheConfig) -> list[dict]:
-    """All rows of one model.
+    """All rows of one model: seconds, shares of a full evaluation, bytes, latents (of float32).
 
     Args:
         shape: the model.
@@ -52,33 +289,39 @@ def rows_of(shape: Shape, full: Full, network: Network, config: CacheConfig) -> 
         network: where the stack tap runs.
         config: what the sessions are started with.
     """
-    stack = replace(config, tap="stack")
-    methods: list[tuple[str, Callable[[], Costs]]] = [
-        ("output tap", lambda: output_tap(shape, network.device, config)),
-        ("output tap, one call", lambda: output_tap(shape, network.device, config, True)),
-        ("stack tap", lambda: stack_tap(network, stack)),
-        ("EasyCache (ComfyUI)", lambda: easycache(shape, network.device)),
-    ]
+    device, stack = network.device, replace(config, tap="stack")
+    methods: dict[str, tuple[Callable[[], Costs], str]] = {
+        "output tap": (lambda: output_tap(shape, device, config), ""),
+        "output tap, one call": (lambda: output_tap(shape, device, config, True), ""),
+        "stack tap": (
+            lambda: stack_tap(network, stack),
+            "a reused step runs embeddings and head",
+        ),
+        "EasyCache (ComfyUI)": (
+            lambda: easycache(shape, device),
+            "keeps bfloat16; decision and reuse are one",
+        ),
+    }
     rows = []
-    for name, run in methods:
+    for name, (run, note) in methods.items():
+        row = {"model": shape.name, "method": name, "note": note}
         try:
             run()  # warms up
-            rows.append(as_row(shape, full, run()))
+            rows.append(row | _figures(shape, full, run()))
         except Unavailable as error:
-            rows.append({"model": shape.name, "method": name, "error": str(error)})
+            rows.append(row | {"error": str(error)})
     return rows
 
 
-def as_row(shape: Shape, full: Full, costs: Costs) -> dict[str, Any]:
-    """One JSON object: seconds, shares of a full evaluation, bytes, latents (of float32)."""
+def _figures(shape: Shape, full: Full, costs: Costs) -> dict[str, Any]:
     latent = 4 * sum(prod(size) for size in shape.latents)
     held = costs.held / len(BRANCHES)
-    row: dict[str, Any] = {"model": shape.name, "method": costs.method}
+    row: dict[str, Any] = {}
     for name in ("decision", "reused", "evaluated"):
-        seconds = costs.median(name)
+        seconds = median(getattr(costs, name)) if getattr(costs, name) else None
         row[f"{name}_seconds"] = seconds
         row[f"{name}_share"] = None if seconds is None else seconds / full.seconds
-    row |= {
+    return row | {
         "slowest_decision_seconds": max(costs.decision, default=None),
         "rounds_reused": len(costs.reused),
         "rounds_evaluated": len(costs.evaluated),
@@ -87,23 +330,18 @@ def as_row(shape: Shape, full: Full, costs: Costs) -> dict[str, Any]:
         "latent_bytes": latent,
         "full_seconds": full.seconds,
         "full_how": full.how,
-        "blocks_timed": full.blocks_timed,
         "block_seconds": full.block,
         "embeddings_and_head_seconds": full.shell,
         "tokens": shape.tokens,
         "source": shape.source,
-        "note": costs.note,
         "error": None,
     }
-    return row
 
 
 def table(rows: Sequence[dict]) -> str:
     """Rows of one model as text."""
-    lines = [
-        f"  {'method':20} {'reused step':>20} {'decision':>20} {'evaluated: more':>20} "
-        f"{'per branch':>22}"
-    ]
+    heads = ("reused step", "decision", "evaluated: more")
+    lines = [f"  {'method':20} {' '.join(f'{head:>20}' for head in heads)} {'per branch':>22}"]
     for row in rows:
         if row["error"]:
             lines.append(f"  {row['method']:20} skipped: {row['error']}")
@@ -144,19 +382,11 @@ def main(argv: Sequence[str] | None = None) -> list[dict]:
     """Measure, print, write; returns the JSON's rows."""
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    config = CacheConfig()
+    device, config = torch.device(args.device), CacheConfig()
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU thread"
-    clock = clock_name(device)
-    print(f"torch {torch.__version__}, {name}, {clock}", flush=True)
-    setup = {
-        "device": name,
-        "clock": clock,
-        "torch": torch.__version__,
-        "policy": config.policy.name,
-        "rule": config.rule.name,
-        "budget": config.budget,
-    }
+    setup = {"device": name, "clock": clock_name(device), "torch": torch.__version__}
+    setup |= {"policy": config.policy.name, "rule": config.rule.name, "budget": config.budget}
+    print(f"torch {torch.__version__}, {name}, {setup['clock']}", flush=True)
     rows: list[dict] = []
     with torch.inference_mode():
         for key in args.model:

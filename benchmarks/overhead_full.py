@@ -1,46 +1,186 @@
-"""The time of one full evaluation, measured as far as the machine allows."""
+"""Networks of real shapes with random weights, and the time of one full evaluation of theirs."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks.overhead_shapes import Network
+from sencache_core import FAMILIES
+from sencache_core.model.families import Family
+from sencache_core.tiny.model import cog_rotary
 
 
 @dataclass(frozen=True)
-class Full:
-    """A full evaluation: the whole network for both branches of guidance.
+class Shape:
+    """One model at one clip size, batch 1.
 
     Attributes:
-        seconds: of both branches; twice the time of one.
-        shell: seconds of what is not a block (embeddings, head), of one branch.
-        block: seconds of one block, of one branch.
-        blocks_timed: blocks that ran; the rest is multiplied.
-        how: in words, how ``seconds`` came about.
+        name: what ``--model`` takes.
+        title: for people, with the clip's pixels and frames.
+        family: key in ``FAMILIES``.
+        network: name of the transformer class in diffusers.
+        config: keyword arguments of that class, without the number of blocks.
+        blocks: number of transformer blocks.
+        latents: shape without batch of each modality's latent as ComfyUI samples it.
+        grid: tokens of the video latent in (frames, rows, columns).
+        text: (tokens, width) of the text embedding.
+        source: where these figures are from.
     """
 
-    seconds: float
-    shell: float
-    block: float
-    blocks_timed: int
-    how: str
+    name: str
+    title: str
+    family: str
+    network: str
+    config: dict[str, Any] = field(hash=False)
+    blocks: int
+    latents: tuple[tuple[int, ...], ...]
+    grid: tuple[int, int, int]
+    text: tuple[int, int]
+    source: str
+
+    @property
+    def tokens(self) -> int:
+        """Video tokens of one branch."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def row(self) -> Family:
+        return FAMILIES[self.family]
+
+
+def _wan_shape(name: str, title: str, heads: int, ffn: int, blocks: int, sides: tuple) -> Shape:
+    return Shape(
+        name=name,
+        title=title,
+        family="wan",
+        network="WanTransformer3DModel",
+        config={
+            "attention_head_dim": 128,
+            "text_dim": 4096,
+            "num_attention_heads": heads,
+            "ffn_dim": ffn,
+        },
+        blocks=blocks,
+        latents=((16, 21, *sides),),
+        grid=(21, sides[0] // 2, sides[1] // 2),
+        text=(512, 4096),
+        source=f"transformer/config.json of Wan-AI/Wan2.1-T2V-{name[4:].upper()}-Diffusers; "
+        "VAE 4 x 8 x 8",
+    )
+
+
+_ALL = (
+    _wan_shape("wan-1.3b", "Wan 2.1 1.3B 832x480x81", 12, 8960, 30, (60, 104)),
+    _wan_shape("wan-14b", "Wan 2.1 14B 1280x720x81", 40, 13824, 40, (90, 160)),
+    Shape(
+        name="ltx-2",
+        title="LTX-2 19B 768x512x121 with audio",
+        family="ltx2",
+        network="LTX2VideoTransformer3DModel",
+        config={},
+        blocks=48,
+        latents=((128, 16, 16, 24), (8, 126, 16)),
+        grid=(16, 16, 24),
+        text=(1024, 3840),
+        source="defaults of diffusers' LTX2VideoTransformer3DModel and LTX2Pipeline: "
+        "121 frames at 24 a second, VAE 8 x 32 x 32, 25 audio latents of 8 x 16 a second",
+    ),
+    Shape(
+        name="cogvideox-5b",
+        title="CogVideoX 5B 720x480x49",
+        family="cogvideox",
+        network="CogVideoXTransformer3DModel",
+        config={"num_attention_heads": 48, "use_rotary_positional_embeddings": True},
+        blocks=42,
+        latents=((16, 13, 60, 90),),
+        grid=(13, 30, 45),
+        text=(226, 4096),
+        source="transformer/config.json of zai-org/CogVideoX-5b; VAE 4 x 8 x 8",
+    ),
+)
+SHAPES = {shape.name: shape for shape in _ALL}
+
+
+class Network:
+    """A model's network with one block of random weights, bfloat16 as ``from_pretrained`` loads it.
+
+    Attributes:
+        shape: what it is a network of.
+        module: the diffusers transformer.
+        block: its block.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        import diffusers
+
+        torch.manual_seed(0)
+        self.shape, self.device = shape, device
+        with device:
+            module = getattr(diffusers, shape.network)(**shape.config, num_layers=1)
+        kept = tuple(module._keep_in_fp32_modules or ())
+        for name, parameter in module.named_parameters():
+            if not any(part in kept for part in name.split(".")):
+                parameter.data = parameter.data.bfloat16()
+        self.module: nn.Module = module.eval().requires_grad_(False)
+        self._name = shape.row.diffusers_places.blocks
+        self.block: nn.Module = getattr(module, self._name)[0]
+
+    def stack(self, blocks: list[nn.Module]) -> None:
+        """Replace the block stack. The same module may stand in it many times."""
+        setattr(self.module, self._name, nn.ModuleList(blocks))
+
+    def call(self, frames: int | None = None) -> Callable[[], Any]:
+        """A call of the network for one branch, ready to be timed.
+
+        Args:
+            frames: latent frames of the video; ``None``: those of the real shape.
+        """
+        kwargs = self._inputs(frames or self.shape.grid[0])
+        return lambda: self.module(**kwargs, return_dict=False)
+
+    def _inputs(self, frames: int) -> dict[str, Any]:
+        (channels, _, height, width), *others = self.shape.latents
+        inputs: dict[str, Any] = {
+            "timestep": torch.full((1,), 500.0, device=self.device),
+            "encoder_hidden_states": self._noise(*self.shape.text),
+        }
+        if self.shape.family == "wan":
+            return inputs | {"hidden_states": self._noise(channels, frames, height, width)}
+        if self.shape.family == "cogvideox":
+            grid = frames, *self.shape.grid[1:]
+            return inputs | {
+                "hidden_states": self._noise(frames, channels, height, width),
+                "image_rotary_emb": cog_rotary(*grid, device=self.device),
+            }
+        audio, length, bins = others[0]
+        return inputs | {
+            "hidden_states": self._noise(frames * height * width, channels),
+            "audio_hidden_states": self._noise(length, audio * bins),
+            "audio_encoder_hidden_states": self._noise(*self.shape.text),
+            "num_frames": frames,
+            "height": height,
+            "width": width,
+            "audio_num_frames": length,
+        }
+
+    def _noise(self, *size: int) -> Tensor:
+        return torch.randn(1, *size, device=self.device, dtype=torch.bfloat16)
 
 
 def clock_name(device: torch.device) -> str:
-    """Which clock :func:`now` reads."""
+    """Which clock :func:`clocked` reads."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return "CPU time of this process" if alone else "wall clock"
 
 
-def now(device: torch.device) -> float:
+def _now(device: torch.device) -> float:
     """Seconds on a clock of unknown start, once the device has done what it was given.
 
     With one thread on a CPU this is the process's own CPU time, which other processes on a shared
@@ -54,10 +194,27 @@ def now(device: torch.device) -> float:
 
 
 def clocked(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of ``call``, see :func:`now`, and what it returned."""
-    start = now(device)
+    """Seconds of ``call``, and what it returned."""
+    start = _now(device)
     out = call()
-    return now(device) - start, out
+    return _now(device) - start, out
+
+
+@dataclass(frozen=True)
+class Full:
+    """A full evaluation: the whole network for both branches of guidance.
+
+    Attributes:
+        seconds: of both branches; twice the time of one.
+        shell: seconds of what is not a block (embeddings, head), of one branch.
+        block: seconds of one block, of one branch.
+        how: in words, how ``seconds`` came about.
+    """
+
+    seconds: float
+    shell: float
+    block: float
+    how: str
 
 
 def measure(network: Network, blocks: int, patience: float, repeats: int) -> Full:
@@ -73,79 +230,71 @@ def measure(network: Network, blocks: int, patience: float, repeats: int) -> Ful
         patience: longest time in seconds for one run of ``blocks``.
         repeats: runs of each, of which the median is taken; fewer once ``patience`` is used up.
     """
-    shape, device = network.shape, network.device
-    blocks = min(blocks, shape.blocks)
+    shape = network.shape
+    blocks, whole = min(blocks, shape.blocks), shape.grid[0]
+
+    def repeated(call: Callable[[], float]) -> float:
+        times = [call()]
+        while len(times) < repeats and sum(times) < patience:
+            times.append(call())
+        return statistics.median(times)
+
     network.stack([])
-    shell = _median(device, network.call(), patience, repeats)
+    call = network.call()
+    call()  # warms up
+    shell = repeated(lambda: clocked(network.device, call)[0])
     network.stack([network.block] * blocks)
     times: dict[int, float] = {}
     frames = 1
-    while shape.grid[0] not in times:
-        tokens = frames * shape.tokens // shape.grid[0]
-        if len(times) >= 3 and _fit(times, shape.tokens)[0] * blocks <= patience:
-            frames, tokens = shape.grid[0], shape.tokens
-        elif len(times) >= 3 and _fit(times, tokens)[0] * blocks > patience:
+    while True:
+        tokens = frames * shape.tokens // whole
+        if len(times) >= 3 and fit(times, shape.tokens)[0] * blocks <= patience:
+            frames, tokens = whole, shape.tokens
+        elif len(times) >= 3 and fit(times, tokens)[0] * blocks > patience:
             break
-        times[tokens] = _block_time(network, frames, blocks, patience, repeats)
-        if frames == shape.grid[0]:
+        run = _block_timer(network, frames, blocks)
+        times[tokens] = repeated(run)
+        if frames == whole:
             break
-        frames = min(2 * frames, shape.grid[0])
+        frames = min(2 * frames, whole)
     one = times.get(shape.tokens)
-    how = f"one of {shape.blocks} blocks timed {blocks}x at {shape.tokens} tokens"
     if one is None:
-        one, worst = _fit(times, shape.tokens)
+        one, worst = fit(times, shape.tokens)
         how = (
             f"one of {shape.blocks} blocks extrapolated to {shape.tokens} tokens by a n + b n^2 "
             f"from {', '.join(map(str, list(times)[-3:]))} (fit within {worst:.1%})"
         )
     elif blocks < shape.blocks:
+        how = f"one of {shape.blocks} blocks timed {blocks}x at {shape.tokens} tokens"
         how += f", times {shape.blocks}"
     else:
         how = f"all {shape.blocks} blocks timed at {shape.tokens} tokens"
-    return Full(2 * (shell + one * shape.blocks), shell, one, blocks, how + "; two branches")
+    return Full(2 * (shell + one * shape.blocks), shell, one, how + "; two branches")
 
 
-def _block_time(network: Network, frames: int, blocks: int, patience: float, repeats: int) -> float:
-    """Median seconds of one block on a clip of ``frames`` latent frames."""
-    call, inside = network.call(frames), _Inside(network.block, network.device)
-    means, spent = [], 0.0
-    while len(means) < repeats and (not means or spent < patience):
-        inside.seconds = 0.0
-        spent += clocked(network.device, call)[0]
-        means.append(inside.seconds / blocks)
-    inside.remove()
-    return statistics.median(means)
+def _block_timer(network: Network, frames: int, blocks: int) -> Callable[[], float]:
+    """Runs the network on so many latent frames; returns the mean seconds of one block."""
+    call, block, forward = network.call(frames), network.block, network.block.forward
+
+    def run() -> float:
+        inside = [0.0]
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            seconds, out = clocked(network.device, lambda: forward(*args, **kwargs))
+            inside[0] += seconds
+            return out
+
+        block.forward = timed
+        try:
+            call()
+        finally:
+            del block.forward
+        return inside[0] / blocks
+
+    return run
 
 
-class _Inside:
-    """Adds up the time within a module."""
-
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        self.seconds, self._device, self._start = 0.0, device, 0.0
-        self._hooks = (
-            module.register_forward_pre_hook(self._enter),
-            module.register_forward_hook(self._leave),
-        )
-
-    def _enter(self, *_: Any) -> None:
-        self._start = now(self._device)
-
-    def _leave(self, *_: Any) -> None:
-        self.seconds += now(self._device) - self._start
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-def _median(device: torch.device, call: Callable, patience: float, repeats: int) -> float:
-    times = [clocked(device, call)[0]]
-    while len(times) <= repeats and sum(times) < patience:
-        times.append(clocked(device, call)[0])
-    return statistics.median(times[1:] or times)  # the first one warms up
-
-
-def _fit(times: dict[int, float], tokens: int) -> tuple[float, float]:
+def fit(times: dict[int, float], tokens: int) -> tuple[float, float]:
     """Seconds at ``tokens`` by ``a n + b n^2``, and the fit's largest relative error.
 
     Fitted to the three largest clips, relative errors minimised. Neither part may be negative:

@@ -52,12 +52,13 @@ def test_demo(family, tmp_path, capsys):
     assert KEYS <= figures.keys()
     assert (figures["family"], figures["steps"], figures["budget"]) == (family, STEPS, 0.75)
     assert figures["evaluations"] == 9
-    assert 0 < figures["seconds_cached"] < figures["seconds_uncached"] * 3
+    assert figures["speedup"] == figures["seconds_uncached"] / figures["seconds_cached"]
     assert 15 < figures["psnr_worst"] <= figures["psnr_mean"] < 100
     assert 0.3 < figures["ssim_mean"] < 1
     output = capsys.readouterr().out
     assert f"9.0 of {STEPS}" in output
     assert "synthetic clips" in output
+    assert all(f"{family}: {message}" in output for message in figures["messages"])
     check_files(tmp_path / "clips", family)
 
 
@@ -81,6 +82,58 @@ def test_full_budget_changes_nothing(tmp_path):
     assert figures["evaluations"] == STEPS
     assert figures["psnr_worst"] == 100
     assert figures["ssim_mean"] == pytest.approx(1.0)
+
+
+@needs("wan")
+def test_speed_up_is_that_of_medians_of_runs_in_turns(tmp_path, monkeypatch):
+    """On a clock of network calls, with one slow run of each kind, half the calls are twice."""
+    clock, order, ran = [0.0], [], demo.sample
+
+    def sample(family, module, *arguments):
+        order.append(module.is_cached())
+        clock[0] += 1000.0 * (len(order) in (1, 6))
+        return ran(family, module, *arguments)
+
+    load = demo.load_diffusers
+
+    def loaded(family):
+        module = load(family)
+        module.blocks[0].register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))
+        usual = module.forward
+        module.is_cached = lambda: module.forward != usual
+        return module
+
+    monkeypatch.setattr(demo, "sample", sample)
+    monkeypatch.setattr(demo, "load_diffusers", loaded)
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
+    (figures,) = demo.run_demo(["wan"], 0.5, tmp_path, clips=1, steps=STEPS, progress=False)
+    assert order == [False, True, True, False, False, True]
+    assert (figures["seconds_uncached"], figures["seconds_cached"]) == (STEPS, STEPS / 2)
+    assert figures["speedup"] == 2
+
+
+@needs("wan")
+@pytest.mark.parametrize(
+    ("options", "evaluations", "message"),
+    [
+        (["--budget", "0.1", "--steps", str(STEPS)], "of 12", "cannot be met"),
+        (["--steps", "8"], "8.0 of 8", "runs of fewer than 10"),
+        (["--policy", "off", "--steps", "4"], "4.0 of 4", "caching was off"),
+    ],
+)
+def test_what_was_done_is_said(options, evaluations, message, tmp_path, capsys):
+    command = ["demo", "--family", "wan", "--clips", "1", "--out", str(tmp_path), *options]
+    assert cli.main(command) == 0
+    output = capsys.readouterr().out
+    assert evaluations in output
+    assert any(line.startswith("wan: ") and message in line for line in output.splitlines())
+
+
+@needs("wan")
+def test_more_clips_than_prompts(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "held_out_prompts", lambda: ["a red circle", "a blue square"])
+    (figures,) = demo.run_demo(["wan"], 1.0, tmp_path, clips=3, steps=2, progress=False)
+    assert figures["evaluations"] == 2
 
 
 @needs("wan")
@@ -207,14 +260,32 @@ def test_cogvideox_times_are_those_of_its_scheduler():
     [
         (["profile", "show", "nowhere.safetensors"], "cannot read the profile"),
         (["profile", "import", "no.npz", "--family", "wan", "--out", "x"], "cannot read no.npz"),
-        (["demo", "--family", "wan", "--budget", "0"], "budget is a share"),
-        (["demo", "--family", "wan", "--clips", "0"], "at least one clip"),
+        (["profile", "import", "no.npz", "--family", "sora", "--out", "x"], "'wan', 'cogvideox'"),
+        (["profile", "show", "no", "--nothing"], "unrecognized arguments"),
+        (["demo", "--family", "sora"], "choose from 'wan', 'ltx', 'cogvideox', 'all'"),
+        (["demo", "--budget", "0"], "--budget: a budget is a share above 0 and up to 1, not '0'"),
+        (["demo", "--budget", "half"], "not 'half'"),
+        (["demo", "--budget", "nan"], "not 'nan'"),
+        (["demo", "--clips", "0"], "--clips: a whole number from 1 on, not '0'"),
+        (["demo", "--steps", "1"], "--steps: a whole number from 2 on, not '1'"),
+        (["demo", "--steps", "7.5"], "not '7.5'"),
+        (["demo", "--rule", "cubic"], "'fitted', 'hold', 'linear', 'quadratic'"),
+        (["demo", "--policy", "best"], "choose from 'planned'"),
+        (["demo", "--profile", "nowhere.safetensors"], "cannot read the profile"),
+        (["demo", "--out", "file/x"], "file"),
+        (["demo", "--json", "file/x"], "file"),
         (["demo", "--comfyui", "."], "is not a ComfyUI folder"),
-        (["calibrate", "--family", "wan", "--samples", "0", "--out", "x"], "at least one sample"),
+        (["demo", "--comfyui", ".", "--family", "ltx", "--clips", "2"], "no --family ltx, --clips"),
+        (["calibrate", "--family", "wan", "--samples", "0", "--out", "x"], "from 1 on"),
+        (["calibrate", "--family", "wan", "--steps", "1", "--out", "x"], "from 2 on"),
+        (["calibrate", "--family", "wan", "--out", "file/x"], "file"),
+        (["calibrate", "--out", "x"], "--family"),
+        ([], "COMMAND"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(command, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith("sencache: ")
@@ -222,11 +293,13 @@ def test_what_the_user_can_mend_is_one_line(command, message, tmp_path, monkeypa
     assert error.count("\n") == 1
 
 
-def test_unknown_family_is_refused(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["demo", "--family", "sora"])
-    assert caught.value.code == 2
-    assert "invalid choice" in capsys.readouterr().err
+def test_a_profile_of_no_family_of_the_demo_is_refused(tmp_path, capsys):
+    table(tmp_path / "table.npz", [999, 500, 20])
+    file = str(tmp_path / "profile.safetensors")
+    made = ["profile", "import", str(tmp_path / "table.npz"), "--family", "ltx", "--out", file]
+    assert cli.main(made) == 0
+    assert cli.main(["demo", "--family", "wan", "--profile", file, "--out", str(tmp_path)]) == 2
+    assert "the profile is of ltx, the demo is of wan" in capsys.readouterr().err
 
 
 def test_missing_extra_is_named(monkeypatch, tmp_path, capsys):
@@ -267,6 +340,7 @@ def test_demo_in_comfyui(comfyui, tmp_path, capsys):
     output = capsys.readouterr().out
     assert f"{STEPS // 2} of {STEPS} evaluations run" in output
     assert "PSNR" in output
+    assert "generic prior" in output
     (report,) = json.loads((tmp_path / "reports.json").read_text())
     assert report["evaluations"] == STEPS // 2
     assert len(list(tmp_path.glob("*.webp"))) == 2

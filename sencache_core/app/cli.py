@@ -6,8 +6,9 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -25,32 +26,74 @@ ROWS = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors that the user can mend print one line and give 2."""
-    arguments = _parser().parse_args(argv)
+    """Run a command and return its exit code.
+
+    Errors that the user can mend print one line and give 2; what a command's own code 1 means, its
+    help says.
+    """
     try:
+        arguments = _parser().parse_args(argv)
         return arguments.run(arguments)
     except KeyboardInterrupt:
         print("sencache: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, ComfyError) as error:
-        print(f"sencache: {error}", file=sys.stderr)
+        print(f"sencache: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments raise ValueError, as everything else does that the user can mend."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message.removeprefix("argument "))
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"a budget is a share above 0 and up to 1, not {text!r}")
+    return value
+
+
+def _shares(text: str) -> list[float]:
+    return [_share(part) for part in text.split(",")]
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"a whole number from {least} on, not {text!r}")
+        return value
+
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sencache", description="Skip the calls of a video diffusion model that change little."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="sample bundled tiny models with and without the cache")
-    demo.add_argument("--family", choices=[*SPECS, "all"], default="all")
-    demo.add_argument("--budget", type=float, default=0.5, help="share of evaluations (0.5)")
-    demo.add_argument("--steps", type=int, help="sampling steps (50)")
-    demo.add_argument("--clips", type=int, default=4, help="clips per family (4)")
+    demo.add_argument("--family", choices=[*SPECS, "all"], help="model to sample (all)")
+    demo.add_argument("--budget", type=_share, default=0.5, help="share of evaluations (0.5)")
+    demo.add_argument("--steps", type=_at_least(2), help="sampling steps (50)")
+    demo.add_argument("--clips", type=_at_least(1), help="clips per family (4)")
     demo.add_argument("--rule", choices=list(REUSE_RULES), default=Fitted.name)
-    demo.add_argument("--policy", choices=list(POLICIES), default=Planned.name)
+    demo.add_argument("--policy", choices=list(POLICIES), help=f"({Planned.name})")
     demo.add_argument("--profile", metavar="FILE", help="measured sensitivities to use")
     demo.add_argument("--out", metavar="DIR", default="sencache-demo", help="folder for the clips")
     demo.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
@@ -61,21 +104,32 @@ def _parser() -> argparse.ArgumentParser:
 
     calibrate = commands.add_parser("calibrate", help="measure the profile of a bundled tiny model")
     calibrate.add_argument("--family", choices=list(SPECS), required=True)
-    calibrate.add_argument("--samples", type=int, default=8, help="trajectories to average (8)")
-    calibrate.add_argument("--steps", type=int, help="sampling steps (50)")
+    samples = {"type": _at_least(1), "default": 8}
+    calibrate.add_argument("--samples", **samples, help="trajectories to average (8)")
+    calibrate.add_argument("--steps", type=_at_least(2), help="sampling steps (50)")
     calibrate.add_argument("--out", metavar="FILE", required=True)
     calibrate.set_defaults(run=_calibrate)
 
-    bench = commands.add_parser("bench", help="compare caching methods at the same cost")
+    bench = commands.add_parser(
+        "bench",
+        help="compare caching methods at the same cost",
+        epilog="A method that cannot run has its error in the row. The exit code is 1 if a method "
+        "named with --methods failed anywhere, or if nothing could be measured of some model and "
+        "regime; failed rows are listed at the end in any case.",
+    )
     bench.add_argument("--json", metavar="FILE", required=True, help="rows, rewritten after each")
     bench.add_argument("--family", choices=list(SPECS), action="append", help="may be repeated")
     bench.add_argument("--regime", choices=["smooth", "rough"], action="append", help="as --family")
-    bench.add_argument("--budgets", default="0.5,0.36,0.25", help="shares (0.5,0.36,0.25)")
-    bench.add_argument("--samples", type=int, default=8, help="test clips per model (8)")
-    bench.add_argument("--tune-samples", type=int, default=2, help="clips to tune on (2)")
-    bench.add_argument("--calibration-samples", type=int, default=8, help="to calibrate on (8)")
-    bench.add_argument("--methods", metavar="A,B", help="only these, by name")
-    bench.add_argument("--checkpoint", metavar="FILE", help="safetensors to use instead")
+    bench.add_argument(
+        "--budgets", type=_shares, default=[0.5, 0.36, 0.25], help="shares (0.5,0.36,0.25)"
+    )
+    bench.add_argument("--samples", **samples, help="test clips per model (8)")
+    bench.add_argument("--tune-samples", type=_at_least(1), default=2, help="to tune on (2)")
+    bench.add_argument("--calibration-samples", **samples, help="to calibrate on (8)")
+    bench.add_argument("--methods", type=_names, metavar="A,B", help="only these, by name")
+    bench.add_argument(
+        "--checkpoint", metavar="PATH", help="safetensors, or a folder of diffusers, to use instead"
+    )
     bench.add_argument("--config", metavar="FILE", help="JSON that describes the checkpoint")
     bench.add_argument("--out", metavar="DIR", help="folder for Pareto plots")
     bench.add_argument("--markdown", metavar="FILE", help="also write tables, the best first")
@@ -101,24 +155,31 @@ def _demo(arguments: argparse.Namespace) -> int:
         return _demo_in_comfyui(arguments)
     from .demo import CAVEAT, run_demo
 
+    _make_folder(arguments.json)
     results = run_demo(
-        list(SPECS) if arguments.family == "all" else [arguments.family],
+        list(SPECS) if arguments.family in (None, "all") else [arguments.family],
         budget=arguments.budget,
         out_dir=arguments.out,
-        clips=arguments.clips,
+        clips=arguments.clips or 4,
         steps=arguments.steps,
         rule=arguments.rule,
-        policy=arguments.policy,
+        policy=arguments.policy or Planned.name,
         profile=Profile.load(arguments.profile) if arguments.profile else None,
     )
-    print("family     evaluations   uncached     cached  speed-up  PSNR mean / worst   SSIM mean")
+    print("                                      seconds a clip, median")
+    print("family     evaluations  share asked   uncached   cached  speed-up  ", end="")
+    print("PSNR mean / worst   SSIM mean")
     for r in results:
         print(
             f"{r['family']:9s}  {r['evaluations']:5.1f} of {r['steps']:<3d}"
-            f"  {r['seconds_uncached']:7.1f} s  {r['seconds_cached']:7.1f} s"
+            f"  {r['evaluations'] / r['steps']:5.2f} {r['budget']:5.2f}"
+            f"   {r['seconds_uncached']:8.2f} {r['seconds_cached']:8.2f}"
             f"  {r['speedup']:7.2f}x  {r['psnr_mean']:6.1f} / {r['psnr_worst']:5.1f} dB"
             f"  {r['ssim_mean']:10.4f}"
         )
+    for message in dict.fromkeys(line for r in results for line in r["messages"]):
+        sayers = [r["family"] for r in results if message in r["messages"]]
+        print(f"{', '.join(sayers)}: {message}")
     print(CAVEAT)
     print(f"Clips, plots and reports: {Path(arguments.out).resolve()}")
     if arguments.json:
@@ -129,15 +190,30 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _demo_in_comfyui(arguments: argparse.Namespace) -> int:
     from .demo import CAVEAT
 
+    names = ("policy", "clips", "profile")
+    given = [f"--{name}" for name in names if getattr(arguments, name) is not None]
+    if arguments.family not in (None, "wan"):
+        given.insert(0, f"--family {arguments.family}")
+    if given:
+        raise ValueError(
+            f"--comfyui runs the example workflow of the tiny Wan model: no {', '.join(given)}"
+        )
+    _make_folder(arguments.json)
     result = run_comfyui(
         arguments.comfyui, arguments.out, arguments.budget, arguments.steps, arguments.rule
     )
-    for line in (*result["summaries"], *result["texts"], CAVEAT):
+    for line in (*result["summaries"], *result["messages"], *result["texts"], CAVEAT):
         print(line)
     print(f"Clips, history and server log: {Path(arguments.out).resolve()}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _make_folder(file: str | None) -> None:
+    """The folder of a file that is written at the end, so that nothing is lost then."""
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
@@ -159,7 +235,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _bench(arguments: argparse.Namespace) -> int:
     try:
-        from benchmarks.cli import bench
+        from benchmarks.bench import bench
 
         return bench(arguments)
     except ModuleNotFoundError as error:

@@ -48,13 +48,15 @@ def run_comfyui(
         rule: key of ``REUSE_RULES``.
 
     Returns:
-        ``summaries`` (one line a cached run), ``texts`` (what other nodes said, such as PSNR) and
-        ``files``.
+        ``summaries`` (one line a cached run), ``messages`` (what the reports say to the user),
+        ``texts`` (what other nodes said, such as PSNR) and ``files``.
 
     Raises:
         ComfyError: no ComfyUI there, it did not start, or the workflow failed.
         FileNotFoundError: the pack's nodes are not beside this package (a plain pip install).
     """
+    from .demo import messages_of
+
     comfyui, out = Path(comfyui).expanduser().resolve(), Path(out_dir)
     if not (comfyui / "main.py").is_file():
         raise ComfyError(f"{comfyui} is not a ComfyUI folder: it has no main.py")
@@ -84,6 +86,7 @@ def run_comfyui(
     (out / "reports.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
     return {
         "summaries": [run["summary"] for run in reports],
+        "messages": messages_of(reports),
         "texts": [
             line for ui in entry["outputs"].values() if not _runs(ui) for line in ui.get("text", ())
         ],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..measure.profile_file import check_writable
 from ..model.families import FAMILIES
 from ..model.fingerprint import fingerprint
 from ..policies import POLICIES, Planned
+from ..run.stats import RunReport
 from ..tiny import (
     COG_SCHEDULER,
     SPECS,
@@ -39,6 +41,10 @@ CAVEAT = (
     "Tiny models (5 to 6 million parameters) trained on synthetic clips: these figures show that "
     "the cache works, and say nothing about real models."
 )
+
+
+#: Fewest pairs of runs that times are the medians of, and most clips in the pictures.
+PAIRS, SHOWN = 3, 8
 
 
 def run_demo(
@@ -65,16 +71,18 @@ def run_demo(
         steps: sampling steps; ``None`` takes the family's default (50).
         rule: key of ``REUSE_RULES``.
         policy: key of ``POLICIES``.
-        profile: measured sensitivities, of one of the families; others use the built-in prior.
+        profile: measured sensitivities of one of the families; others use the built-in prior.
         progress: show a progress bar.
 
     Returns:
         One dictionary a family: ``family, steps, budget, policy, rule, clips, evaluations`` (mean
-        of a clip), ``seconds_uncached, seconds_cached, speedup`` (all clips), ``psnr_mean,
-        psnr_worst`` (dB, over all frames), ``ssim_mean``, ``files``.
+        of a clip), ``seconds_uncached, seconds_cached`` (medians of a clip, run in turns),
+        ``speedup`` (the first by the second), ``psnr_mean, psnr_worst`` (dB, over all frames),
+        ``ssim_mean``, ``messages`` (what the runs' reports say), ``files``.
 
     Raises:
-        ValueError: unknown family, policy or rule, or a budget outside (0, 1].
+        ValueError: unknown family, policy or rule, a budget outside (0, 1], or a profile of none
+            of the families.
         FileNotFoundError: the weights of a family are not there.
         ImportError: the ``demo`` extra is not installed.
         ProfileError: the profile was measured at another tap.
@@ -84,6 +92,10 @@ def run_demo(
             raise ValueError(f"{name!r} is not one of {', '.join(table)}")
     if clips < 1 or (steps is not None and steps < 2):
         raise ValueError("need at least one clip and two steps")
+    if profile and profile.header.family not in families:
+        raise ValueError(
+            f"the profile is of {profile.header.family}, the demo is of {', '.join(families)}"
+        )
     for family in families:
         _check_weights(family)
     out = Path(out_dir)
@@ -104,37 +116,37 @@ def _demo(
     from ..hosts.diffusers import attach
 
     module, scheduler = load_diffusers(family), make_scheduler(family)
-    prompts = held_out_prompts()[:clips]
-    seconds, reports, rows, figures = [0.0, 0.0], [], [], []
+    known, pairs = held_out_prompts(), max(clips, PAIRS)
+    prompts = [known[k % len(known)] for k in range(clips)]
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    reports, rows, figures = [], [], []
     with (
         _fastest_threads(family, module),
         _counted(getattr(module, FAMILIES[family].diffusers_places.blocks)[0]) as count,
-        _bar(progress, 2 * clips * steps, family) as tick,
+        _bar(progress, 2 * pairs * steps, family) as tick,
     ):
-        for seed, prompt in enumerate(prompts):
-            started = time.perf_counter()
-            plain = sample(family, module, scheduler, prompt, seed, steps, tick)
-            seconds[0] += time.perf_counter() - started
-            before = count()
-            with attach(module, config, scheduler) as cache:
-                started = time.perf_counter()
-                cached = sample(family, module, scheduler, prompt, seed, steps, tick)
-                seconds[1] += time.perf_counter() - started
-            (report,) = cache.reports
-            if count() - before != report.evaluations:
-                raise RuntimeError(
-                    f"the network ran {count() - before} times, the report says "
-                    f"{report.evaluations}"
-                )
-            reports.append(report)
-            pair = decode_video(family, plain)[0], decode_video(family, cached)[0]
-            figures.append(compare(*pair))
-            rows.append((prompt, *pair))
+        for k in range(pairs):
+            prompt, seed, latents = prompts[k % clips], k % clips, {}
+            # In turns, each first as often: what else the machine does falls on both alike.
+            for cached in (False, True) if k % 2 == 0 else (True, False):
+                before = count()
+                with attach(module, config, scheduler) if cached else nullcontext() as cache:
+                    started = time.perf_counter()
+                    latents[cached] = sample(family, module, scheduler, prompt, seed, steps, tick)
+                    seconds[cached].append(time.perf_counter() - started)
+                if cached:
+                    (report,) = cache.reports
+                    _agree(report, count() - before)
+            if k < clips:
+                reports.append(report)
+                pair = [decode_video(family, latents[cached])[0] for cached in (False, True)]
+                figures.append(compare(*pair))
+                rows.append((prompt, *pair))
     names = {
         "video": f"{family}.webp", "frames": f"{family}_frames.png", "stats": f"{family}_stats.png"
     }  # fmt: skip
-    plots.side_by_side([row[1:] for row in rows], out / names["video"], SPECS[family].fps)
-    plots.contact_sheet(rows, out / names["frames"])
+    plots.side_by_side([row[1:] for row in rows[:SHOWN]], out / names["video"], SPECS[family].fps)
+    plots.contact_sheet(rows[:SHOWN], out / names["frames"])
     plots.stats_plot(reports[0], out / names["stats"])
     all_frames = Comparison(
         tuple(v for f in figures for v in f.psnr), tuple(v for f in figures for v in f.ssim)
@@ -147,12 +159,13 @@ def _demo(
         "rule": config.rule.name,
         "clips": clips,
         "evaluations": sum(r.evaluations for r in reports) / clips,
-        "seconds_uncached": seconds[0],
-        "seconds_cached": seconds[1],
-        "speedup": seconds[0] / seconds[1],
+        "seconds_uncached": median(seconds[False]),
+        "seconds_cached": median(seconds[True]),
+        "speedup": median(seconds[False]) / median(seconds[True]),
         "psnr_mean": all_frames.psnr_mean,
         "psnr_worst": all_frames.psnr_worst,
         "ssim_mean": all_frames.ssim_mean,
+        "messages": messages_of([report.to_dict() for report in reports]),
         "files": [str(out / name) for name in names.values()],
     }
     detail = {
@@ -164,6 +177,20 @@ def _demo(
     }
     (out / f"{family}.json").write_text(json.dumps(detail, indent=1), encoding="utf-8")
     return result
+
+
+def messages_of(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """What run reports, as dictionaries, say to the user, each sentence once."""
+    said = [line for one in reports for line in (*one["messages"], one["why"]) if line]
+    return list(dict.fromkeys(said))
+
+
+def _agree(report: RunReport, evaluations: int) -> None:
+    """Raises RuntimeError where the report counts other evaluations than the network ran."""
+    if evaluations != report.evaluations:
+        raise RuntimeError(
+            f"the network ran {evaluations} times, the report says {report.evaluations}"
+        )
 
 
 @torch.no_grad()

@@ -11,6 +11,9 @@ from torch import nn
 from .keys import to_diffusers_keys
 from .specs import COG_ROPE_SCALE, LTX_FRAME_RATE, LTX_SCALE, SPECS
 
+#: Seconds and pixels from one latent cell of LTX-Video to the next, as ComfyUI assumes.
+LTX_ROPE_SCALE = (LTX_SCALE[0] / LTX_FRAME_RATE, *LTX_SCALE[1:])
+
 
 def weights_path(family: str) -> Path:
     """Path of the bundled fp16 weights, stored under ComfyUI's names."""
@@ -52,11 +55,17 @@ def load_diffusers(
     return module.to(device).eval().requires_grad_(False)
 
 
-def cog_rotary(frames: int, height: int, width: int, head_dim: int = 64, device=None):
-    """Rotary tables of CogVideoX 1.0 on the grid that ComfyUI uses.
+def cog_rotary(
+    frames: int,
+    height: int,
+    width: int,
+    head_dim: int = 64,
+    device=None,
+    scale: tuple[float, float, float] = (1.0, COG_ROPE_SCALE, COG_ROPE_SCALE),
+):
+    """Rotary tables of CogVideoX on a regular grid that starts at 0.
 
-    A quarter of the head's channels encodes time (0, 1, 2, ...), three eighths each encode rows
-    and columns, whose positions are stretched by ``COG_ROPE_SCALE``.
+    A quarter of the head's channels encodes time, three eighths each encode rows and columns.
 
     Args:
         frames: latent frames.
@@ -64,15 +73,16 @@ def cog_rotary(frames: int, height: int, width: int, head_dim: int = 64, device=
         width: columns of tokens.
         head_dim: channels per head.
         device: where to put the tables.
+        scale: distance of neighbouring frames, rows and columns; ComfyUI's for CogVideoX 1.0, which
+            the bundled model was trained with, unless told otherwise.
 
     Returns:
         (cos, sin), float32 ``[frames * height * width, head_dim]``.
     """
     sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
-    axes = [torch.arange(n, dtype=torch.float32) for n in (frames, height, width)]
-    positions = torch.meshgrid(
-        axes[0], axes[1] * COG_ROPE_SCALE, axes[2] * COG_ROPE_SCALE, indexing="ij"
-    )
+    counts = zip((frames, height, width), scale, strict=True)
+    axes = [torch.arange(n, dtype=torch.float32) * one for n, one in counts]
+    positions = torch.meshgrid(*axes, indexing="ij")
     angles = []
     for size, position in zip(sizes, positions):
         frequency = 1.0 / 10000.0 ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
@@ -87,16 +97,19 @@ def forward(
     x: torch.Tensor,
     t: float | torch.Tensor,
     context: torch.Tensor,
+    rope: tuple | None = None,
 ) -> torch.Tensor:
     """One raw network call with the same conventions for all families.
 
     Args:
         family: "wan", "ltx" or "cogvideox".
-        module: from :func:`load_diffusers` (or any module of the same class).
+        module: from :func:`load_diffusers`, or any text-to-video module of the same class.
         x: ``[B, C, F, H, W]`` noisy latent, dtype of the module.
         t: a number or ``[B]``: sigma in 0..1 for the flow families (scaled by 1000 here, as both
             hosts do), integer timestep 0..999 for CogVideoX.
-        context: ``[B, tokens, 4096]`` or ``[tokens, 4096]`` from ``encode_prompt``.
+        context: ``[B, tokens, width]`` or ``[tokens, width]`` from ``encode_prompt``.
+        rope: ``None``: as for the bundled models. LTX-Video: how far apart latent frames, rows and
+            columns are, in seconds and pixels. CogVideoX: the rotary tables (cos, sin).
 
     Returns:
         The raw output (flow velocity or v), shaped like ``x``.
@@ -119,16 +132,19 @@ def forward(
             num_frames=frames,
             height=height,
             width=width,
-            rope_interpolation_scale=(LTX_SCALE[0] / LTX_FRAME_RATE, *LTX_SCALE[1:]),
+            rope_interpolation_scale=rope or LTX_ROPE_SCALE,
             return_dict=False,
         )[0]
         return out.transpose(1, 2).reshape(batch, channels, frames, height, width)
     if family == "cogvideox":
+        if rope is None and module.config.use_rotary_positional_embeddings:
+            head, patch = module.config.attention_head_dim, module.config.patch_size
+            rope = cog_rotary(frames, height // patch, width // patch, head, x.device)
         out = module(
             hidden_states=x.transpose(1, 2),
             encoder_hidden_states=context,
             timestep=t,
-            image_rotary_emb=cog_rotary(frames, height // 2, width // 2, device=x.device),
+            image_rotary_emb=rope,
             return_dict=False,
         )[0]
         return out.transpose(1, 2)

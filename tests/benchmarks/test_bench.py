@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from benchmarks import Regime, find_methods, load_checkpoint, load_tiny, measures, run_bench
 from benchmarks import bench as bench_module
 from benchmarks.bench import KEYS, MEASURED
-from benchmarks.case import make_case
+from benchmarks.case import make_case, search
+from benchmarks.host import BlockWork
 from benchmarks.method import Method, Sweep
-from benchmarks.report import table
-from benchmarks.tune import search
-from benchmarks.work import BlockWork
+from benchmarks.summary import table
 from sencache_core.app import cli
 from sencache_core.tiny import SPECS, build, forward, weights_path
 
@@ -32,14 +31,6 @@ PEERS = [method.name for method in find_methods() if method.host == "diffusers"]
 REFUSED = {("fastercache", "wan"): "index", ("fastercache", "ltx"): "tensor_format"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pkg_resources.*")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +236,73 @@ def test_regime_overrides(small):
     assert small["wan"].regime(SHORT) == replace(SHORT, guidance=3.0)
 
 
-def test_command(capsys):
-    assert cli.main(["bench", "--json", "x", "--methods", "nothing"]) == 2
-    assert "interval-linear" in capsys.readouterr().err
-    assert cli.main(["bench", "--json", "x", "--checkpoint", "y"]) == 2
-    assert "--config" in capsys.readouterr().err
+def test_failed_rows_are_listed_and_make_the_exit_code(capsys):
+    def row(method, error=None, regime="smooth", budget=0.5):
+        return {
+            "family": "wan",
+            "regime": regime,
+            "method": method,
+            "budget": budget,
+            "error": error,
+        }
+
+    good, bad = row("planned"), row("pab", "ValueError: not\n here")
+    assert bench_module.show_failures([good], named=True) == 0
+    assert capsys.readouterr().err == ""
+    # Of all methods some cannot run on a model: that is a result.
+    assert bench_module.show_failures([good, bad], named=False) == 0
+    bads = [bad, row("pab", bad["error"], budget=0.25)]
+    assert bench_module.show_failures([good, *bads], named=True) == 1
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first == "sencache: wan, smooth: pab at 0.5, pab at 0.25: ValueError: not here"
+    assert second == "sencache: 2 of 3 rows failed"
+    # Nothing at all of one regime.
+    rows = [good, bad, row("planned", "x", "rough"), row("pab", "x", "rough")]
+    assert bench_module.show_failures(rows, named=False) == 1
+
+
+def test_command_with_failed_rows_only(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_module, "load_checkpoint", lambda *_: small["wan"])
+    monkeypatch.setitem(bench_module.REGIMES, "smooth", SHORT)
+    command = ["bench", "--json", str(tmp_path / "rows.json"), "--checkpoint", "x", "--config", "x"]
+    command += ["--regime", "smooth", "--budgets", "0.5", "--methods", "fastercache"]
+    command += ["--samples", "1", "--tune-samples", "1", "--calibration-samples", "1"]
+    assert cli.main(command) == 1
+    error = capsys.readouterr().err
+    assert "wan, short: fastercache at 0.5: IndexError" in error
+    assert error.endswith("sencache: 1 of 1 rows failed\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "nothing"], "interval-linear"),
+        (["--checkpoint", "y"], "--config"),
+        (["--checkpoint", "y", "--config", "z", "--family", "wan"], "not from --family"),
+        (["--budgets", "0.5,x"], "--budgets: a budget is a share above 0 and up to 1, not 'x'"),
+        (["--budgets", "0.5,nan"], "not 'nan'"),
+        (["--samples", "0"], "--samples: a whole number from 1 on, not '0'"),
+        (["--tune-samples", "x"], "--tune-samples: "),
+        (["--calibration-samples", "-1"], "--calibration-samples: "),
+        (["--regime", "odd"], "'smooth', 'rough'"),
+        (["--family", "sora"], "'wan', 'ltx', 'cogvideox'"),
+        (["--json", "."], "is a folder"),
+    ],
+)
+def test_wrong_values_are_one_line(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "--json", "x", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("sencache: ") and error.count("\n") == 1
+
+
+def test_missing_packages_are_named_before_anything_is_sampled(small, tmp_path, monkeypatch):
+    bundled = replace(small["wan"], codec="wan")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torchmetrics" else found(name)
+    )
+    with pytest.raises(ImportError, match="torchmetrics"):
+        run_bench([bundled], [SHORT], find_methods(["sencache"]), [0.5], tmp_path / "rows.json")
+    assert not (tmp_path / "rows.json").exists()

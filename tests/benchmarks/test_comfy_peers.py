@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from benchmarks import Regime, comfy_host, load_tiny
+from benchmarks import Regime, load_tiny
 from benchmarks.case import make_case
 from benchmarks.measures import rms
 from sencache_core.tiny import SPECS
@@ -71,6 +73,26 @@ def test_sweeps_go_from_dear_to_cheap(peers):
 
 
 def test_without_comfyui_there_is_a_reason(monkeypatch, peers):
-    monkeypatch.setattr(comfy_host, "find", lambda: None)
-    with pytest.raises(comfy_host.Unavailable, match="COMFYUI_PATH"):
-        comfy_host.load()
+    monkeypatch.setattr(peers, "find", lambda: None)
+    with pytest.raises(peers.Unavailable, match="COMFYUI_PATH"):
+        peers.load()
+
+
+def test_a_model_that_comfyui_samples_otherwise_is_refused(peers):
+    """Another rotary scale is nothing that ComfyUI could read off the weights."""
+    model = load_tiny("ltx")
+    other = replace(model, rope=(8 / 100, 32, 32))
+    peers.ComfyHost(model, SHORT).close()
+    with pytest.raises(peers.Unavailable, match="does not sample ltx as diffusers does"):
+        peers.ComfyHost(other, SHORT)
+    diffusers_only = replace(model, levels={"shift_terminal": 0.3})
+    with pytest.raises(peers.Unavailable, match="does not sample"):
+        peers.ComfyHost(diffusers_only, SHORT)
+
+
+def test_weights_that_comfyui_cannot_read_have_a_reason(peers):
+    model = load_tiny("wan")
+    module = model.module.__class__(**{**model.spec.config, "attention_head_dim": 24})
+    small = replace(model, module=module.eval().requires_grad_(False))
+    with pytest.raises(peers.Unavailable, match="this ComfyUI cannot load wan"):
+        peers.ComfyHost(small, SHORT)

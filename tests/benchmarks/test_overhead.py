@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import comfy_host, overhead, overhead_full
-from benchmarks.overhead_rows import held_bytes, output_tap
-from benchmarks.overhead_shapes import SHAPES
+from benchmarks import overhead
+from benchmarks.comfy_peers import Unavailable
+from benchmarks.overhead import easycache, held_bytes, output_tap
+from benchmarks.overhead_full import SHAPES, fit, measure
 from sencache_core import CacheConfig, Linear, Quadratic
 
 pytest.importorskip("diffusers", reason="the networks are those of diffusers")
@@ -83,13 +84,13 @@ def test_held_bytes_count_storages_once():
 
 def test_fit_finds_the_curve():
     times = {n: 3e-4 * n + 5e-8 * n * n for n in (100, 1000, 2000, 4000)}
-    seconds, worst = overhead_full._fit(times, 50_000)
+    seconds, worst = fit(times, 50_000)
     assert seconds == pytest.approx(3e-4 * 50_000 + 5e-8 * 50_000**2)
     assert worst < 1e-6
 
 
 def test_fit_never_bends_down():
-    seconds, _ = overhead_full._fit({1000: 1.0, 2000: 1.9, 4000: 3.5}, 100_000)
+    seconds, _ = fit({1000: 1.0, 2000: 1.9, 4000: 3.5}, 100_000)
     assert seconds > 3.5
 
 
@@ -114,9 +115,9 @@ def test_at_most_three_latents_a_branch(together):
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_rows_are_written(name, monkeypatch, tmp_path):
     def absent():
-        raise comfy_host.Unavailable("no ComfyUI found")
+        raise Unavailable("no ComfyUI found")
 
-    monkeypatch.setattr(comfy_host, "load", absent)
+    monkeypatch.setattr(overhead, "load", absent)
     monkeypatch.setitem(SHAPES, name, SMALL[name])
     threads = torch.get_num_threads()
     try:
@@ -139,15 +140,13 @@ def test_long_blocks_are_extrapolated_and_said_so(monkeypatch):
     shape = replace(SMALL["wan-1.3b"], latents=((16, 64, 8, 8),), grid=(64, 4, 4))
     network = overhead.Network(shape, torch.device("cpu"))
     with torch.inference_mode():
-        full = overhead_full.measure(network, 1, patience=1e-9, repeats=1)
+        full = measure(network, 1, patience=1e-9, repeats=1)
     assert "extrapolated to 1024 tokens" in full.how
     assert full.seconds == pytest.approx(2 * (full.shell + 30 * full.block))
 
 
 @pytest.mark.comfyui
 def test_easycache_is_measured(comfyui):
-    from benchmarks.overhead_rows import easycache
-
     for name in ("wan-1.3b", "ltx-2"):
         with torch.inference_mode():
             costs = easycache(SMALL[name], torch.device("cpu"))
