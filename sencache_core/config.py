@@ -10,7 +10,7 @@ from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo, Threshold
 from .policies.planned import rounds_of
-from .policies.planner import Plan, Planner, longest_run
+from .policies.planner import Plan, Planner, evaluations_of, longest_run
 from .run.session import Session
 from .run.stats import RunReport
 from .sampler.schedule import Schedule
@@ -183,7 +183,7 @@ class CacheConfig:
         if self.budget is None:
             return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
-        evaluations = max(1, round(self.budget * rounds))
+        evaluations = evaluations_of(self.budget, rounds)
         if evaluations >= rounds:
             return Off()
         guards, limit = self.policy.fit_guards(own, evaluations, run), own.longest_run

@@ -4,7 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import COND, UNCOND, WAN, Counted, cached_run, curved, noise, plain_run, schedule
+from toys import (
+    COND,
+    UNCOND,
+    WAN,
+    Counted,
+    cached_run,
+    curved,
+    half_up,
+    noise,
+    plain_run,
+    schedule,
+)
 
 from sencache_core import CacheConfig, CfgCache, Fitted, Guards, Hold, Linear, Planned, TwoBands
 from sencache_core.forecast.pairs import Pairs
@@ -126,7 +137,7 @@ def test_cfg_cache_spends_its_budget(steps, percent):
     sched = schedule(steps)
     config = CacheConfig(CfgCache(), budget=percent / 100)
     report = cached_run(config, sched, guidance=4.0)[1]
-    assert abs(report.cost * steps - round(percent / 100 * steps)) <= 0.5
+    assert abs(report.cost * steps - half_up(percent / 100 * steps)) <= 0.5
     assert not report.reused
 
 

@@ -14,7 +14,7 @@ from ..sampler.solver import round_weights
 from ..types import Decision, Reason, Step
 from .base import LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
-from .planner import Plan, Planner, Round
+from .planner import Plan, Planner, Round, evaluations_of
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
@@ -122,7 +122,7 @@ class Planned(Policy):
             run.transitions is not None,
             self.risk,
         )
-        wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
+        wanted = self.evaluations or evaluations_of(DEFAULT_BUDGET, len(rounds))
         wanted = max(wanted, planner.fewest())
         plan = planner.plan(wanted)
         return PlanState(planner, plan, wanted, hardness, wanted, plan.error)

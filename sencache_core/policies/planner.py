@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ GAIN_POWER = 0.75
 REWEIGHTED = 3
 
 COMPUTE, HALF, REUSE = "C", "h", "."
+
+
+def evaluations_of(budget: float, rounds: int) -> int:
+    """Evaluations that ``budget``, a share of ``rounds``, comes to: halves go up, at least one."""
+    return max(1, math.floor(budget * rounds + 0.5 + 1e-9))
 
 
 @dataclass(frozen=True)
