@@ -66,8 +66,8 @@ def test_conditional_rounds_run_one_branch():
     [(Hold(), lambda s: 0.7), (Linear(), lambda s: 0.7 - 0.4 * s), (Fitted(), lambda s: 0.3)],
 )
 def test_a_difference_that_the_rule_foresees_costs_nothing(rule, gap):
-    sched = schedule(12)
-    config = masked("CChhhhChhhhC", gap_rule=rule)
+    sched = schedule(12, 1.0)
+    config = masked("CChhChhhhhhC", gap_rule=rule)
     out, report = cached_run(config, sched, pair_of(gap), guidance=4.0)
     plain = plain_run(sched, pair_of(gap), guidance=4.0)
     torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
@@ -77,7 +77,7 @@ def test_a_difference_that_the_rule_foresees_costs_nothing(rule, gap):
 def test_hindsight_takes_conditional_rounds_for_true_ones():
     """Outputs quadratic in sigma alone, differences linear: both corrections are exact."""
     gap = Counted(lambda x, s, c: torch.full_like(x, 3 * s * s - s + (1 + s if c else 0)))
-    sched = schedule(12)
+    sched = schedule(12, 1.0)
     config = masked("CC.hC.CC.h.C", rule=Linear(), hindsight=True)
     config = replace(config, profile=None)
     session = config.start(WAN, sched)
