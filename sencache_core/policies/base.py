@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from ..forecast.moments import Moments
+from ..forecast.reuse import ReuseRule
 from ..model.families import Family
 from ..sampler.schedule import Schedule
 from ..types import Decision, Reason, Step
@@ -49,6 +50,7 @@ class RunInfo:
         slopes: measured or closed-form sensitivities.
         moments: of the outputs, measured or from a bundled prior; ``None`` if there are none.
         transitions: the sampler's steps, if forecasts are taken back; see ``hindsight.py``.
+        rule: makes the missing outputs, bound to ``moments``; ``None``: the fitted one.
     """
 
     family: Family
@@ -56,6 +58,7 @@ class RunInfo:
     slopes: Slopes
     moments: Moments | None = None
     transitions: tuple[tuple[float, float], ...] | None = None
+    rule: ReuseRule | None = None
 
     @property
     def times(self) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -121,6 +121,7 @@ class Planned(Policy):
             self.guards.longest_run,
             run.transitions is not None,
             self.risk,
+            run.rule,
         )
         wanted = self.evaluations or evaluations_of(DEFAULT_BUDGET, len(rounds))
         wanted = max(wanted, planner.fewest())
@@ -144,6 +145,17 @@ class Planned(Policy):
                 "plan anew, or write one letter per evaluation"
             )
         return plan
+
+    def mask_guards(self, guards: Guards, default: Guards) -> Guards:
+        """Of ``guards`` what the user has set, that is, what differs from ``default``.
+
+        A mask of the user's own is run as it is written but for these.
+        """
+        free = Guards(cooldown=0, longest_run=len(Plan.parse(self.mask).mask))
+        names = (
+            f.name for f in fields(Guards) if getattr(guards, f.name) != getattr(default, f.name)
+        )
+        return replace(free, **{name: getattr(guards, name) for name in names})
 
     def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
         if step.run == 0 and state.planner is not None:  # in a run of reuse the next is not free
@@ -233,9 +245,9 @@ class Planned(Policy):
 
 
 @lru_cache(maxsize=4)
-def _planner(rounds, moments, longest, hindsight, risk) -> Planner:
+def _planner(rounds, moments, longest, hindsight, risk, rule) -> Planner:
     """A planner, kept for the next run of the same settings: its costs take a moment to price."""
-    return Planner(rounds, moments, longest, hindsight, risk)
+    return Planner(rounds, moments, longest, hindsight, risk, rule)
 
 
 def rounds_of(run: RunInfo, guards: Guards) -> list[Round]:
