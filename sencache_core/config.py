@@ -105,9 +105,9 @@ class CacheConfig:
                 )
         # The stack's residual is not what the sampler steps with.
         steps = transitions(row, schedule) if self.hindsight and self.tap == "output" else None
-        run = RunInfo(row, schedule, slopes, moments, steps)
-        policy, rule = self._policy(run, report), self.rule.bound(moments)
-        return Session(policy, rule, run, report, self.gap_rule.bound(moments.of_gap()))
+        run = RunInfo(row, schedule, slopes, moments, steps, self.rule.bound(moments))
+        policy = self._policy(run, report)
+        return Session(policy, run.rule, run, report, self.gap_rule.bound(moments.of_gap()))
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.
@@ -133,7 +133,7 @@ class CacheConfig:
         mask = [compute or one.forced for compute, one in pairs]
         longest = longest_run(mask)
         taken_back = run.transitions is not None
-        planner = Planner(rounds, run.moments, longest, taken_back, chosen.risk)
+        planner = Planner(rounds, run.moments, longest, taken_back, chosen.risk, run.rule)
         half = frozenset(k for k in wanted.half if not rounds[k].forced)
         return replace(planner.describe(mask), half=half)
 

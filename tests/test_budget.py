@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,14 +16,18 @@ from sencache_core import (
     FAMILIES,
     CacheConfig,
     Guards,
+    Hold,
+    Linear,
     Planned,
     Profile,
     ProfileHeader,
+    Quadratic,
     Recorder,
     Schedule,
     flow_sigmas,
 )
 from sencache_core.measure.profile import combine
+from sencache_core.policies.correction import Hardness
 from sencache_core.policies.planner import evaluations_of
 from sencache_core.types import Reason
 
@@ -219,3 +225,38 @@ def test_half_an_evaluation_is_rounded_up(budget, rounds, evaluations):
 def test_no_budget_is_too_small_for_one_evaluation():
     assert evaluations_of(1e-9, 50) == 1
     assert evaluations_of(1.0, 50) == 50
+
+
+@pytest.mark.parametrize("log_ratio", [-1.0, 0.5])
+def test_a_clip_that_errs_twice_as_much_costs_four_times_as_much(log_ratio):
+    """Costs are squares of errors; the surprise fades to 1/e over a tenth of the run."""
+    hardness = Hardness(50, log_ratio=log_ratio)
+    errors = np.exp(log_ratio * np.exp(-np.maximum(np.arange(50) - 20, 0) / 5.0))
+    assert hardness.factors(20) == pytest.approx(np.square(errors))
+
+
+@pytest.mark.parametrize("rule", [Hold(), Linear(), Quadratic()], ids=lambda rule: rule.name)
+def test_a_plan_follows_the_rule_that_makes_the_outputs(rule):
+    """What a sample was to err by is what it errs by: nothing is learned of it, nothing moved."""
+    sched = schedule_of("wan", "euler", 20)
+    config = CacheConfig(rule=rule, budget=0.4, profile=profile_of("wan"), hindsight=False)
+    plan = config.plan(FAMILIES["wan"], sched)
+    others = CacheConfig(budget=0.4, profile=profile_of("wan"), hindsight=False)
+    fitted = others.plan(FAMILIES["wan"], sched)
+    assert plan.error > fitted.error
+    assert plan.errors[2:] != fitted.errors[2:]
+    session, row = config.start(FAMILIES["wan"], sched), FAMILIES["wan"]
+    for k, sigma in enumerate(sched.rounds):
+        session.begin((noise(*SHAPE) + 0.1 * k,), sigma)
+        if session.predict((COND,), SHAPE) is None:
+            session.observe((COND,), output(row.time(sigma), seed=0), None)
+    report = session.finish(True)
+    run = "".join("." if r.decision == "reused" else "C" for r in report.steps)
+    assert run == str(plan)
+    ratios = [
+        math.log(record.error / expected)
+        for record, expected in zip(report.steps, plan.errors, strict=True)
+        if record.error is not None and math.isfinite(expected)
+    ]
+    assert len(ratios) >= 6
+    assert abs(np.mean(ratios)) < 0.5
