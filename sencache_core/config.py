@@ -10,7 +10,7 @@ from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
-from .policies.planner import Plan
+from .policies.planner import Plan, evaluations_of
 from .run.session import Session
 from .run.stats import RunReport
 from .sampler.pattern import known
@@ -181,15 +181,15 @@ class CacheConfig:
             for note in self.profile.mismatches(header):
                 report.say(f"Note: {note}; its figures may not fit.")
         moments = self._moments(row, report)
+        rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         steps = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
-        run = RunInfo(row, schedule, slopes, moments, steps, x0_seen)
+        run = RunInfo(row, schedule, slopes, moments, steps, rule, x0_seen)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None)
             return self._policy(again, report, facts.stage), again
 
-        rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
         policy = self._policy(run, report, facts.stage)
         return Session(policy, rules, run, report, self.most_bytes, replan)
@@ -241,9 +241,7 @@ class CacheConfig:
         if why := self._why_off(run, stage):
             report.say(f"Caching is off: {why}")
             return Off()
-        own = self.guards
-        if self.policy.fixed and own == DEFAULT_GUARDS:
-            own = Guards(cooldown=0, longest_run=len(run.times))  # the user's schedule as written
+        own = self.policy.own_guards(self.guards, DEFAULT_GUARDS)
         if own.start is None:
             own = replace(own, start=self.policy.opening)
         if not self.policy.fixed:
@@ -251,7 +249,7 @@ class CacheConfig:
         if self.budget is None or self.policy.fixed:
             return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
-        evaluations = max(1, round(self.budget * rounds + stage.carry))
+        evaluations = evaluations_of(self.budget, rounds, stage.carry)
         if evaluations >= rounds:
             return Off()
         guards = self.policy.fit_guards(own, evaluations, run)

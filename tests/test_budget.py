@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import COND, UNCOND, noise, observe, predict
+from toys import COND, UNCOND, half_up, noise, observe, predict
 
 from sencache_core import (
     FAMILIES,
     CacheConfig,
     Guards,
+    Hold,
+    Linear,
     Planned,
     Profile,
     ProfileHeader,
+    Quadratic,
     Recorder,
     Schedule,
     flow_sigmas,
 )
 from sencache_core.measure.profile import combine
+from sencache_core.policies.correction import Hardness
+from sencache_core.policies.planner import evaluations_of
 from sencache_core.types import NONE, Reason
 
 SAMPLERS = ("euler", "uni_pc", "dpmpp_2m", "heun", "euler_ancestral")
@@ -80,7 +87,7 @@ def drive(config: CacheConfig, family: str, sched: Schedule, roughness, pair: bo
 
 def assert_met(report, budget: float):
     """To the evaluation, unless guards ask for more; then it must say so."""
-    asked = max(1, round(budget * len(report.steps)))
+    asked = max(1, half_up(budget * len(report.steps)))
     if any("cannot be met" in message for message in report.messages):
         assert report.evaluations > asked
         return
@@ -150,7 +157,7 @@ def test_a_hard_stretch_draws_evaluations_from_an_easy_one():
 @pytest.mark.parametrize("budget", [0.4, 0.6])
 def test_an_easy_clip_may_save_and_a_hard_one_may_not(budget):
     """At most the allowance, and nothing without one."""
-    sched, asked = schedule_of("wan", "euler", 50), round(50 * budget)
+    sched, asked = schedule_of("wan", "euler", 50), half_up(50 * budget)
 
     def spent(may_save, roughness):
         config = CacheConfig(
@@ -181,7 +188,7 @@ def test_what_a_guard_asks_for_in_mid_run_is_paid_for_elsewhere(sampler):
     report = session.finish(True)
     reasons = [r.reason for r in report.steps]
     assert reasons.count(Reason.NO_HISTORY.value) >= 2
-    assert report.evaluations == round(0.5 * len(report.steps))
+    assert report.evaluations == half_up(0.5 * len(report.steps))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
@@ -197,3 +204,59 @@ def test_the_plan_shown_is_the_plan_run(family, sampler):
     pasted = CacheConfig(policy=Planned(mask=run), budget=0.9, guards=Guards(0 + 1, 0, 50))
     again = drive(pasted, family, sched, lambda k: 0.1)
     assert [r.decision == "reused" for r in again.steps] == [not c for c in plan.mask]
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounds", "evaluations"),
+    [(0.5, 15, 8), (0.5, 21, 11), (0.5, 17, 9), (0.29, 50, 15), (0.25, 30, 8), (0.36, 20, 7)],
+)
+def test_half_an_evaluation_is_rounded_up(budget, rounds, evaluations):
+    """By a budget and by the policy's own default, as the node shows it and as it runs."""
+    assert evaluations_of(budget, rounds) == evaluations
+    sched = schedule_of("wan", "euler", rounds)
+    config = CacheConfig(budget=budget, min_steps=1)
+    assert config.plan(FAMILIES["wan"], sched).evaluations == evaluations
+    assert drive(config, "wan", sched, lambda k: 0.1).evaluations == evaluations
+    if budget == 0.5:
+        alone = CacheConfig(budget=None, min_steps=1).plan(FAMILIES["wan"], sched)
+        assert alone.evaluations == evaluations
+
+
+def test_no_budget_is_too_small_for_one_evaluation():
+    assert evaluations_of(1e-9, 50) == 1
+    assert evaluations_of(1.0, 50) == 50
+
+
+@pytest.mark.parametrize("log_ratio", [-1.0, 0.5])
+def test_a_clip_that_errs_twice_as_much_costs_four_times_as_much(log_ratio):
+    """Costs are squares of errors; the surprise fades to 1/e over a tenth of the run."""
+    hardness = Hardness(50, log_ratio=log_ratio)
+    errors = np.exp(log_ratio * np.exp(-np.maximum(np.arange(50) - 20, 0) / 5.0))
+    assert hardness.factors(20) == pytest.approx(np.square(errors))
+
+
+@pytest.mark.parametrize("rule", [Hold(), Linear(), Quadratic()], ids=lambda rule: rule.name)
+def test_a_plan_follows_the_rule_that_makes_the_outputs(rule):
+    """What a sample was to err by is what it errs by: nothing is learned of it, nothing moved."""
+    sched = schedule_of("wan", "euler", 20)
+    config = CacheConfig(rule=rule, budget=0.4, profile=profile_of("wan"), hindsight=False)
+    plan = config.plan(FAMILIES["wan"], sched)
+    others = CacheConfig(budget=0.4, profile=profile_of("wan"), hindsight=False)
+    fitted = others.plan(FAMILIES["wan"], sched)
+    assert plan.error > fitted.error
+    assert plan.errors[2:] != fitted.errors[2:]
+    session, row = config.start(FAMILIES["wan"], sched), FAMILIES["wan"]
+    for k, sigma in enumerate(sched.rounds):
+        session.begin((noise(*SHAPE) + 0.1 * k,), sigma)
+        if session.predict((COND,), SHAPE) is None:
+            session.observe((COND,), output(row.time(sigma), seed=0), None)
+    report = session.finish(True)
+    run = "".join("." if r.decision == "reused" else "C" for r in report.steps)
+    assert run == str(plan)
+    ratios = [
+        math.log(record.error / expected)
+        for record, expected in zip(report.steps, plan.errors, strict=True)
+        if record.error is not None and math.isfinite(expected)
+    ]
+    assert len(ratios) >= 6
+    assert abs(np.mean(ratios)) < 0.5

@@ -421,3 +421,27 @@ def test_holds_at_most_three_latents_a_branch(guidance):
         _, report = cached_run(CacheConfig(budget=budget), schedule(), x=x, guidance=guidance)
         branches = 1 if guidance == 1.0 else 2
         assert report.history_bytes <= (3 * branches + 1) * x.nbytes
+
+
+@pytest.mark.parametrize("response", [-4.0, 3.0])
+def test_what_is_taken_back_is_solved_for_with_the_response(response):
+    """The last output moves with the correction, and the interpolation reads it: a fixed point."""
+    sched = Schedule(flow_sigmas(4), "euler")
+    times, x = sched.sigmas, noise(*SHAPE)
+    model = parabola(WAN, response)
+    y = [model(x, times[0], 0.4)]
+    x = x + (times[1] - times[0]) * y[0]
+    y.append(model(x, times[1], 0.4))
+    x = x + (times[2] - times[1]) * y[1]
+    ahead = 2 * y[1] - y[0]  # the line, on even times
+    x, step = x + (times[3] - times[2]) * ahead, times[3] - times[2]
+    off = torch.zeros_like(x)
+    for _ in range(60):
+        answer = model(x + off, times[3], 0.4)
+        between = -y[0] / 3 + y[1] + answer / 3  # the parabola through 1, 3/4 and 1/4, at 1/2
+        off = step * (between - ahead)
+    assert rms(off) > 1e-2
+    expected = x + off + (times[4] - times[3]) * model(x + off, times[3], 0.4)
+    session = config(mask="CC.C", min_steps=1, response=response).start(WAN, sched)
+    final = loop.sample(model, noise(*SHAPE), sched, {"cond": 0.4}, 1.0, session)
+    assert torch.allclose(final, expected, rtol=1e-4, atol=1e-4)

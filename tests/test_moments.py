@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sencache_core import Fitted, Moments
+from sencache_core import Fitted, Moments, ProfileHeader
 from sencache_core.forecast.moments import RIDGE, fitted_weights
 from sencache_core.measure.prior import prior_moments
+from sencache_core.measure.profile import Recording, combine
 
 seeds = st.integers(0, 2**31)
 
@@ -154,3 +155,19 @@ def test_bundled_priors(family):
     near, far = (Fitted().bound(prior).weights([0.8, 0.7], t) for t in (0.65, 0.3))
     assert sum(near) == pytest.approx(1)
     assert sum(far) == pytest.approx(1)
+
+
+def test_leading_moments_stand_for_errors_that_a_session_measures():
+    t, gram, lead = np.array([0.0, 1.0]), np.eye(2)[None], np.array([[4.0, 1.0], [1.0, 9.0]])
+    assert np.array_equal(Moments(t, gram, lead=lead).lead_at([0.0, 1.0]), lead)
+    assert np.array_equal(Moments(t, gram).lead_at([0.0, 1.0]), gram[0])
+
+
+def test_a_displacement_at_the_end_of_the_run_is_the_final_latents_own():
+    """Gains run to 1 at the end, whatever the probes found before it."""
+    times, curves = (0.8, 0.4, 0.0), {"alpha_x": np.ones(3), "alpha_t": np.ones(3)}
+    travels = [(0.8, 9.0, 0.4, 0.5), (0.4, 4.0, 0.0, 0.25)]
+    recording = Recording(times, curves, times, np.eye(3), np.eye(3), None, travels)
+    measured = combine([recording], ProfileHeader("wan")).moments
+    assert [measured.gain_at(t) for t in (0.0, 0.2, 0.4, 0.8)] == pytest.approx([1, 2, 4, 9])
+    assert [measured.response_at(t) for t in (0.0, 0.4)] == pytest.approx([0.25, 0.5])

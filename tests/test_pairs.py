@@ -11,6 +11,7 @@ from toys import (
     Counted,
     cached_run,
     curved,
+    half_up,
     noise,
     observe,
     plain_run,
@@ -67,8 +68,8 @@ def test_conditional_rounds_run_one_branch():
     [(Hold(), lambda s: 0.7), (Linear(), lambda s: 0.7 - 0.4 * s), (Fitted(), lambda s: 0.3)],
 )
 def test_a_difference_that_the_rule_foresees_costs_nothing(rule, gap):
-    sched = schedule(12)
-    config = masked("CChhhhChhhhC", gap_rule=rule)
+    sched = schedule(12, 1.0)
+    config = masked("CChhChhhhhhC", gap_rule=rule)
     out, report = cached_run(config, sched, pair_of(gap), guidance=4.0)
     plain = plain_run(sched, pair_of(gap), guidance=4.0)
     torch.testing.assert_close(out, plain, rtol=1e-4, atol=1e-4)
@@ -78,7 +79,7 @@ def test_a_difference_that_the_rule_foresees_costs_nothing(rule, gap):
 def test_hindsight_takes_conditional_rounds_for_true_ones():
     """Outputs quadratic in sigma alone, differences linear: both corrections are exact."""
     gap = Counted(lambda x, s, c: torch.full_like(x, 3 * s * s - s + (1 + s if c else 0)))
-    sched = schedule(12)
+    sched = schedule(12, 1.0)
     config = masked("CC.hC.CC.h.C", rule=Linear(), hindsight=True)
     config = replace(config, profile=None)
     session = config.start(WAN, sched)
@@ -138,7 +139,7 @@ def test_cfg_cache_spends_its_budget(steps, percent):
     sched = schedule(steps)
     config = CacheConfig(CfgCache(), budget=percent / 100)
     report = cached_run(config, sched, guidance=4.0)[1]
-    assert abs(report.cost * steps - round(percent / 100 * steps)) <= 0.5
+    assert abs(report.cost * steps - half_up(percent / 100 * steps)) <= 0.5
     assert not report.reused
 
 

@@ -1,5 +1,7 @@
 """The planner finds what trying every schedule finds, and only what the rounds allow."""
 
+import tracemalloc
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -212,3 +214,42 @@ def test_wrong_masks_are_refused(text):
 def test_wrong_risk_is_refused(risk):
     with pytest.raises(ValueError, match="risk"):
         Planned(risk=risk)
+
+
+def test_memory_grows_with_the_length_of_a_run_only():
+    """No array of rounds x rounds, and none of runs of reuse beyond a block of them."""
+    made = Planner(rounds_at(falling(600)), moments(1, samples=3), 8, hindsight=True)
+    tracemalloc.start()
+    made._squares  # noqa: B018 - priced when first asked for
+    priced = tracemalloc.get_traced_memory()[1]
+    made.describe((True, *(k % 3 == 0 for k in range(1, 600))))
+    described = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    table = made._squares.nbytes
+    assert table == 3 * 600 * 10 * 10 * 8
+    assert priced < 6 * table
+    assert described < 6 * table
+
+
+def test_the_fewest_evaluations_need_no_search():
+    """As many as the search finds a plan for, whatever is forced."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        forced = set(np.flatnonzero(rng.uniform(size=12) < 0.25))
+        made = Planner(rounds_at(falling(12, seed), forced), moments(seed), int(rng.integers(0, 5)))
+        fewest = made.fewest()
+        assert made.plan(fewest).evaluations == fewest
+        if fewest > 1:
+            with pytest.raises(ValueError, match="no plan of"):
+                made.plan(fewest - 1)
+
+
+def test_a_mask_of_the_users_own_obeys_the_guards_that_the_user_set():
+    policy, default = Planned(mask="CC......CCCC.......C"), Guards(warmup=2, start=None)
+    free = policy.own_guards(default, default)
+    steps = range(20)
+    wanted = [k for k, compute in enumerate(Plan.parse(policy.mask).mask) if compute]
+    assert [k for k in steps if free.forces(k, k, 20, 7)] == [0]
+    assert free.fewest(tuple(steps), 20) <= len(wanted)
+    own = policy.own_guards(replace(default, longest_run=4, cooldown=3), default)
+    assert (own.longest_run, own.cooldown, own.warmup) == (4, 3, 1)

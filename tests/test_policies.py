@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import COND, WAN, cached_run, noise, observe, plain_run, run_info, schedule
+from toys import COND, WAN, cached_run, half_up, noise, observe, plain_run, run_info, schedule
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
 from sencache_core.config import DEFAULT_GUARDS
@@ -166,7 +166,7 @@ def test_budgets_are_met_exactly(name, sampler, steps):
         rounds = len(sched.rounds)
         for percent in range(20, 101, 5):
             config = CacheConfig(policy=LOOSE[name], budget=percent / 100)
-            assert evaluations(config, sched) == round(percent / 100 * rounds), (shift, percent)
+            assert evaluations(config, sched) == half_up(percent / 100 * rounds), (shift, percent)
 
 
 @pytest.mark.parametrize("name", BUDGETED)
@@ -184,7 +184,7 @@ def test_budgets_are_met_under_any_guards(name, data):
     budget = data.draw(st.floats(0.15, 1))
     sched = schedule(steps, data.draw(st.floats(1, 12)))
     report = cached_run(CacheConfig(policy=LOOSE[name], guards=guards, budget=budget), sched)[1]
-    asked = round(budget * steps)
+    asked = half_up(budget * steps)
     fitted = LOOSE[name].fit_guards(guards, asked, run_info(sched))
     forced = fitted.fewest(sched.steps(), steps)
     assert report.evaluations == max(asked, forced)
@@ -293,7 +293,7 @@ def test_a_lowered_longest_run_holds_for_plans_while_the_budget_has_room(wanted,
     report = cached_run(config, schedule(20))[1]
     mask = "".join("." if step.decision == "reused" else "C" for step in report.steps)
     assert max(map(len, mask.split("C"))) == longest
-    assert report.evaluations == round(20 * budget)
+    assert report.evaluations == half_up(20 * budget)
     assert any("in a row" in message for message in report.messages) == (longest > wanted)
 
 

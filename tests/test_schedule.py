@@ -1,16 +1,27 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from toys import heun, noise
 
-from sencache_core import Schedule, flow_sigmas
+from sencache_core import (
+    FAMILIES,
+    Branch,
+    CacheConfig,
+    Fitted,
+    Hold,
+    Planned,
+    Schedule,
+    flow_sigmas,
+)
 from sencache_core.sampler.schedule import (
     ON_THE_GRID,
     SECOND_AT_NEXT,
     SECOND_BETWEEN,
     as_floats,
 )
+from sencache_core.sampler.solver import round_weights, transitions
 
 
 @given(st.integers(1, 100), st.floats(0.5, 12))
@@ -105,3 +116,104 @@ def test_falling():
 def test_as_floats():
     assert as_floats(torch.tensor([1.0, 0.5])) == (1.0, 0.5)
     assert as_floats([1, 0]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("sampler", ["KDPM2AncestralDiscreteScheduler", "LCMScheduler"])
+def test_schedulers_of_diffusers_are_stochastic_by_name_too(sampler):
+    assert Schedule(flow_sigmas(5), sampler).stochastic
+
+
+#: Schedulers of diffusers that list a noise level twice, once for either evaluation, with the
+#: family that they are run with here.
+TWICE = {
+    "FlowMatchHeunDiscreteScheduler": "wan",
+    "HeunDiscreteScheduler": "cogvideox",
+    "KDPM2AncestralDiscreteScheduler": "cogvideox",
+    "KDPM2DiscreteScheduler": "cogvideox",  # in its sigmas; its timesteps are told apart
+}
+by_scheduler = pytest.mark.parametrize("name", TWICE)
+
+
+def made(name, steps=20):
+    """A scheduler of diffusers, and the list of sigmas that it keeps, one of each listing."""
+    scheduler = getattr(pytest.importorskip("diffusers"), name)()
+    scheduler.set_timesteps(steps)
+    return scheduler, as_floats(scheduler.sigmas)[: len(scheduler.timesteps) + 1]
+
+
+@by_scheduler
+def test_noise_levels_listed_twice_weigh_what_both_evaluations_do(name):
+    """As for the same sampler over a list that has every level once."""
+    family, sigmas = FAMILIES[TWICE[name]], made(name)[1]
+    assert len(sigmas) == 40
+    twice, once = Schedule(sigmas, name), Schedule(tuple(dict.fromkeys(sigmas)), "heun")
+    assert twice.rounds == once.rounds
+    assert twice.steps() == tuple(range(39))
+    weights = round_weights(family, twice)
+    assert weights == round_weights(family, once)
+    assert all(weight > 0 for weight, _ in weights)
+    unit = 1.0 if family.prediction == "flow" else np.pi / 2
+    way = unit * (family.time(sigmas[0]) - family.time(sigmas[-1]))
+    assert sum(weight for weight, _ in weights) == pytest.approx(way)
+    assert transitions(family, twice) is None
+
+
+@by_scheduler
+def test_every_visit_of_a_noise_level_is_a_step_of_its_own(name):
+    schedule = Schedule(made(name)[1], name)
+    visits = [schedule.step_of(sigma, k) for k, sigma in enumerate(schedule.rounds)]
+    assert visits == list(range(39))
+    rounded = [np.float32(sigma) for sigma in schedule.rounds]
+    assert [schedule.step_of(float(sigma), k) for k, sigma in enumerate(rounded)] == visits
+
+
+def test_a_step_of_no_length_moves_nothing():
+    """Euler over a list that has a level twice: the first evaluation there is not used."""
+    schedule = Schedule((1.0, 0.7, 0.7, 0.2, 0.0), "euler")
+    weights, steps = (f(FAMILIES["wan"], schedule) for f in (round_weights, transitions))
+    assert [weight for weight, _ in weights] == pytest.approx([0.3, 0.0, 0.5, 0.2])
+    assert [b for _, b in steps] == pytest.approx([-0.3, 0.0, -0.5, -0.2])
+    assert [schedule.step_of(sigma, k) for k, sigma in enumerate(schedule.rounds)] == [0, 1, 2, 3]
+
+
+def test_levels_nearer_than_rounding_of_the_host_are_told_apart():
+    schedule = Schedule(flow_sigmas(4000, 8.0))
+    assert [schedule.locate(sigma) for sigma in schedule.sigmas[:30]] == list(range(30))
+
+
+def planned_run(rule=None):
+    """Final latent of the Heun scheduler over a bending flow, cached where there is a rule."""
+    scheduler, _ = made("FlowMatchHeunDiscreteScheduler")
+    sigmas = tuple(t / 1000 for t in as_floats(scheduler.timesteps))
+    session = None
+    if rule is not None:
+        config = CacheConfig(Planned(correct=False), rule=rule, budget=0.36)
+        session = config.start(FAMILIES["wan"], Schedule((*sigmas, 0.0), type(scheduler).__name__))
+    x, cond = noise(1, 2, 3, 4), (Branch("cond"),)
+    for timestep, sigma in zip(scheduler.timesteps, sigmas, strict=True):
+        y = None
+        if session is not None:
+            session.begin((x,), sigma)
+            y = session.predict(cond, x.shape)
+        if y is None:
+            y = x - torch.tanh(2 * x) * (1 - 0.5 * sigma)
+            if session is not None:
+                assert session.observe(cond, y, None) is None
+        x = scheduler.step(y, timestep, x).prev_sample
+    return x, session and session.finish(True)
+
+
+def test_a_second_order_scheduler_is_planned_for():
+    """It reuses throughout, ends with an evaluation, and forecasts beat holding."""
+    (truth, _), (fitted, report), (held, _) = map(planned_run, (None, Fitted(), Hold()))
+    computed = [record.decision != "reused" for record in report.steps]
+    assert sum(computed) == 14
+    assert computed[-1]
+    longest = max(len(run) for run in "".join(".C"[c] for c in computed).split("C"))
+    assert longest <= 6
+    print(
+        "".join(".C"[c] for c in computed),
+        (fitted - truth).norm() / truth.norm(),
+        (held - truth).norm() / truth.norm(),
+    )
+    assert (fitted - truth).norm() < min(0.02 * truth.norm(), (held - truth).norm())

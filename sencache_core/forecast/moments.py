@@ -138,19 +138,28 @@ def fitted_weights(gram: np.ndarray, known: np.ndarray, wanted: np.ndarray) -> n
     Returns:
         ``[..., m]`` float64.
     """
+    return fitted_table(gram, known, np.asarray(wanted)[..., None])[..., 0, :]
+
+
+def fitted_table(gram: np.ndarray, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """As :func:`fitted_weights`, of several outputs ``[..., K]`` from the same known ones.
+
+    Returns:
+        ``[..., K, m]`` float64.
+    """
     known, wanted = np.asarray(known), np.asarray(wanted)
     count = known.shape[-1]
-    hold = np.zeros(known.shape)
+    hold = np.zeros((*wanted.shape, count))
     hold[..., -1] = 1.0
     if count == 1:
         return hold
     inner = gram[known[..., :, None], known[..., None, :]]
-    target = gram[known, wanted[..., None]] - inner[..., :, -1]
+    target = gram[known[..., None, :], wanted[..., :, None]] - inner[..., None, :, -1]
     steps = np.eye(count)[1:] - np.eye(count)[:-1]  # each known output minus the one before it
     normal = steps @ inner @ steps.T
     size = np.diagonal(normal, axis1=-2, axis2=-1)
     floor = RIDGE * size + 1e-12 * inner[..., -1, -1][..., None] + 1e-300  # nothing moved: hold
     slopes = np.linalg.solve(
-        normal + floor[..., None] * np.eye(count - 1), (target @ steps.T)[..., None]
+        normal + floor[..., None] * np.eye(count - 1), np.swapaxes(target @ steps.T, -1, -2)
     )
-    return hold + slopes[..., 0] @ steps
+    return hold + np.swapaxes(slopes, -1, -2) @ steps

@@ -55,6 +55,7 @@ class RunInfo:
         slopes: measured or closed-form sensitivities.
         moments: of the outputs, measured or from a bundled prior; ``None`` if there are none.
         transitions: the sampler's steps, if forecasts are taken back; see ``hindsight.py``.
+        rule: makes the missing outputs, bound to ``moments``; ``None``: the fitted one.
         x0_seen: whether the run ends above noise level 0 and the clean latent that its last output
             stands for is seen by somebody.
     """
@@ -64,6 +65,7 @@ class RunInfo:
     slopes: Slopes
     moments: Moments | None = None
     transitions: tuple[tuple[float, float], ...] | None = None
+    rule: ReuseRule | None = None
     x0_seen: bool = False
 
     @property
@@ -183,6 +185,15 @@ class Policy(ABC):
             ValueError: it has none.
         """
         raise ValueError(f"policy {self.name!r} has no tolerance; use a budget")
+
+    def own_guards(self, guards: Guards, default: Guards) -> Guards:
+        """``guards`` as this policy takes them.
+
+        Args:
+            guards: as configured.
+            default: as they are where the user has set none.
+        """
+        return guards
 
     def raised(self, guards: Guards, fitted: Guards) -> bool:
         """Whether a limit that the user may have meant, ``guards.longest_run``, was not kept."""

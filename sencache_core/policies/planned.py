@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from ..types import ALL, NONE, Decision, Reason, Step
 from .base import CONDITIONAL, LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
 from .even import even_mask
-from .planner import Plan, Planner, Round, longest_run
+from .planner import Plan, Planner, Round, evaluations_of, longest_run
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
@@ -126,8 +126,9 @@ class Planned(Policy):
             self.guards.longest_run,
             run.transitions is not None,
             self.risk,
+            run.rule,
         )
-        wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
+        wanted = self.evaluations or evaluations_of(DEFAULT_BUDGET, len(rounds))
         wanted = max(wanted, planner.fewest())
         plan = planner.plan(wanted)
         return PlanState(planner, plan, wanted, hardness, wanted, plan.error)
@@ -162,11 +163,11 @@ class Planned(Policy):
         if run.moments is None:
             return Plan(tuple(mask), half=half)
         taken_back = run.transitions is not None
-        planner = Planner(rounds, run.moments, longest_run(mask), taken_back, self.risk)
+        planner = Planner(rounds, run.moments, longest_run(mask), taken_back, self.risk, run.rule)
         return replace(planner.describe(mask), half=half)
 
     def _even(self, rounds: list[Round]) -> Plan:
-        wanted = self.evaluations or max(1, round(DEFAULT_BUDGET * len(rounds)))
+        wanted = self.evaluations or evaluations_of(DEFAULT_BUDGET, len(rounds))
         return Plan(even_mask([one.forced for one in rounds], wanted))
 
     def fit_mask(self, rounds: int) -> Plan:
@@ -182,6 +183,16 @@ class Planned(Policy):
                 "plan anew, or write one letter per evaluation"
             )
         return plan
+
+    def own_guards(self, guards: Guards, default: Guards) -> Guards:
+        """A mask of the user's own is run as it is written, but for what he has set."""
+        if not self.mask:
+            return guards
+        free = Guards(cooldown=0, longest_run=len(Plan.parse(self.mask).mask))
+        names = (
+            f.name for f in fields(Guards) if getattr(guards, f.name) != getattr(default, f.name)
+        )
+        return replace(free, **{name: getattr(guards, name) for name in names})
 
     def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
         if step.streak == 0 and state.planner is not None:  # in a run of reuse the next is not free
@@ -281,9 +292,9 @@ def _lowered(guards: Guards) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _planner(rounds, moments, longest, hindsight, risk) -> Planner:
+def _planner(rounds, moments, longest, hindsight, risk, rule) -> Planner:
     """A planner, kept for the next run of the same settings: its costs take a moment to price."""
-    return Planner(rounds, moments, longest, hindsight, risk)
+    return Planner(rounds, moments, longest, hindsight, risk, rule)
 
 
 def rounds_of(run: RunInfo, guards: Guards) -> list[Round]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ..forecast.moments import Moments, fitted_weights
+from ..forecast.moments import Moments
+from ..forecast.reuse import Fitted, ReuseRule
 
 #: Share of a forecast's error that taking it back leaves in the latent: the evaluation in between
 #: saw the wrong latent, and its first-order correction is only measured on average (ours: with 0.2
@@ -25,7 +28,18 @@ GAIN_POWER = 0.75
 #: logarithms); a plan that stays the same ends it (ours; not tuned).
 REWEIGHTED = 3
 
+#: Runs of reuse that are priced at once: bounds the memory that a plan takes, whatever its length.
+BLOCK = 64
+
 COMPUTE, HALF, REUSE = "C", "h", "."
+
+
+def evaluations_of(budget: float, rounds: int, carry: float = 0.0) -> int:
+    """Evaluations that ``budget``, a share of ``rounds``, comes to: halves go up, at least one.
+
+    ``carry`` is added: what earlier stages of the same clip have left over.
+    """
+    return max(1, math.floor(budget * rounds + carry + 0.5 + 1e-9))
 
 
 @dataclass(frozen=True)
@@ -111,12 +125,16 @@ class Planner:
     the cost of a schedule is a sum over its runs, each depending on the two evaluations before it
     and the one after. Dynamic programming over (previous, last) evaluation finds the optimum.
 
+    A rule that reads three outputs is planned with as if the oldest lay as far before the second as
+    that one before the newest; what is expected of a mask, once chosen, takes the true places.
+
     Args:
         rounds: of the sampler, in order.
         moments: of the model.
         longest: reuses allowed in a row.
         hindsight: whether runs of reuse are taken back by interpolation.
         risk: 0 plans for the mean over samples in decibels, 1 for the worst of them.
+        rule: that makes the missing outputs, bound; ``None``: the fitted one.
     """
 
     def __init__(
@@ -126,98 +144,106 @@ class Planner:
         longest: int,
         hindsight: bool = False,
         risk: float = 0.0,
+        rule: ReuseRule | None = None,
     ) -> None:
         self.rounds, self.longest = tuple(rounds), longest
-        times = [r.t for r in rounds]
-        self._grams = moments.at(times)
-        self._gram, self._lead = self._grams.mean(axis=0), moments.lead_at(times)
+        self._times = np.array([r.t for r in rounds])
+        self._moments, self._rule = moments, rule or Fitted().bound(moments)
         solver = np.array([r.weight for r in rounds])
         gains = moments.gains_at([r.t_after for r in rounds])
         self._weights = solver * gains
         self._plan_weights = solver * np.maximum(gains, 1.0) ** GAIN_POWER
-        self._hindsight = hindsight
-        count, reach = len(rounds), longest + 1
-        self._squares = np.full((len(self._grams), count, reach + 1, reach + 1), np.inf)
-        self._squares[:, :, :, 1] = 0.0
-        for back in range(reach + 1):
-            for ahead in range(2, reach + 1):
-                self._fill(back, ahead)
-        self._risk = risk
+        self._hindsight, self._risk = hindsight, risk
+
+    @cached_property
+    def _squares(self) -> np.ndarray:
+        """``[S, n, R + 1, R + 1]``: expected square error of each sample's final latent from the
+        run of reuse after evaluation ``i``, whose predecessor lies ``back`` rounds earlier (0: it
+        has none), ended by an evaluation ``ahead`` rounds later; infinite where it is not allowed.
+        """
+        count, reach = len(self.rounds), self.longest + 1
+        squares = np.full((len(self._weights), count, reach + 1, reach + 1), np.inf)
+        squares[..., 1] = 0.0
+        if reach == 1:
+            return squares
+        forced = np.cumsum([0, *(r.forced for r in self.rounds)])
+        back = np.arange(reach + 1)[:, None]
+        older = back * np.arange(self._rule.history - 1, -1, -1)
+        for first in range(0, count, BLOCK):
+            last = np.arange(first, min(first + BLOCK, count))
+            known = np.maximum(last[:, None, None] - older, 0)
+            for ahead, block in self._growing(self._plan_weights, known, reach):
+                end = np.minimum(last + ahead, count)
+                allowed = (last + ahead <= count) & (forced[end] == forced[last + 1])
+                allowed = allowed[:, None] & (back[:, 0] <= last[:, None])
+                squares[:, last, :, ahead] = np.where(allowed, block, np.inf).swapaxes(0, 1)
+        return squares
+
+    def _growing(
+        self, weights: np.ndarray, known: np.ndarray, reach: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Square errors of the final latent from runs of reuse, as they grow longer.
+
+        Args:
+            weights: ``[S, n]`` of each round's forecast error in the final latent.
+            known: ``[P, B, h]`` evaluations before each run, the newest last and the same in all
+                ``B``; one that is listed twice counts once.
+            reach: distance from there to the end of the longest run.
+
+        Yields:
+            Distance to the evaluation, or end of the sampler, that ends a run, and ``[S, P, B]``.
+            What lies beyond the last round is to be ignored.
+        """
+        start, last = int(known.min()), known[:, 0, -1]
+        stop = min(int(last.max()) + reach + 1, len(self.rounds))
+        times, weights = self._times[start:stop], weights[:, start:stop]
+        known, last, end = known - start, last - start, stop - start - 1
+        grams, weigh = self._moments.at(times), self._rule.among(times)
+        missed = np.minimum(last[:, None] + np.arange(1, reach), end)
+        forecast = weigh(known, _each(missed, known))[..., :-1]
+        # A run's error is the sum over its rounds of weight x (forecast - output). A forecast's
+        # weights sum to 1, so all outputs may be taken as changes since the last known one, whose
+        # own is none: ``own`` is the square of the outputs' part, ``across`` its products.
+        older, base, place = known[..., :-1], grams[:, last], np.arange(len(last))
+        inner, own, across, held = _changes(grams, older, last), 0.0, 0.0, 0.0
+        for ahead in range(2, reach + 1):
+            k = missed[:, ahead - 2]
+            weight, row = weights[:, k], grams[:, k] - base
+            row -= row[:, place, last][..., None]
+            if ahead > 2:
+                own = own + 2 * weight * across[:, place, k]
+            own = own + weight**2 * row[:, place, k]
+            across = across + weight[:, :, None] * row
+            held = held + weight[:, :, None, None] * forecast[:, :, ahead - 2]
+            square = _square(held, inner, across, older, own)
+            if self._hindsight:
+                closed = np.minimum(last + ahead, end)
+                ends = _each(closed[:, None], known)
+                between = weigh(
+                    np.concatenate([known, ends], axis=-1), _each(missed[:, : ahead - 1], known)
+                )
+                between = np.delete(between, -2, axis=-1)
+                taken = np.einsum("spk,pbkm->spbm", weights[:, missed[:, : ahead - 1]], between)
+                around = np.concatenate([older, ends], axis=-1)
+                kept = _square(taken, _changes(grams, around, last), across, around, own)
+                kept = np.minimum(kept + AFTER_HINDSIGHT**2 * square, square)
+                square = np.where((last + ahead <= end)[:, None], kept, square)
+            yield ahead, square
 
     def _costs(self, share: np.ndarray) -> np.ndarray:
-        """``[n, R + 1, R + 1]``: expected square error of the final latent from the run of reuse
-        after evaluation ``i``, whose predecessor lies ``back`` rounds earlier (0: it has none),
-        ended by an evaluation ``ahead`` rounds later; infinite where it is not allowed.
-        """
+        """``[n, R + 1, R + 1]``: as :attr:`_squares`, of the samples together."""
         mean = np.tensordot(share, self._squares, axes=1)
         if self._risk == 0:
             return mean
         worst = self._squares.max(axis=0)  # alone at risk 1: nothing times infinity is no number
         return worst if self._risk == 1 else (1 - self._risk) * mean + self._risk * worst
 
-    def _fill(self, back: int, ahead: int) -> None:
-        """Square errors from all runs of reuse of one shape that no forced round forbids."""
-        count = len(self.rounds)
-        forced = np.array([r.forced for r in self.rounds])
-        last = np.arange(back, count - ahead + 1)
-        free = np.array([not forced[i + 1 : i + ahead].any() for i in last], dtype=bool)
-        last = last[free]
-        if last.size:
-            self._squares[:, last, back, ahead] = self._square_of_runs(
-                self._plan_weights, last, back, ahead
-            )
-
-    def _square_of_runs(
-        self, weights: np.ndarray, last: np.ndarray, back: int, ahead: int
-    ) -> np.ndarray:
-        """``[S, P]`` square error from runs of reuse of one shape, after the evaluations ``last``.
-
-        Args:
-            weights: ``[S, n]`` of each round's forecast error in the final latent.
-            last: ``[P]`` rounds.
-            back, ahead: as for :meth:`_costs`.
-        """
-        count = len(self.rounds)
-        # Everything happens between the evaluation before ``last`` and the one that ends the run.
-        window = np.minimum((last - back)[:, None] + np.arange(back + ahead + 1), count - 1)
-        known = [0, back] if back else [0]
-        missed = self._error(weights, window, known, back, ahead)
-        cost = self._square(window, missed)
-        if self._hindsight:
-            taken_back = self._error(weights, window, [*known, back + ahead], back, ahead)
-            kept = self._square(window, taken_back) + AFTER_HINDSIGHT**2 * cost
-            cost = np.where(last + ahead < count, np.minimum(kept, cost), cost)
-        return cost
-
-    def _error(
-        self, weights: np.ndarray, window: np.ndarray, known: list[int], back: int, ahead: int
-    ) -> np.ndarray:
-        """``[S, P, w]``: the weighted sum of a run's forecast errors, as coefficients over outputs.
-
-        Args:
-            weights: ``[S, n]`` of each round's forecast error.
-            window: ``[P, w]`` rounds of each run, from the evaluation before it.
-            known: columns of the outputs that it is forecast, or interpolated, from.
-            back, ahead: column of its evaluation, and distance from there to its end.
-        """
-        rows = np.zeros((len(weights), *window.shape))
-        for column in range(back + 1, back + ahead):
-            weight = weights[:, window[:, column]]
-            rows[:, :, column] -= weight
-            fitted = fitted_weights(self._gram, window[:, known], window[:, column])
-            rows[:, :, known] += weight[:, :, None] * fitted
-        return rows
-
-    def _square(self, window: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """``[S, P]`` mean square of the errors ``[S, P, w]``."""
-        grams = self._grams[:, window[:, :, None], window[:, None, :]]
-        return np.maximum(np.einsum("spn,spnm,spm->sp", rows, grams, rows, optimize=True), 0)
-
     def fewest(self) -> int:
         """Evaluations that forced rounds and the longest run leave no way around."""
-        costs = self._costs(self._alike())
-        ends, _ = self._ways(costs, (0,), len(self.rounds))
-        return int(np.flatnonzero(np.isfinite(ends))[0])
+        count, run = 1, 0
+        for one in self.rounds[1:]:
+            count, run = (count + 1, 0) if one.forced or run == self.longest else (count, run + 1)
+        return count
 
     def plan(
         self,
@@ -237,101 +263,130 @@ class Planner:
             ValueError: no schedule of that many evaluations obeys forced rounds and longest run.
         """
         left = evaluations - len(done) + 1  # the last one of ``done`` is where the search starts
-        share, mask = self._alike(), None
+        samples = len(self._weights)
+        share, mask = np.full(samples, 1 / samples), None
         for _ in range(REWEIGHTED + 1):
             costs = self._costs(share)
             if hardness is not None:
                 costs = costs * hardness[:, None, None]
-            ends, trail = self._ways(costs, done, left) if left > 0 else (np.array([np.inf]), [])
-            if not np.isfinite(ends[-1]):
+            before, mask = mask, self._way(costs, done, left) if left > 0 else None
+            if mask is None:
                 raise ValueError(
                     f"no plan of {evaluations} evaluations in {len(self.rounds)} rounds obeys the "
                     f"forced rounds and runs of at most {self.longest} reuses"
                 )
-            before, mask = mask, self._back(costs, trail, left, done)
             if mask == before:
                 break
             each = np.maximum(self.errors(mask), 1e-12) ** -2
             share = each / each.sum()
         return self.describe(mask)
 
-    def _alike(self) -> np.ndarray:
-        return np.full(len(self._squares), 1 / len(self._squares))
-
-    def _back(self, costs: np.ndarray, trail: list, left: int, done: Sequence[int]) -> list[bool]:
-        """The mask at the end of a trail."""
-        mask = [False] * len(self.rounds)
-        for i in done:
-            mask[i] = True
-        _, (i, back) = self._end(costs, trail[left][0])
-        for layer in range(left, 1, -1):
-            mask[i] = True
-            i, back = i - back, int(trail[layer][1][i, back])
+    def _way(self, costs: np.ndarray, done: Sequence[int], left: int) -> list[bool] | None:
+        """The cheapest mask with ``left`` evaluations from the last of ``done`` on, if any."""
+        count, reach, first = len(self.rounds), self.longest + 1, done[-1]
+        # Evaluation number k from there lies in first + k + (0 .. slack): rounds must be left.
+        slack = count - first - left
+        if slack < 0:
+            return None
+        onward = np.ascontiguousarray(costs[first:, :, 1:].transpose(1, 2, 0))
+        state = np.full((reach + 1, slack + 1), np.inf)  # by distance before, and place
+        state[min(first - done[-2], reach) if len(done) > 1 else 0, 0] = 0.0
+        trail = [state]
+        for number in range(left - 1):
+            ways = (state[:, None] + onward[:, :, number : number + slack + 1]).min(axis=0)
+            state = np.full_like(state, np.inf)
+            for ahead in range(1, min(reach, slack + 1) + 1):
+                state[ahead, ahead - 1 :] = ways[ahead - 1, : slack + 2 - ahead]
+            trail.append(state)
+        last = np.arange(max(first + left - 1, count - reach), count)
+        ends = state[:, last - first - left + 1].T + costs[last, :, count - last]
+        place, back = np.unravel_index(ends.argmin(), ends.shape)
+        if not np.isfinite(ends[place, back]):
+            return None
+        mask, i = [k in done for k in range(count)], int(last[place])
+        for number in range(left - 2, -1, -1):
+            mask[i], i, ahead = True, i - back, back
+            ways = trail[number][:, i - first - number] + costs[i, :, ahead]
+            back = int(ways.argmin())
         return mask
-
-    def _ways(self, costs: np.ndarray, done: Sequence[int], most: int):
-        """Cheapest cost from the last evaluation of ``done`` to the end, by evaluations from there.
-
-        Also the trail to it: for each number the costs of all states (last evaluation, distance
-        before it) and, for each state, the distance before the evaluation that it came from.
-        """
-        count, reach = len(self.rounds), self.longest + 1
-        state = np.full((count, reach + 1), np.inf)
-        state[done[-1], min(done[-1] - done[-2], reach) if len(done) > 1 else 0] = 0.0
-        ahead = np.arange(1, reach + 1)
-        source = np.arange(count)[:, None] - ahead
-        outside, source = source < 0, np.maximum(source, 0)
-        onward = np.where(outside[:, :, None], np.inf, costs[source, :, ahead])
-        ends, trail = np.full(most + 1, np.inf), [None]
-        before = np.zeros((count, reach + 1), dtype=np.int64)
-        for number in range(1, most + 1):
-            trail.append((state, before))
-            ends[number] = self._end(costs, state)[0]
-            ways = state[source] + onward
-            state, before = np.full_like(state, np.inf), np.zeros_like(before)
-            before[:, 1:] = ways.argmin(axis=2)
-            state[:, 1:] = np.take_along_axis(ways, before[:, 1:, None], axis=2)[:, :, 0]
-        return ends, trail
-
-    def _end(self, costs: np.ndarray, state: np.ndarray) -> tuple[float, tuple[int, int]]:
-        """Cheapest way to the end of the run from any (last evaluation, distance before it)."""
-        count = len(self.rounds)
-        last = np.arange(max(0, count - self.longest - 1), count)
-        ways = state[last] + costs[last, :, count - last]
-        place, back = np.unravel_index(ways.argmin(), ways.shape)
-        return float(ways[place, back]), (int(last[place]), int(back))
 
     def errors(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` RMS errors that plans are chosen by; infinite if the mask is not allowed."""
         done, backs, aheads = _runs(mask)
         if longest_run(mask) > self.longest:
-            return np.full(len(self._squares), np.inf)
+            return np.full(len(self._weights), np.inf)
         return np.sqrt(self._squares[:, done, backs, aheads].sum(axis=1))
 
     def expected(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` expected RMS error of each sample's final latent, gains in full."""
-        squares = np.zeros(len(self._weights))
-        done, backs, aheads = map(np.array, _runs(mask))
-        for back, ahead in sorted({*zip(backs, aheads, strict=True)}):  # runs of one shape at once
-            if ahead > 1:
-                last = done[(backs == back) & (aheads == ahead)]
-                squares += self._square_of_runs(self._weights, last, back, ahead).sum(axis=1)
-        return np.sqrt(squares)
+        done, _, aheads = map(np.array, _runs(mask))
+        known, total = self._before(done)[:, None], np.zeros(len(self._weights))
+        runs = np.flatnonzero(aheads > 1)
+        for part in (runs[i : i + BLOCK] for i in range(0, len(runs), BLOCK)):
+            ends = aheads[part]
+            for ahead, squares in self._growing(self._weights, known[part], ends.max()):
+                total += squares[:, ends == ahead, 0].sum(axis=1)
+        return np.sqrt(np.maximum(total, 0))
+
+    def _before(self, done: np.ndarray) -> np.ndarray:
+        """``[D, h]`` what is known at each evaluation of ``done``, filled up with its oldest."""
+        places = np.arange(len(done))[:, None] - np.arange(self._rule.history - 1, -1, -1)
+        return done[np.maximum(places, 0)]
 
     def describe(self, mask: Sequence[bool]) -> Plan:
         """A plan with the relative forecast errors to be expected along ``mask``."""
-        done, wanted = np.flatnonzero(mask), np.arange(1, len(mask))
-        newest = np.searchsorted(done, wanted) - 1
-        known = done[np.stack([np.maximum(newest - 1, 0), newest], axis=1)]  # one twice: held
-        weights = fitted_weights(self._gram, known, wanted)
-        rows = np.concatenate([weights, -np.ones((len(wanted), 1))], axis=1)
-        window = np.concatenate([known, wanted[:, None]], axis=1)
-        lead = self._lead[window[:, :, None], window[:, None, :]]
-        squares = np.einsum("pn,pnm,pm->p", rows, lead, rows)
-        size = np.sqrt(np.maximum(np.diag(self._lead)[1:], 1e-300))
-        errors = (float("nan"), *(np.sqrt(np.maximum(squares, 0)) / size).tolist())
+        done, errors = np.flatnonzero(mask), [np.array([np.nan])]
+        before = self._before(done)
+        for first in range(1, len(mask), BLOCK):
+            wanted = np.arange(first, min(first + BLOCK, len(mask)))
+            known = before[np.searchsorted(done, wanted) - 1]
+            errors.append(self._relative(known, wanted))
         error = float(np.exp(np.log(np.maximum(self.expected(mask), 1e-12)).mean()))
-        return Plan(tuple(mask), error, errors)
+        return Plan(tuple(mask), error, tuple(np.concatenate(errors).tolist()))
+
+    def _relative(self, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """``[P]`` errors of the leading branch's forecasts for ``wanted``, from ``[P, h]``."""
+        start = int(known.min())
+        times = self._times[start : wanted[-1] + 1]
+        lead, weigh = self._moments.lead_at(times), self._rule.among(times)
+        known, wanted = known - start, wanted[:, None] - start
+        rows = np.concatenate([weigh(known, wanted)[:, 0], -np.ones_like(wanted)], axis=1)
+        window = np.concatenate([known, wanted], axis=1)
+        squares = np.einsum(
+            "pn,pnm,pm->p", rows, lead[window[:, :, None], window[:, None, :]], rows
+        )
+        size = np.sqrt(np.maximum(lead[wanted[:, 0], wanted[:, 0]], 1e-300))
+        return np.sqrt(np.maximum(squares, 0)) / size
+
+
+def _each(places: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """``[P, K]`` places, repeated ``[P, B, K]`` for each way that outputs are known in."""
+    return np.broadcast_to(places[:, None], (*known.shape[:2], places.shape[1]))
+
+
+def _changes(grams: np.ndarray, known: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """``[S, P, B, m, m]`` products of the outputs ``known``, as changes since ``last`` ``[P]``."""
+    inner = grams[:, known[..., :, None], known[..., None, :]]
+    cross = grams[:, known, last[:, None, None]]
+    base = grams[:, last, last][..., None, None, None]
+    return (inner - cross[..., :, None]) - (cross[..., None, :] - base)
+
+
+def _square(
+    part: np.ndarray, inner: np.ndarray, across: np.ndarray, known: np.ndarray, own: np.ndarray
+) -> np.ndarray:
+    """``[S, P, B]`` square of (known outputs, weighed by ``part``) - (what was missed).
+
+    Args:
+        part: ``[S, P, B, m]``.
+        inner: ``[S, P, B, m, m]`` products of the known outputs.
+        across: ``[S, P, N]`` products of what was missed with all outputs.
+        known: ``[P, B, m]`` places of the known among all.
+        own: ``[S, P]`` square of what was missed.
+    """
+    cross = across[:, np.arange(len(known))[:, None, None], known]
+    square = np.einsum("spbn,spbnm,spbm->spb", part, inner, part)
+    return np.maximum(square - 2 * (part * cross).sum(axis=-1) + own[:, :, None], 0)
 
 
 def longest_run(mask: Sequence[bool]) -> int:

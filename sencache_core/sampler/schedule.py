@@ -27,6 +27,8 @@ OWN_GRID = frozenset({"dpm_fast"})
 #: Relative distance within which a noise level counts as one of the list's (ours): between what
 #: rounding in float32 does and the steps of any schedule.
 ON_THE_GRID = 1e-4
+#: Relative distance within which two noise levels of a list are one, listed twice (ours).
+SAME_LEVEL = 1e-6
 #: What ComfyUI calls the functions of samplers that have another name everywhere else.
 _ALIASES = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 
@@ -84,18 +86,27 @@ class Schedule:
         """Whether evaluations go back up to more noise within a step."""
         return self.sampler in TWO_AHEAD
 
-    def locate(self, sigma: float) -> int:
-        """Index of the step that ``sigma`` belongs to: its grid point, else the last one above."""
-        last = self.num_steps - 1
-        for index, value in enumerate(self.sigmas[:-1]):
-            if abs(value - sigma) <= ON_THE_GRID * max(abs(value), 1e-8):
-                return index
-        above = sum(value > sigma for value in self.sigmas[:-1]) - 1
-        return min(max(above, 0), last)
+    def locate(self, sigma: float, expected: int = 0) -> int:
+        """Index of the step that ``sigma`` belongs to: its grid point, else the last one above.
+
+        Of the places of a noise level that is listed several times, the one nearest to
+        ``expected``.
+        """
+        levels, slack = self.sigmas[:-1], max(abs(sigma), 1e-8)
+        apart = [abs(level - sigma) for level in levels]
+        if min(apart) <= ON_THE_GRID * slack:
+            same = min(apart) + SAME_LEVEL * slack
+            places = [index for index, gap in enumerate(apart) if gap <= same]
+            return min(places, key=lambda index: abs(index - expected))
+        above = sum(level > sigma for level in levels) - 1
+        return min(max(above, 0), self.num_steps - 1)
 
     def step_of(self, sigma: float, ordinal: int) -> int:
         """Step of evaluation round number ``ordinal``, which asks at ``sigma``."""
-        return min(ordinal, self.num_steps - 1) if self.assumed else self.locate(sigma)
+        if self.assumed:
+            return min(ordinal, self.num_steps - 1)
+        steps = self.steps()
+        return self.locate(sigma, steps[min(ordinal, len(steps) - 1)])
 
     def level(self, told: float, ordinal: int) -> float:
         """Noise level of the latent in round number ``ordinal``, where the model is told ``told``.
@@ -119,26 +130,33 @@ class Schedule:
         Mid-step values are taken evenly in the logarithm: exact for ``dpm_2`` and near enough for
         counting elsewhere.
         """
-        out: list[float] = []
-        for index, (a, b) in enumerate(zip(self.sigmas[:-1], self.sigmas[1:], strict=True)):
-            out.append(a)
-            if b <= 0:
-                continue
-            if self.places:
-                out += [a + place * (b - a) for place in self.places[1:]]
-            elif self.sampler in SECOND_AT_NEXT:
-                out.append(b)
-            elif self.sampler in SECOND_BETWEEN:
-                out.append((a * b) ** 0.5)
-            elif self.sampler in TWO_BETWEEN:
-                out += [(a * a * b) ** (1 / 3), (a * b * b) ** (1 / 3)]
-            elif self.sampler in TWO_AHEAD:  # never to the very end
-                out += self.sigmas[index + 1 : min(index + 3, self.num_steps)]
-        return tuple(out)
+        return tuple(sigma for sigma, _ in self._expected)
 
     def steps(self) -> tuple[int, ...]:
         """Step index of each of :attr:`rounds`."""
-        return tuple(self.locate(sigma) for sigma in self.rounds)
+        return tuple(index for _, index in self._expected)
+
+    @cached_property
+    def _expected(self) -> list[tuple[float, int]]:
+        """Sigma and step index of every round."""
+        out: list[tuple[float, int]] = []
+        last = self.num_steps - 1
+        for index, (a, b) in enumerate(zip(self.sigmas[:-1], self.sigmas[1:], strict=True)):
+            out.append((a, index))
+            if b <= 0:
+                continue
+            if self.places:
+                for place in self.places[1:]:
+                    out.append((a + place * (b - a), min(index + (place >= 1), last)))
+            elif self.sampler in SECOND_AT_NEXT:
+                out.append((b, min(index + 1, last)))
+            elif self.sampler in SECOND_BETWEEN:
+                out.append(((a * b) ** 0.5, index))
+            elif self.sampler in TWO_BETWEEN:
+                out += [((a * a * b) ** (1 / 3), index), ((a * b * b) ** (1 / 3), index)]
+            elif self.sampler in TWO_AHEAD:  # never to the very end
+                out += [(self.sigmas[k], k) for k in range(index + 1, min(index + 3, last + 1))]
+        return out
 
 
 def flow_sigmas(num_steps: int, shift: float = 1.0) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 from ..model.families import Family
+from ..types import same_time
 from .schedule import Schedule
 
 #: Samplers whose step is ``x' = a x + b y`` in the output ``y`` of that step alone. An empty name
@@ -52,13 +53,24 @@ def round_weights(family: Family, schedule: Schedule) -> list[tuple[float, float
     """``(weight, t_after)`` of every expected round: RMS that the latent moves per RMS of output.
 
     In the units of a latent of constant scale: the difference of sigmas (flow) or the angle in
-    radians (v-prediction). Rounds that share a step share its weight.
+    radians (v-prediction). Rounds that share a step share its weight. A list that has a noise level
+    twice is a second-order scheduler's (diffusers' Heun), whose two evaluations there share the way
+    to the next level; a one-step sampler's second visit alone moves the latent.
     """
+    times = [family.time(sigma) for sigma in schedule.sigmas]
+    start, end = list(range(schedule.num_steps)), list(range(1, schedule.num_steps + 1))
+    if schedule.sampler not in _ONE_STEP:
+        for k in range(1, schedule.num_steps):
+            if same_time(times[k], times[k - 1]):
+                start[k] = start[k - 1]
+        for k in range(schedule.num_steps - 2, -1, -1):
+            if same_time(times[k], times[k + 1]):
+                end[k] = end[k + 1]
     steps = schedule.steps()
-    shared = Counter(steps)
+    shared = Counter(start[step] for step in steps)
     unit = 1.0 if family.prediction == "flow" else math.pi / 2
     out = []
     for step in steps:
-        now, after = (family.time(s) for s in schedule.sigmas[step : step + 2])
-        out.append((unit * abs(now - after) / shared[step], after))
+        now, after = times[start[step]], times[end[step]]
+        out.append((unit * abs(now - after) / shared[start[step]], after))
     return out

@@ -239,11 +239,10 @@ def _tuned(model, made):
 
 def _core_nodes(model, made):
     """Stock guidance and windows, one over the other."""
+    import runs
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3, RescaleCFG
     from comfy_extras.nodes_pag import PerturbedAttentionGuidance
     from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
-
-    import runs
 
     out = SkipLayerGuidanceDiT.execute(model, 2.0, 0.0, 0.9, "0", "0").result[0]
     out = PerturbedAttentionGuidance.execute(out, 2.0).result[0]

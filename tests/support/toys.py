@@ -21,6 +21,11 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def half_up(evaluations: float) -> int:
+    """What a share of a run's evaluations comes to, half a one rounded up."""
+    return int(evaluations + 0.5 + 1e-9)
+
+
 class Counted:
     """Wraps a model ``f(x, sigma, condition)``; ``calls`` counts how often it ran."""
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from ...types import Anchor
 from ..moments import Moments
+
+#: ``weigh(known, wanted)``: weights ``[..., K, m]`` of the outputs at the places ``known``
+#: ``[..., m]``, the newest last, for those at the places ``wanted`` ``[..., K]``.
+Weigh = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class ReuseRule(ABC):
@@ -18,24 +23,52 @@ class ReuseRule(ABC):
     Attributes:
         name: key in ``REUSE_RULES``.
         history: how many true outputs it reads at most.
+        most_weight: largest sum of absolute weights of a forecast, by which whatever is not as the
+            rule takes it to be is magnified; twice that for an interpolation. Beyond it the oldest
+            output is left out, until at last the newest is held.
     """
 
     name: ClassVar[str]
     history: int
+    most_weight: float
 
     def bound(self, moments: Moments | None) -> ReuseRule:
         """This rule for one run of a model with these moments. Most rules need none."""
         return self
 
-    @abstractmethod
     def weights(self, times: Sequence[float], t: float) -> list[float]:
         """Weights, which sum to 1, of outputs known at ``times`` for the output at ``t``.
 
         Args:
-            times: where outputs are known, the newest last, no two equal; on one side of ``t`` for
-                a forecast, on both for an interpolation.
+            times: where outputs are known, the newest last; on one side of ``t`` for a forecast, on
+                both for an interpolation. Of outputs at one time only the newest counts.
             t: where the output is wanted.
         """
+        known = np.arange(len(times))
+        return self.among([*times, t])(known, known[-1:] + 1)[0].tolist()
+
+    def among(self, times: Sequence[float]) -> Weigh:
+        """:meth:`weights` among outputs at ``times`` ``[n]``, for many forecasts at once.
+
+        A place that is listed twice in ``known`` counts once.
+        """
+        at, weigh = np.asarray(times, dtype=np.float64), self._among(np.asarray(times))
+
+        def bounded(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+            weights, given, t = weigh(known, wanted), at[known][..., None, :], at[wanted]
+            ahead = (t < given.min(axis=-1)) | (t > given.max(axis=-1))
+            most = np.where(ahead, 1, 2) * self.most_weight
+            wild = np.abs(weights).sum(axis=-1) > most
+            if wild.any():
+                weights[wild] = 0.0
+                weights[..., 1:][wild] = bounded(known[..., 1:], wanted)[wild]
+            return weights
+
+        return bounded
+
+    @abstractmethod
+    def _among(self, times: np.ndarray) -> Weigh:
+        """:meth:`among`, without the bound on forecasts; its result is written to."""
 
     @abstractmethod
     def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from ..moments import Moments, fitted_weights
-from .base import ReuseRule
-from .polynomial import Polynomial, lagrange_weights
+from ..moments import Moments, fitted_table
+from .base import ReuseRule, Weigh
+from .polynomial import MOST_UNDAMPED, Polynomial
+
+#: Largest sum of absolute weights of a forecast that measured moments damp (ours; docs/theory.md,
+#: section 2): above all that they ask for on the bundled models, 12.
+MOST_DAMPED = 20.0
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class Fitted(Polynomial):
     history: int = 2
     moments: Moments | None = None
 
+    @property
+    def most_weight(self) -> float:
+        return MOST_UNDAMPED if self.moments is None else MOST_DAMPED
+
     def bound(self, moments: Moments | None) -> ReuseRule:
         return replace(self, moments=moments)
 
-    def weights(self, times: Sequence[float], t: float) -> list[float]:
-        if self.moments is None or len(times) == 1:
-            return lagrange_weights(t, times)
-        gram = self.moments.mean_at([*times, t])
-        rows = np.arange(len(times))
-        return fitted_weights(gram, rows, np.array(len(times))).tolist()
+    def _among(self, times: np.ndarray) -> Weigh:
+        if self.moments is None:
+            return super()._among(times)
+        gram = self.moments.mean_at(times)
+        return lambda known, wanted: fitted_table(gram, known, wanted)

@@ -6,40 +6,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...types import Anchor
-from .base import ReuseRule
+from ...types import SAME_TIME, Anchor
+from .base import ReuseRule, Weigh
 
 
-def lagrange_weights(t: float, times: Sequence[float]) -> list[float]:
+def lagrange_weights(t: np.ndarray | float, times: np.ndarray | Sequence[float]) -> np.ndarray:
     """Weights with which a polynomial through points at ``times`` takes its value at ``t``.
 
     Lagrange's form of the divided-difference (Newton) extrapolation: exact for polynomials of
-    degree ``len(times) - 1`` at any spacing. The weights sum to 1.
+    degree ``len(times) - 1`` at any spacing. The weights sum to 1. Of several points at one time
+    the last counts, and the degree falls by one for each of the others.
 
-    Raises:
-        ZeroDivisionError: two of ``times`` are equal.
+    Args:
+        t: ``[...]`` where the value is wanted.
+        times: ``[..., m]`` of the points.
+
+    Returns:
+        ``[..., m]`` float64.
     """
-    weights = []
-    for j, own in enumerate(times):
-        weight = 1.0
-        for k, other in enumerate(times):
-            if k != j:
-                weight *= (t - other) / (own - other)
-        weights.append(weight)
-    return weights
+    times = np.asarray(times, dtype=np.float64)
+    gaps = times[..., :, None] - times[..., None, :]
+    same = np.abs(gaps) < SAME_TIME
+    count = times.shape[-1]
+    stale = (same & np.triu(np.ones((count, count), dtype=bool), 1)).any(axis=-1)
+    passed = same | stale[..., None, :]  # no factor from a point itself, or from one that is stale
+    factors = (np.asarray(t)[..., None] - times)[..., None, :] / np.where(passed, 1.0, gaps)
+    return np.where(stale, 0.0, np.where(passed, 1.0, factors).prod(axis=-1))
+
+
+#: Largest sum of absolute weights of a forecast that nothing damps (ours; docs/theory.md, section
+#: 2): a line may go on for little more than twice the way between the outputs it goes through.
+MOST_UNDAMPED = 5.5
 
 
 @dataclass(frozen=True)
 class Polynomial(ReuseRule):
     """Polynomial of degree ``history - 1`` in the family's time coordinate, summed in float32."""
 
+    most_weight: ClassVar[float] = MOST_UNDAMPED
     history: int = 1
 
-    def weights(self, times: Sequence[float], t: float) -> list[float]:
-        return lagrange_weights(t, times)
+    def _among(self, times: np.ndarray) -> Weigh:
+        return lambda known, wanted: lagrange_weights(times[wanted], times[known][..., None, :])
 
     def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor:
         used = anchors[-self.history :]
