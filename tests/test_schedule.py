@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import heun, noise
+from toys import heun, noise, observe, predict
 
 from sencache_core import (
     FAMILIES,
@@ -66,6 +66,8 @@ def test_a_model_that_is_told_less_noise_is_where_its_rounds_say(steps, shift, l
     schedule = Schedule(flow_sigmas(steps, shift), "detail")
     for ordinal, own in enumerate(schedule.rounds):
         told = own * (1 - less * (1 - abs(2 * ordinal / steps - 1)))
+        if any(abs(told - sigma) <= ON_THE_GRID * sigma for sigma in schedule.sigmas):
+            continue  # another level of the list: the sampler may have gone on to it
         assert schedule.level(told, ordinal) == pytest.approx(own, rel=ON_THE_GRID)
 
 
@@ -116,11 +118,6 @@ def test_falling():
 def test_as_floats():
     assert as_floats(torch.tensor([1.0, 0.5])) == (1.0, 0.5)
     assert as_floats([1, 0]) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize("sampler", ["KDPM2AncestralDiscreteScheduler", "LCMScheduler"])
-def test_schedulers_of_diffusers_are_stochastic_by_name_too(sampler):
-    assert Schedule(flow_sigmas(5), sampler).stochastic
 
 
 #: Schedulers of diffusers that list a noise level twice, once for either evaluation, with the
@@ -194,11 +191,11 @@ def planned_run(rule=None):
         y = None
         if session is not None:
             session.begin((x,), sigma)
-            y = session.predict(cond, x.shape)
+            y = predict(session, cond, x.shape)
         if y is None:
             y = x - torch.tanh(2 * x) * (1 - 0.5 * sigma)
             if session is not None:
-                assert session.observe(cond, y, None) is None
+                assert observe(session, cond, y) is None
         x = scheduler.step(y, timestep, x).prev_sample
     return x, session and session.finish(True)
 
@@ -211,9 +208,4 @@ def test_a_second_order_scheduler_is_planned_for():
     assert computed[-1]
     longest = max(len(run) for run in "".join(".C"[c] for c in computed).split("C"))
     assert longest <= 6
-    print(
-        "".join(".C"[c] for c in computed),
-        (fitted - truth).norm() / truth.norm(),
-        (held - truth).norm() / truth.norm(),
-    )
     assert (fitted - truth).norm() < min(0.02 * truth.norm(), (held - truth).norm())

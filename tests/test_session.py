@@ -36,8 +36,8 @@ EAGER = CacheConfig(
 SHAPE = (1, 2, 3, 4)
 
 
-def started(config=EAGER, steps=20):
-    return config.start(WAN, schedule(steps))
+def started(config=EAGER, steps=10):
+    return config.start(WAN, schedule(steps, 1.0))
 
 
 def play(session, sigma, outputs, x=None):
@@ -264,10 +264,10 @@ def test_a_call_without_payload_is_counted():
 
 def test_sigma_may_be_a_tensor():
     session = started()
-    session.begin((noise(*SHAPE),), torch.tensor([0.75, 0.75]))
+    session.begin((noise(*SHAPE),), torch.tensor([1.0, 1.0]))
     observe(session, (COND,), noise(*SHAPE), lambda s: None)
-    session.begin((noise(*SHAPE, seed=1),), torch.tensor([0.5]))
-    assert [r.sigma for r in session.report.steps] == [0.75, 0.5]
+    session.begin((noise(*SHAPE, seed=1),), torch.tensor([0.9]))
+    assert [r.sigma for r in session.report.steps] == pytest.approx([1.0, 0.9])
 
 
 def test_a_moved_latent_is_measured_over_modalities():

@@ -27,6 +27,8 @@ OWN_GRID = frozenset({"dpm_fast"})
 #: Relative distance within which a noise level counts as one of the list's (ours): between what
 #: rounding in float32 does and the steps of any schedule.
 ON_THE_GRID = 1e-4
+#: Smallest share of a latent's noise level that a model may be told for the list to rule (ours).
+MOST_TOLD_LESS = 0.3
 #: Relative distance within which two noise levels of a list are one, listed twice (ours).
 SAME_LEVEL = 1e-6
 #: What ComfyUI calls the functions of samplers that have another name everywhere else.
@@ -113,7 +115,8 @@ class Schedule:
 
         A sampler cannot be further down its list than its evaluations bring it. A model that is
         told less noise than that is told less than the latent holds, as samplers for more detail
-        do it: the list rules then.
+        do it: the list rules then. One that is told a level of the list, or less than
+        :data:`MOST_TOLD_LESS` allows, is taken at its word: the sampler has gone on by itself.
         """
         steps = self.steps()
         if self.assumed or ordinal >= len(steps) or self.sampler in OWN_GRID | ADAPTIVE | TWO_AHEAD:
@@ -121,7 +124,10 @@ class Schedule:
         step = steps[ordinal]
         within = ordinal > 0 and steps[ordinal - 1] == step
         lowest = self.sigmas[step + 1] if within else self.sigmas[step]
-        return told if told >= lowest * (1 - ON_THE_GRID) else self.rounds[ordinal]
+        listed = any(abs(told - sigma) <= ON_THE_GRID * sigma for sigma in self.sigmas)
+        if listed or not lowest * MOST_TOLD_LESS <= told < lowest * (1 - ON_THE_GRID):
+            return told
+        return self.rounds[ordinal]
 
     @cached_property
     def rounds(self) -> tuple[float, ...]:
