@@ -397,7 +397,7 @@ def test_off_for_samplers_of_another_form(family, sampler):
 )
 def test_off_where_the_sampler_does_not_step_with_the_payload(changes):
     session = CacheConfig(**changes).start(WAN, schedule(STEPS))
-    assert session._hindsight is None
+    assert not session._hindsight.on
     assert session.run.transitions is None
 
 

@@ -20,10 +20,11 @@ class Pairs:
 
     Args:
         rule: forecasts a difference from those of the last full evaluations.
+        wanted: whether anybody asks for them; if not, nothing is kept.
     """
 
-    def __init__(self, rule: ReuseRule) -> None:
-        self._rule = rule
+    def __init__(self, rule: ReuseRule, wanted: bool = True) -> None:
+        self._rule, self.wanted = rule, wanted
         self._gaps: dict[tuple[Branch, Branch], list[Anchor]] = {}
         self._alone: dict[Branch, Tensor] = {}
 
@@ -45,6 +46,8 @@ class Pairs:
             t: time coordinate of the evaluation.
             history: true outputs by branch, the newest last.
         """
+        if not self.wanted:
+            return
         newest = {b: anchors[-1] for b, anchors in history.items() if anchors}
         here = {b: anchor.y for b, anchor in newest.items() if same_time(anchor.t, t)}
         gaps = {}
@@ -60,7 +63,7 @@ class Pairs:
 
     def alone(self, branch: Branch, y: Tensor) -> None:
         """A conditional output ``[B, ...]`` of a round that runs no other. It is copied."""
-        if branch.role == "cond":
+        if self.wanted and branch.role == "cond":
             self._alone[branch] = y.clone()
 
     def rebuild(self, branch: Branch, t: float) -> Tensor | None:

@@ -31,17 +31,29 @@ class Explain:
     def __init__(self) -> None:
         self._latents: list[Tensor] = []
         self._outputs: list[Tensor] = []
+        self._rounds = 0
         self.unexplained = False
 
     @property
     def done(self) -> bool:
         """Whether there is nothing more to look at."""
-        return len(self._latents) > LOOKED_AT
+        return self._rounds > LOOKED_AT
 
-    def begin(self, x: Sequence[Tensor]) -> None:
-        """A round begins at the latent ``x``, per modality ``[B, ...]``."""
+    def clear(self) -> None:
+        """Drop every tensor."""
+        self._latents.clear()
+        self._outputs.clear()
+
+    def begin(self, x: Sequence[Tensor]) -> bool:
+        """A round begins at the latent ``x``, per modality ``[B, ...]``.
+
+        Returns:
+            Whether the step before it is the first that the outputs do not explain.
+        """
         if self.done:
-            return
+            return False
+        before = self.unexplained
+        self._rounds += 1
         latent = torch.cat([part.reshape(-1) for part in map(sketch, x)])
         known = [y for y in (*self._latents, *self._outputs) if y.shape == latent.shape]
         if self._latents and len(known) == len(self._latents) + len(self._outputs):
@@ -49,7 +61,8 @@ class Explain:
             self.unexplained |= _unexplained(latent, self._latents[-1], known, rounding)
         self._latents.append(latent)
         if self.done:
-            self._outputs.clear()
+            self.clear()
+        return self.unexplained and not before
 
     def observe(self, outputs: Sequence[Tensor]) -> None:
         """What the branches of a call gave, or were given, each ``[B, ...]``."""

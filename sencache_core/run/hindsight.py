@@ -53,7 +53,7 @@ class Hindsight:
     """Run state of the correction. Owned by a session, dropped with it.
 
     Attributes:
-        transitions: ``(a, b)`` of every step.
+        transitions: ``(a, b)`` of every step; ``None``: nothing is ever taken back.
         interpolate: the reuse rule's weights.
         response: ``kappa`` by time coordinate.
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
@@ -67,7 +67,7 @@ class Hindsight:
             round was no forecast of the same branches.
     """
 
-    transitions: Sequence[tuple[float, float]]
+    transitions: Sequence[tuple[float, float]] | None
     interpolate: Interpolate
     response: Callable[[float], float]
     skipped: list[tuple[float, int]] = field(default_factory=list)
@@ -76,8 +76,21 @@ class Hindsight:
     offsets: dict[Key, tuple[Tensor, float]] = field(default_factory=dict)
     spoilt: bool = False
 
+    @property
+    def on(self) -> bool:
+        """Whether forecasts are taken back."""
+        return self.transitions is not None
+
+    def stop(self) -> None:
+        """From now on nothing is taken back: the sampler does not step as was thought."""
+        self.transitions = None
+        self.evaluated()
+        self.offsets.clear()
+
     def skip(self, t: float, index: int) -> None:
         """A round at ``t``, schedule step ``index``, is about to be answered by forecasts."""
+        if not self.on:
+            return
         a, _ = self.transitions[index]
         for debt in self.debts.values():
             debt.moved = [a * weight for weight in debt.moved]
@@ -91,7 +104,7 @@ class Hindsight:
             weights: of the newest outputs of its history in the forecast, the newest last.
             held: length of the history.
         """
-        if self.spoilt:
+        if self.spoilt or not self.on:
             return
         _, b = self.transitions[self.skipped[-1][1]]
         debt = self.debts.setdefault(key, Debt([0.0] * held))
@@ -111,7 +124,7 @@ class Hindsight:
         scale: so every branch must have been forecast in every skipped round.
         """
         whole = all(debt.rounds == len(self.skipped) for debt in self.debts.values())
-        return whole and not self.spoilt and all(key in self.debts for key in keys)
+        return self.on and whole and not self.spoilt and all(key in self.debts for key in keys)
 
     def settle(
         self, key: Key, y: Tensor, t: float, index: int, history: Sequence[Anchor]
@@ -157,12 +170,11 @@ class Hindsight:
         self.spoilt = False
 
 
-def hindsight_of(run: RunInfo, rule: ReuseRule) -> Hindsight | None:
-    """What takes the forecasts of ``rule`` back, ``None`` where that is not sound."""
-    if run.transitions is None or run.moments is None:
-        return None
+def hindsight_of(run: RunInfo, rule: ReuseRule) -> Hindsight:
+    """What takes the forecasts of ``rule`` back, where that is sound."""
 
     def response(t: float) -> float:
         return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t)
 
-    return Hindsight(run.transitions, rule.weights, response)
+    steps = run.transitions if run.moments is not None else None
+    return Hindsight(steps, rule.weights, response)

@@ -16,13 +16,28 @@ from ..policies import Policy, RunInfo
 from ..sampler.schedule import Schedule
 from ..types import ALL, GAP, NONE, OUTPUT, STACK, Branch, Decision, Key, Reason, Step
 from .explain import Explain
-from .hindsight import Hindsight, hindsight_of
+from .hindsight import hindsight_of
 from .history import History
 from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
-from .stats import RunReport, StepRecord, decision_name
+from .stats import RunReport, StepRecord
 from .trial import Trial
 from .watch import Watch
+
+_UNEXPLAINED = (
+    "The latent moves by more than the outputs explain (fresh noise at every step, or masked "
+    "parts): outputs are harder to forecast; expect less quality at the same budget."
+)
+_HOPELESS = (
+    "Caching is off for the rest of this run: forecasts were off by as much as the outputs "
+    "themselves, as with distilled models and samplers that renew the noise."
+)
+_NO_PLACE = "Evaluations of {} were computed in full: no places to skip were found in this model."
+_NO_PAIR = (
+    "Evaluations of the conditional branch alone were computed in full where no pair of "
+    "conditional and unconditional outputs was known to belong together."
+)
+_FULL = "Some outputs were not kept, and so always computed: the memory limit was reached."
 
 
 class Session:
@@ -57,8 +72,8 @@ class Session:
         self._whole = STACK if report.tap == STACK.tap else OUTPUT
         rule = self._history.rule(self._whole)
         self._trial = Trial(rule, report)
-        self._pairs = Pairs(self._history.rule(GAP)) if policy.needs_pairs else None
-        self._hindsight: Hindsight | None = hindsight_of(run, rule)
+        self._pairs = Pairs(self._history.rule(GAP), policy.needs_pairs)
+        self._hindsight = hindsight_of(run, rule)
         self._state: Any = policy.start(run)
         self._step: Step | None = None
         self._last: Step | None = None  # of the last evaluation
@@ -73,8 +88,6 @@ class Session:
 
         See ``Hindsight.offsets``; always empty where forecasts are not taken back.
         """
-        if self._hindsight is None:
-            return {}
         self._hindsight.keep = True
         return self._hindsight.offsets
 
@@ -83,8 +96,9 @@ class Session:
         family, schedule = self.run.family, self.run.schedule
         sketches = sketch_latent(x, family) if self.policy.reuses else ()
         before = self._last.x if self._last else None
-        if self.policy.reuses:
-            self._look(x)
+        if self.policy.reuses and self._explain.begin(x):
+            self._hindsight.stop()
+            self.report.say(_UNEXPLAINED)
         told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
         ordinal = len(self.report.steps)
@@ -92,9 +106,8 @@ class Session:
         if self.policy.asked is not None and (another := self._watch.see(sigma)) is not None:
             self._expect(another)
             schedule = another
-        if sigma != told and self._hindsight is not None:
-            self._hindsight.offsets.clear()
-            self._hindsight = None  # the sampler does not step by the noise it tells of
+        if sigma != told:
+            self._hindsight.stop()  # the sampler does not step by the noise it tells of
         step = Step(
             x=sketches,
             moved=moved,
@@ -105,39 +118,14 @@ class Session:
             ordinal=ordinal,
             streak=self._streak,
             error=self._trial.learn(errors),
-            paired=self._pairs is not None and self._pairs.known,
+            paired=self._pairs.known,
             extra=self._extra,
         )
         self._step, self._decision = step, self._decide(step)
-        if self._decision.compute is NONE and self._hindsight is not None:
+        if self._decision.compute is NONE:
             self._hindsight.skip(step.t, step.index)
-        self._log.open(
-            StepRecord(
-                ordinal=ordinal,
-                step=step.index,
-                sigma=sigma,
-                t=step.t,
-                decision=decision_name(self._decision),
-                reason=self._decision.reason.value,
-                score=self._decision.score,
-                limit=self._decision.limit,
-                part=self._decision.compute.name if self._decision.partial else "",
-                cost=float(self._decision.compute is not NONE),  # until the round has ended
-            )
-        )
+        self._log.open(StepRecord.of(step, self._decision))
         return self._decision
-
-    def _look(self, x: Sequence[Tensor]) -> None:
-        """See whether the steps so far follow from the outputs."""
-        known = self._explain.unexplained
-        self._explain.begin(x)
-        if self._explain.unexplained and not known:
-            self._hindsight = None
-            self.report.say(
-                "The latent moves by more than the outputs explain (fresh noise at every step, or "
-                "masked parts): outputs are harder to forecast; expect less quality at the same "
-                "budget."
-            )
 
     def _expect(self, schedule: Schedule) -> None:
         """Go on under another schedule: the sampler has shown where it asks."""
@@ -147,7 +135,7 @@ class Session:
         self.policy, self.run = self._replan(schedule)
         self._state = self.policy.resume(self.run, self._computed)
         if self.run.transitions is None:
-            self._hindsight = None
+            self._hindsight.stop()
         asked = self.policy.asked
         spent = "" if asked is None else f", of which {asked:g} are computed"
         self.report.say(
@@ -165,10 +153,7 @@ class Session:
         if self._watch.puzzled:
             return Decision(ALL, Reason.UNEXPECTED)
         if self._trial.hopeless and self.policy.asked is not None:
-            self.report.say(
-                "Caching is off for the rest of this run: forecasts were off by as much as the "
-                "outputs themselves, as with distilled models and samplers that renew the noise."
-            )
+            self.report.say(_HOPELESS)
             return Decision(ALL, Reason.HOPELESS)
         decision, self._state = self.policy.decide(step, last, self._state)
         if decision.reason is Reason.TIME_ROSE:
@@ -194,10 +179,9 @@ class Session:
         parts = [rule.predict(t, anchors) for anchors in kept]
         if keys[0].site == OUTPUT:
             self._explain.observe(parts)
-        if self._hindsight is not None:
-            for key, anchors in zip(keys, kept, strict=True):
-                used = [anchor.t for anchor in anchors[-rule.history :]]
-                self._hindsight.book(key, rule.weights(used, t), len(anchors))
+        for key, anchors in zip(keys, kept, strict=True):
+            used = [anchor.t for anchor in anchors[-rule.history :]]
+            self._hindsight.book(key, rule.weights(used, t), len(anchors))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _rule_at(self, key: Key) -> ReuseRule:
@@ -207,7 +191,7 @@ class Session:
         """Outputs of a partial round that follow from their guidance partners'."""
         outputs = []
         for key in keys:
-            known = self._pairs is not None and self._history.fresh(key, self._last.t)
+            known = self._history.fresh(key, self._last.t)
             y = self._pairs.rebuild(key.branch, self._step.t) if known else None
             if y is None or list(y.shape) != list(chunk):
                 return None
@@ -223,7 +207,7 @@ class Session:
         parts = y.chunk(len(keys))
         if keys[0].site == OUTPUT:
             self._explain.observe(parts)
-        if self._decision.partial and self._pairs is not None and keys[0].site == self._whole:
+        if self._decision.partial and keys[0].site == self._whole:
             for key, part in zip(keys, parts, strict=True):
                 self._pairs.alone(key.branch, part)
         handed, corrected = self._take(keys, parts)
@@ -231,12 +215,11 @@ class Session:
 
     def _take(self, keys: Sequence[Key], outputs: Sequence[Tensor]) -> tuple[Tensor, bool]:
         """Remember outputs of the present round; what to hand on, and whether it is another."""
-        settling = self._hindsight is not None and self._hindsight.sound(keys)
-        settling &= not (self.run.x0_seen and self._step.index == self.run.schedule.num_steps - 1)
-        if self._hindsight is not None and self._decision.compute is NONE:
-            self._hindsight.spoil()
-            settling = False
         step, handed, corrected = self._step, [], False
+        if self._decision.compute is NONE:
+            self._hindsight.spoil()
+        last = step.index == step.num_steps - 1
+        settling = self._hindsight.sound(keys) and not (last and self.run.x0_seen)
         for key, y in zip(keys, outputs, strict=True):
             kept = self._history.at(key)
             if kept and kept[-1].y.shape != y.shape:
@@ -263,39 +246,28 @@ class Session:
         step, self._step = self._step, None
         if self._decision.compute is not ALL and self._log.asked and not self._log.spared:
             # Nothing could be spared (context windows that rotate, a tap that finds no place).
-            paired = self._decision.partial and self._pairs is not None
+            paired = self._decision.partial and self._pairs.wanted
             if self._decision.partial and not paired:
-                self.report.say(
-                    f"Evaluations of {self._decision.compute.name} were computed in full: the "
-                    "places that would be spared were not found in this model."
-                )
+                self.report.say(_NO_PLACE.format(self._decision.compute.name))
             self._decision = Decision(ALL, Reason.NO_PAIR if paired else Reason.NO_HISTORY)
             self._log.forced(self._decision.reason)
         if self._decision.reason is Reason.NO_PAIR:
-            self.report.say(
-                "Evaluations of the conditional branch alone were computed in full where no pair "
-                "of conditional and unconditional outputs was known to belong together."
-            )
+            self.report.say(_NO_PAIR)
         self._log.close()
         if not self._log.asked:
-            if self._hindsight is not None:
-                self._hindsight.evaluated()  # the latent has moved by what nobody here knows
+            self._hindsight.evaluated()  # the latent has moved by what nobody here knows
         elif self._decision.compute is NONE:
             self._streak += 1
             self._extra += self._log.record.cost
         else:
             self._evaluated(step)
-        if self._pairs is not None:
-            self._pairs.forget()
-        if self._hindsight is not None:
-            self._hindsight.offsets.clear()
-        held = self._history.nbytes + (self._pairs.nbytes if self._pairs is not None else 0)
+        self._pairs.forget()
+        self._hindsight.offsets.clear()
+        held = self._history.nbytes + self._pairs.nbytes
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
         if self._history.full:
-            self.report.say(
-                "Some outputs were not kept, and so always computed: the memory limit was reached."
-            )
+            self.report.say(_FULL)
 
     def _evaluated(self, step: Step) -> None:
         """The model has run, in full or in part."""
@@ -304,10 +276,8 @@ class Session:
             self._full_t = step.t
             self._computed.append(replace(step, x=()))
             self._state = self.policy.observe(step, self._state)
-            if self._pairs is not None:
-                self._pairs.keep(step.t, self._history.of(self._whole))
-        if self._hindsight is not None:
-            self._hindsight.evaluated()
+            self._pairs.keep(step.t, self._history.of(self._whole))
+        self._hindsight.evaluated()
 
     def finish(self, completed: bool) -> RunReport:
         if self.report.ended:
@@ -315,8 +285,10 @@ class Session:
         self._close_round()
         self._trial.settle()
         self._log.finish(completed)
-        self._hindsight = self._pairs = None
+        self._hindsight.stop()
         self._history.clear()
+        self._explain.clear()
+        self._pairs = None
         self._last = self._state = self._replan = None
         if completed:
             self.report.say_what_it_came_to(self.policy.asked, len(self.run.times), self._extra)

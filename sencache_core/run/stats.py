@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from statistics import median_high
 
-from ..types import FORCED, NONE, Decision, Reason
+from ..types import FORCED, NONE, Decision, Reason, Step
 
 REPORT_VERSION = 1
 
@@ -49,6 +49,22 @@ class StepRecord:
     calls: int = 0
     cost: float = 0.0
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, step: Step, decision: Decision) -> StepRecord:
+        """The record of a round that begins; its cost is a guess until it has ended."""
+        return cls(
+            ordinal=step.ordinal,
+            step=step.index,
+            sigma=step.sigma,
+            t=step.t,
+            decision=decision_name(decision),
+            reason=decision.reason.value,
+            score=decision.score,
+            limit=decision.limit,
+            part=decision.compute.name if decision.partial else "",
+            cost=float(decision.compute is not NONE),
+        )
 
 
 @dataclass
