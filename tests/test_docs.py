@@ -1,5 +1,6 @@
 """The README's promises: its code runs, its commands and names exist."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def test_the_two_commands(extra):
 def test_tables_name_every_choice():
     for name in (*POLICIES, *REUSE_RULES, *TAPS):
         assert re.search(rf"^\| `{name}`", README, re.MULTILINE), name
+
+
+def test_generated_tables_are_up_to_date():
+    """``python tools/tables.py`` writes them."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "tools" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for page in tables.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert tables.written(page, text) == text, page
 
 
 def test_commands_exist(capsys):

@@ -80,6 +80,7 @@ class Policy(ABC):
     Attributes:
         name: key in ``POLICIES``.
         title: what nodes show.
+        decides: by what it decides, for the tables of README and help (``tools/tables.py``).
         opening: share of the steps computed at the start of a run, where the guards leave it to the
             policy.
         tap: the one tap that it works at; empty: a whole-model tap, as configured.
@@ -87,6 +88,7 @@ class Policy(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    decides: ClassVar[str]
     #: As TeaCache's ret-steps mode on 50 steps. Without it thresholds and fixed intervals are poor
     #: on the bundled CogVideoX, whose gains are all at the start (ours).
     opening: ClassVar[float] = 0.1

@@ -19,6 +19,7 @@ class Interval(Policy):
 
     name: ClassVar[str] = "interval"
     title: ClassVar[str] = "Fixed interval"
+    decides: ClassVar[str] = "every n-th evaluation, evenly; n need not be whole"
     interval: float = field(
         default=2.0,
         metadata={

@@ -26,6 +26,11 @@ class MiddleBlocks(Partial):
 
     name: ClassVar[str] = "middle_blocks"
     title: ClassVar[str] = "Middle blocks (DeepCache)"
+    decides: ClassVar[str] = (
+        "every n-th evaluation in full, only the outer blocks in between; what the middle "
+        "blocks add is repeated from the last full evaluation (DeepCache's idea on a "
+        "transformer)"
+    )
     tap: ClassVar[str] = "blocks"
     interval: float = field(
         default=2.0,

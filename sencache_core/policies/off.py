@@ -16,6 +16,7 @@ class Off(Policy):
 
     name: ClassVar[str] = "off"
     title: ClassVar[str] = "Off (reference)"
+    decides: ClassVar[str] = "nothing; the reference"
 
     @property
     def reuses(self) -> bool:

@@ -64,6 +64,11 @@ class Planned(Policy):
 
     name: ClassVar[str] = "planned"
     title: ClassVar[str] = "Planned (exact budget)"
+    decides: ClassVar[str] = (
+        "a schedule of exactly the budget's evaluations, planned from measured forecast "
+        "errors and terminal sensitivity, adjusted where a clip proves much harder; with "
+        "`may_save`, fewer for an easy clip; or your own mask"
+    )
     opening: ClassVar[float] = 0.0  # how much of the start is worth computing is in the plan
     correct: bool = field(
         default=True,

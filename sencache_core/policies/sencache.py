@@ -28,6 +28,10 @@ class SenCache(Threshold):
 
     name: ClassVar[str] = "sencache"
     title: ClassVar[str] = "SenCache (sensitivity bound)"
+    decides: ClassVar[str] = (
+        "the paper's bound `alpha_x RMS(dx) + alpha_t abs(dt)` since the last true "
+        "evaluation, under a budget or a tolerance, stricter in the first 20 % of the steps"
+    )
     tolerance: float = field(
         default=0.49,
         metadata={
