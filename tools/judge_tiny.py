@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--family", choices=list(tiny.SPECS), action="append")
     parser.add_argument("--work-dir", type=Path, default=Path(".train"))
     parser.add_argument("--judge-steps", type=int, default=900)
-    parser.add_argument("--clips", type=int, default=4, help="procedural clips per prompt")
+    parser.add_argument("--clips", type=int, default=1, help="procedural clips per prompt")
     parser.add_argument("--seed", type=int, default=100, help="seed of the first sample")
     parser.add_argument("--steps", type=int, default=None, help="sampling steps")
     parser.add_argument("--sheets", action="store_true", help="write a contact sheet per family")

@@ -1,10 +1,20 @@
-"""Train one of the tiny video models from scratch on procedural clips.
+"""Train one of the tiny video models on procedural clips.
 
     python tools/train_tiny.py --family wan --minutes 30 --work-dir .train --resume --export
 
 The work directory holds the latent pool, the checkpoint (model, average, optimizer, step, random
 state), the loss log and the sample sheets. ``--export`` writes the averaged weights (fp16, under
 ComfyUI's names) into the package.
+
+The bundled weights were trained from scratch as above, mostly on windows of more varied clips, and
+then continued on the clips of ``data.py`` as they are now, with few steps:
+
+    python tools/train_tiny.py --family wan --start bundled --clips 900 --batch 8 --rate 8e-4 \\
+        --ema 0.99 --warmup 20 --crop-until 0 --train-shift 5 --dropout 0.08 --threads 1 \\
+        --minutes 10 --resume --export
+
+The same command with more ``--minutes`` goes on from there. ``--fit-kernels`` refits what decodes
+and leaves the latents, and so the weights, their meaning; ``--fit-codec`` refits both.
 """
 
 from __future__ import annotations
@@ -27,13 +37,12 @@ from sencache_core import tiny
 from sencache_core.tiny import data, sampling
 from sencache_core.tiny.sheet import contact_sheet
 
-
 SHAPE_WEIGHT = 4.0
 """Extra weight of a cell that differs from its frame's median by 1 or more."""
 
 
-def fit_codec(family: str, clips: int = 300) -> None:
-    """Fit and save the codec on random training clips."""
+def fit_codec(family: str, clips: int = 200, kernels_only: bool = False) -> None:
+    """Fit and save the codec, or its decoding kernels alone, on random training clips."""
     rng = random.Random(11)
     torch.manual_seed(11)
     videos = [
@@ -41,7 +50,12 @@ def fit_codec(family: str, clips: int = 300) -> None:
         for index in tqdm(range(clips), desc=f"{family} codec")
     ]
     tiny.codec_path(family).parent.mkdir(exist_ok=True)
-    tiny.Codec.fit(videos, family).save(tiny.codec_path(family))
+    if kernels_only:
+        codec = tiny.Codec.load(family)
+        codec.fit_kernels(videos)
+    else:
+        codec = tiny.Codec.fit(videos, family)
+    codec.save(tiny.codec_path(family))
     tiny.Codec.load.cache_clear()
 
 
@@ -195,9 +209,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
     torch.manual_seed(args.seed)
     module = tiny.build(family).train()
     if args.start == "bundled":
-        module.load_state_dict(
-            tiny.to_diffusers_keys(family, load_file(tiny.weights_path(family)))
-        )
+        module.load_state_dict(tiny.to_diffusers_keys(family, load_file(tiny.weights_path(family))))
     else:
         init_weights(module)
     optimizer = make_optimizer(module, args.rate)
@@ -280,6 +292,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=int, default=0, help="rows of a sample sheet to write")
     parser.add_argument("--sheet-steps", type=int, default=None)
     parser.add_argument("--fit-codec", action="store_true", help="refit the codec first")
+    parser.add_argument("--fit-kernels", action="store_true", help="refit what decodes first")
     parser.add_argument("--clips", type=int, default=10000, help="size of the latent pool")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.5e-3)
@@ -296,8 +309,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     F.scaled_dot_product_attention = plain_attention
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    if args.fit_codec or not tiny.codec_path(args.family).exists():
-        fit_codec(args.family)
+    if args.fit_codec or args.fit_kernels or not tiny.codec_path(args.family).exists():
+        fit_codec(args.family, kernels_only=args.fit_kernels and not args.fit_codec)
     checkpoint = args.work_dir / f"{args.name or args.family}.pt"
     if args.minutes or args.steps:
         weights = train(args, args.work_dir)

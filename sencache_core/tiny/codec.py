@@ -32,7 +32,6 @@ from torch.nn import functional as F
 
 from .specs import SPECS
 
-
 FIT_NOISE = 0.5
 """Largest standard deviation of the noise on the latents that the kernels are fitted to."""
 
@@ -148,9 +147,7 @@ class Codec:
         tensors = load_file(codec_path(family))
         basis, kernels = (tensors[k] * tensors[f"{k}_scale"] for k in ("basis", "kernels"))
         spec = SPECS[family]
-        return cls(
-            basis, tensors["mean"], tensors["scale"], kernels, spec.temporal, spec.spatial
-        )
+        return cls(basis, tensors["mean"], tensors["scale"], kernels, spec.temporal, spec.spatial)
 
     @classmethod
     def fit(cls, clips: list[torch.Tensor], family: str, values: int = 40_000) -> Codec:
