@@ -91,7 +91,8 @@ def test_codec_round_trip(family):
         assert psnr > PSNR_FLOOR[family]
 
 
-NOISY_BORDER_CEILING = 3.0
+# Patches side by side give more than 3 and 6; clips as drawn 0.9 to 1.2, white noise 1.
+BORDER_CEILING, NOISY_BORDER_CEILING = 1.3, 3.0
 
 
 def border_ratio(clip, spatial):
@@ -108,13 +109,12 @@ def border_ratio(clip, spatial):
 def test_no_block_edges(family):
     codec, rng = tiny.Codec.load(family), random.Random(79)
     clips = torch.stack([tiny.make_clip(data.random_spec(rng), family, i) for i in range(12)])
-    drawn = border_ratio(clips, codec.spatial)
-    assert border_ratio(codec.decode(codec.encode(clips)), codec.spatial) < drawn + 0.15
+    assert border_ratio(clips, codec.spatial) < BORDER_CEILING
+    assert border_ratio(codec.decode(codec.encode(clips)), codec.spatial) < BORDER_CEILING
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_block_edges_in_a_noisy_background(family):
-    """Patches side by side give 6 and more here."""
     codec = tiny.Codec.load(family)
     clip = tiny.make_clip("a blue circle spinning on a grey plain background", family, seed=8)
     latent = codec.encode(clip)[..., :2, :2].repeat(1, 1, 4, 4)
