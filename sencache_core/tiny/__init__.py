@@ -2,9 +2,23 @@
 
 The models (Wan 2.1, LTX-Video and CogVideoX layouts, about 5 to 6 million parameters each) draw
 short clips of moving shapes from prompts such as "a red circle moving left on a dark striped
-background". They were trained from scratch with ``tools/train_tiny.py`` on procedural data, for
-little more than an hour each on half a CPU: colour, background and most motions follow the prompt,
-while outlines are blobs that only hint at the named shape.
+background". They were trained with ``tools/train_tiny.py`` on procedural clips of ``data.py``: from
+scratch for little more than an hour each on half a CPU, then with a few hundred steps
+on narrower clips, with full pictures.
+Colour and most motions follow the prompt, while outlines are blobs that often only hint at the
+named shape.
+
+``python tools/judge_tiny.py --steps 20`` reads the clips of the 24 held-out prompts with a small
+classifier, which reads shape, colour and motion of procedural clips of the same prompts right in
+24 of 24 cases, also after the codec. Right in the samples, of 24:
+
+    =========  =====  ======  ======  ===
+    model      shape  colour  motion  all
+    =========  =====  ======  ======  ===
+    Wan            8      24      19    7
+    LTX-Video  not measured after its last leg
+    CogVideoX      5      24      21    3
+    =========  =====  ======  ======  ===
 """
 
 from .codec import Codec, codec_path
