@@ -6,9 +6,9 @@ The work directory holds the latent pool, the checkpoint (model, average, optimi
 state), the loss log and the sample sheets. ``--export`` writes the averaged weights (fp16, under
 ComfyUI's names) into the package.
 
-The bundled weights were trained from scratch as above, mostly on windows of more varied clips. Those
-of LTX-Video (270 steps, ``--clips 2000``) and CogVideoX (200 steps) were then continued on the clips
-of ``data.py`` as they are now:
+The bundled weights were trained from scratch as above, mostly on windows of more varied clips.
+Those of LTX-Video (``--clips 2000``, 270 steps) and CogVideoX (200 steps) were then continued on
+the clips of ``data.py`` as they are now:
 
     python tools/train_tiny.py --family cogvideox --start bundled --clips 900 --batch 8 \\
         --rate 8e-4 --ema 0.99 --warmup 20 --crop-until 0 --train-shift 5 --dropout 0.08 \\
