@@ -2,10 +2,10 @@
 
 The models (Wan 2.1, LTX-Video and CogVideoX layouts, about 5 to 6 million parameters each) draw
 short clips of moving shapes from prompts such as "a red circle moving left on a dark striped
-background". They were trained from scratch with ``tools/train_tiny.py`` on procedural clips, for little
-more than an hour each on half a CPU. LTX-Video and CogVideoX then went on for two to three hundred
-steps on the clips of ``data.py`` as they are now, which vary less; the same cost Wan shapes (8 of
-24 right instead of 14), so it was left as it was.
+background". They were trained from scratch with ``tools/train_tiny.py`` on procedural clips, for
+little more than an hour each on half a CPU. LTX-Video and CogVideoX then went on for two to three
+hundred steps on the clips of ``data.py`` as they are now, which vary less; the same cost Wan shapes
+(8 of 24 right instead of 14), so it was left as it was.
 Colour and most motions follow the prompt, while outlines are blobs that often only hint at the
 named shape.
 
