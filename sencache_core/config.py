@@ -83,12 +83,15 @@ class Facts:
         x0_seen: whether the clean latent that an output stands for is seen, and not put right by
             the host (see ``Session.keep_offsets``).
         stage: of its clip.
+        guided: whether more than the conditional branch is asked, as far as can be told. Distilled
+            models are sampled without guidance.
     """
 
     prediction: str | None = None
     linear_guidance: bool = True
     x0_seen: bool = False
     stage: Stage = Stage()
+    guided: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ class CacheConfig:
         hindsight: take forecasts back once the outputs around them are known, with samplers where
             that is sound.
         min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
-            steps; peers' threads agree on about 10. Runs of less than twice as many are, too,
-            where the plan expects too much of the clip to be lost.
+            steps; peers' threads agree on about 10. Runs without guidance of less than twice as
+            many are, too, where the plan expects too much of the clip to be lost.
         gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
             branch alone.
         most_bytes: bound on the memory of kept outputs; beyond it outputs are computed instead.
@@ -188,10 +191,10 @@ class CacheConfig:
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None)
-            return self._policy(again, report, facts.stage), again
+            return self._policy(again, report, facts), again
 
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
-        policy = self._policy(run, report, facts.stage)
+        policy = self._policy(run, report, facts)
         return Session(policy, rules, run, report, self.most_bytes, replan)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
@@ -234,8 +237,9 @@ class CacheConfig:
             return None
         return steps
 
-    def _policy(self, run: RunInfo, report: RunReport, stage: Stage) -> Policy:
+    def _policy(self, run: RunInfo, report: RunReport, facts: Facts) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
+        stage = facts.stage
         if not self.policy.reuses:
             return self.policy
         if why := self._why_off(run, stage):
@@ -267,13 +271,15 @@ class CacheConfig:
             )
         evaluations = max(evaluations, forced)
         policy = Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
-        if self.policy.planned and stage.steps(run.schedule.num_steps) < 2 * self.min_steps:
+        short = stage.steps(run.schedule.num_steps) < 2 * self.min_steps
+        if self.policy.planned and short and not facts.guided:
             expected = policy.plan(run).error
             if expected > MOST_EXPECTED:
                 report.say(
                     f"Caching is off: with {evaluations:g} of {rounds} evaluations the clip would "
-                    f"be off by about {expected:.0%}; a run of {run.schedule.num_steps} steps has "
-                    "few to spare. A larger budget, or more steps, allows it."
+                    f"be off by about {expected:.0%}. A run of {run.schedule.num_steps} steps "
+                    "without guidance, as of distilled models, has few to spare; a larger budget, "
+                    "or more steps, allows it."
                 )
                 return Off()
         return policy

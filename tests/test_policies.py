@@ -6,10 +6,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import COND, WAN, cached_run, half_up, noise, observe, plain_run, run_info, schedule
+from toys import (
+    COND,
+    WAN,
+    cached_run,
+    curved,
+    half_up,
+    noise,
+    observe,
+    plain_run,
+    run_info,
+    schedule,
+)
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
-from sencache_core.config import DEFAULT_GUARDS
+from sencache_core.config import DEFAULT_GUARDS, Facts
+from sencache_core.hosts import loop
 from sencache_core.policies import Guarded, Policy, Threshold
 from sencache_core.policies.partial import Partial
 from sencache_core.types import ALL, NONE, Decision, Reason, Step
@@ -173,7 +185,7 @@ def test_budgets_are_met_exactly(name, sampler, steps):
 @settings(max_examples=40)
 @given(data=st.data())
 def test_budgets_are_met_under_any_guards(name, data):
-    steps = data.draw(st.integers(20, 40))
+    steps = data.draw(st.integers(10, 40))
     guards = Guards(
         warmup=data.draw(st.integers(1, 6)),
         cooldown=data.draw(st.integers(0, 4)),
@@ -246,12 +258,22 @@ def test_too_few_steps_turn_caching_off():
     report = cached_run(CacheConfig(budget=0.5), schedule(8))[1]
     assert report.reused == 0
     assert any("8 steps" in message for message in report.messages)
-    assert cached_run(CacheConfig(budget=0.5, min_steps=4), schedule(8))[1].reused == 4
+    assert cached_run(CacheConfig(budget=0.5, min_steps=5), schedule(8))[1].reused == 4
 
 
-@pytest.mark.parametrize(("steps", "budget", "cached"), [(10, 0.5, False), (12, 0.8, True)])
-def test_a_short_run_is_cached_where_the_plan_expects_little_loss(steps, budget, cached):
-    report = cached_run(CacheConfig(budget=budget), schedule(steps))[1]
+@pytest.mark.parametrize(
+    ("steps", "budget", "guided", "cached"),
+    [
+        (10, 0.5, False, False),
+        (12, 0.8, False, True),
+        (10, 0.5, True, True),
+        (20, 0.25, False, True),
+    ],
+)
+def test_a_short_run_is_cached_where_the_plan_expects_little_loss(steps, budget, guided, cached):
+    session = CacheConfig(budget=budget).start(WAN, schedule(steps), facts=Facts(guided=guided))
+    loop.sample(curved(), noise(1, 2, 3, 4), schedule(steps), {"cond": 0.4}, runner=session)
+    report = session.report
     assert (report.reused > 0) == cached
     assert any("Caching is off" in m and "larger budget" in m for m in report.messages) != cached
 

@@ -139,6 +139,7 @@ class _Host:
         before = STAGES.before(noise, latent_image, schedule.sigmas[0])
         stage = stage_of(before, schedule.sigmas, sampling)
         facts = Facts(
+            guided=guidance_scale(guider) != 1.0,
             prediction=prediction_of(sampling),
             linear_guidance=linear_guidance(guider),
             x0_seen=True,  # SamplerCustomAdvanced hands it on
