@@ -119,6 +119,8 @@ def test_beyond_the_bound_the_oldest_output_is_left_out_until_the_newest_is_held
     assert Quadratic().weights([0.9, 0.899, 0.898], 0.5) == [0.0, 0.0, 1.0]
     between = Quadratic().weights([0.9, 0.899, 0.898, 0.5], 0.699)  # hindsight interpolates
     assert between == pytest.approx([0.0, 0.0, 0.5, 0.5])
+    even = Quadratic().weights([0.9, 0.8, 0.7, 0.3], 0.5)  # 7.4 in all: not too much for it
+    assert even == pytest.approx(lagrange_weights(0.5, [0.9, 0.8, 0.7, 0.3]))
     held = Anchor(0.899, noise(1, 4, seed=1))
     assert torch.equal(Linear().predict(0.5, [Anchor(0.9, noise(1, 4)), held]), held.y)
 
