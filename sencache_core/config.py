@@ -187,7 +187,7 @@ class CacheConfig:
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         steps = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
-        run = RunInfo(row, schedule, slopes, moments, steps, rule, x0_seen)
+        run = RunInfo(row, schedule, slopes, moments, steps, rule, x0_seen, facts.guided)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None)

@@ -286,7 +286,10 @@ def test_outputs_that_nothing_predicts_end_the_caching(name):
     def renewed(x, sigma, condition):
         return noise(*x.shape, seed=next(seeds))
 
-    report = cached_run(CacheConfig(policy=LOOSE[name], budget=0.4), schedule(30), renewed)[1]
+    config, sched = CacheConfig(policy=LOOSE[name], budget=0.4), schedule(30)
+    session = config.start(WAN, sched, facts=Facts(guided=False))
+    loop.sample(renewed, noise(1, 2, 3, 4), sched, {"cond": 0.4}, runner=session)
+    report = session.report
     assert report.steps[1].error > 1
     first = next(k for k, r in enumerate(report.steps) if r.reason == Reason.HOPELESS.value)
     assert first < 8 and report.evaluations > 22

@@ -17,8 +17,8 @@ _NEAREST = {"ltx2": "ltx"}
 def prior_moments(family: str) -> Moments:
     """Moments of the bundled tiny model of ``family``, or of the nearest one.
 
-    Measured by ``sencache calibrate --family F`` (CogVideoX: ``--samples 5``) at its default
-    settings: 50 steps, guidance 4, flow models at shift 5; ``sencache profile show`` prints them.
+    Measured by ``sencache calibrate --family F`` at its default settings: 8 samples, 50 steps,
+    guidance 4, flow models at shift 5; ``sencache profile show`` prints them.
     They carry over in shape only: how errors grow with the distance, where in a run they weigh.
     """
     return Profile.load(_FOLDER / f"{_NEAREST.get(family, family)}.safetensors").moments

@@ -58,6 +58,7 @@ class RunInfo:
         rule: makes the missing outputs, bound to ``moments``; ``None``: the fitted one.
         x0_seen: whether the run ends above noise level 0 and the clean latent that its last output
             stands for is seen by somebody.
+        guided: whether more than the conditional branch is asked, as far as can be told.
     """
 
     family: Family
@@ -67,6 +68,7 @@ class RunInfo:
     transitions: tuple[tuple[float, float], ...] | None = None
     rule: ReuseRule | None = None
     x0_seen: bool = False
+    guided: bool = True
 
     @property
     def times(self) -> tuple[float, ...]:

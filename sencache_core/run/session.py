@@ -30,7 +30,7 @@ _UNEXPLAINED = (
 )
 _HOPELESS = (
     "Caching is off for the rest of this run: forecasts were off by as much as the outputs "
-    "themselves, as with distilled models and samplers that renew the noise."
+    "themselves, as with distilled models, which are sampled without guidance."
 )
 _NO_PLACE = "Evaluations of {} were computed in full: no places to skip were found in this model."
 _NO_PAIR = (
@@ -152,7 +152,7 @@ class Session:
             return Decision(ALL, Reason.CHANGED)
         if self._watch.puzzled:
             return Decision(ALL, Reason.UNEXPECTED)
-        if self._trial.hopeless and self.policy.asked is not None:
+        if self._trial.hopeless and self.policy.asked is not None and not self.run.guided:
             self.report.say(_HOPELESS)
             return Decision(ALL, Reason.HOPELESS)
         decision, self._state = self.policy.decide(step, last, self._state)

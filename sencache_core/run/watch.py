@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..sampler.pattern import fits, learn, remember
-from ..sampler.schedule import Schedule
+from ..sampler.schedule import OWN_GRID, Schedule
 
 #: Patterns that one run may show before it counts as having none (ours).
 _MOST_PATTERNS = 3
@@ -22,6 +22,7 @@ class Watch:
         # Where only a number of steps is known, noise levels tell nothing; and such samplers have
         # no pattern to be learnt.
         self._blind = schedule.assumed or schedule.adaptive or schedule.comes_back
+        self._blind |= schedule.sampler in OWN_GRID
         self.puzzled = False
 
     def see(self, sigma: float) -> Schedule | None:

@@ -58,7 +58,7 @@ def test_replay_of_an_evaluation_is_exact(runs, host, name):
 
 
 @pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "ltxav", "cog_1_0"])
-def test_caching_reads_the_callers_tensors_only(runs, host, name):
+def test_the_callers_tensors_are_only_read(runs, host, name):
     case = models.load(name)
     seen = []
 

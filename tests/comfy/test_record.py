@@ -69,9 +69,9 @@ def test_guided_by_areas_the_true_cond_leads(runs, host):
     leaders = []
     observe = Recorder.observe
 
-    def spy(self, branches, y, evaluate_at):
-        observe(self, branches, y, evaluate_at)
-        leaders.append((self._leader, [b.role for b in branches]))
+    def spy(self, keys, y, evaluate_at):
+        observe(self, keys, y, evaluate_at)
+        leaders.append((self._leader, [key.branch.role for key in keys]))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Recorder, "observe", spy)
