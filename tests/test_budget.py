@@ -66,7 +66,7 @@ def profile_of(family: str) -> Profile:
         for k, sigma in enumerate(sched.rounds):
             recorder.begin((noise(*SHAPE, seed=seed) + 0.1 * k,), sigma)
             y = output(row.time(sigma), seed)
-            recorder.observe((COND,), y, lambda s, seed=seed: output(row.time(s), seed))
+            observe(recorder, (COND,), y, lambda s, seed=seed: output(row.time(s), seed))
         recorder.finish(True)
         recordings.append(recorder.recording())
     return combine(recordings, ProfileHeader(family, sampler="euler", samples=2))
@@ -248,8 +248,8 @@ def test_a_plan_follows_the_rule_that_makes_the_outputs(rule):
     session, row = config.start(FAMILIES["wan"], sched), FAMILIES["wan"]
     for k, sigma in enumerate(sched.rounds):
         session.begin((noise(*SHAPE) + 0.1 * k,), sigma)
-        if session.predict((COND,), SHAPE) is None:
-            session.observe((COND,), output(row.time(sigma), seed=0), None)
+        if predict(session, (COND,), SHAPE) is None:
+            observe(session, (COND,), output(row.time(sigma), seed=0))
     report = session.finish(True)
     run = "".join("." if r.decision == "reused" else "C" for r in report.steps)
     assert run == str(plan)
