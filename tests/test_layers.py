@@ -134,3 +134,28 @@ def test_pack_door_is_guarded():
     outside = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert [ast.unparse(node.test) for node in guarded] == ["__package__"]
     assert not outside
+
+
+def drawing() -> str:
+    """The rooms from top to ground, with their size and the rooms that each of them imports."""
+    lines = []
+    for room in ROOMS:
+        own = [path for path in FILES if name_of(path).split(".")[0] == room]
+        size = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in own)
+        used = {target.split(".")[0] for path in own for target in core_imports(path)} - {room}
+        below = " ".join(other for other in ROOMS if other in used)
+        lines.append(f"{room:9} {len(own):3} files {size:5} lines   {below}".rstrip())
+    return "\n".join(lines)
+
+
+def test_drawing_has_no_circle():
+    """Read from the drawing alone: whatever stands behind a room stands in a line below."""
+    lines = [line.split() for line in drawing().splitlines()]
+    order = [words[0] for words in lines]
+    assert order == list(ROOMS) and all(int(words[1]) for words in lines)
+    for number, words in enumerate(lines):
+        assert set(words[5:]) <= set(order[number + 1 :]), words[0]
+
+
+if __name__ == "__main__":
+    print(drawing())
