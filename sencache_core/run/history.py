@@ -46,6 +46,21 @@ class History:
         kept = self.at(key)
         return bool(kept) and kept[-1].t <= since + SAME_TIME
 
+    def known(
+        self, keys: Sequence[Key], since: float, shape: Sequence[int]
+    ) -> list[Sequence[Anchor]] | None:
+        """Outputs to forecast a call over ``keys`` from, ``None`` if one of them has none.
+
+        Args:
+            keys: of each chunk of the call.
+            since: time of the evaluation that all of them must have been part of.
+            shape: of one chunk's payload.
+        """
+        kept = [self.at(key) for key in keys]
+        if not all(self.fresh(key, since) for key in keys):
+            return None
+        return kept if all(list(a[-1].y.shape) == list(shape) for a in kept) else None
+
     def put(self, key: Key, t: float, y: Tensor, dtype=None) -> None:
         """Keep a copy of the true output ``y`` at time ``t``; one at the same time gives way.
 

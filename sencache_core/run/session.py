@@ -170,12 +170,12 @@ class Session:
         # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
         # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
         # call is computed, the round goes on.
-        since = self._last.t if keys[0].site == self._whole else self._full_t
-        kept = [self._history.at(key) for key in keys]
-        fresh = (self._history.fresh(key, since) for key in keys)
-        if not all(fresh) or any(list(anchors[-1].y.shape) != chunk for anchors in kept):
+        whole = keys[0].site == self._whole
+        kept = self._history.known(keys, self._last.t if whole else self._full_t, chunk)
+        if kept is None:
             return None
-        t, rule = self._step.t, self._rule_at(keys[0])
+        t = self._step.t
+        rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
         parts = [rule.predict(t, anchors) for anchors in kept]
         if keys[0].site == OUTPUT:
             self._explain.observe(parts)
@@ -183,9 +183,6 @@ class Session:
             used = [anchor.t for anchor in anchors[-rule.history :]]
             self._hindsight.book(key, rule.weights(used, t), len(anchors))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _rule_at(self, key: Key) -> ReuseRule:
-        return self._trial.in_force if key.site == self._whole else self._history.rule(key.site)
 
     def _rebuild(self, keys: Sequence[Key], chunk: Sequence[int]) -> Tensor | None:
         """Outputs of a partial round that follow from their guidance partners'."""
