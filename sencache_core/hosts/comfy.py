@@ -305,10 +305,17 @@ def _refuse_other_caches(
 
 
 def sampler_name(sampler: Any) -> str:
-    """Name of ComfyUI's sampler object as k-diffusion has it, without ``sample_``."""
+    """Name of ComfyUI's sampler object as k-diffusion has it, without ``sample_``.
+
+    A sampler around another one has both names: what it does depends on the other.
+    """
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__.lower())
     name = name.removeprefix("sample_").removesuffix("_function")
-    if name == "sa_solver" and getattr(sampler, "extra_options", {}).get("use_pece"):
+    options = getattr(sampler, "extra_options", {})
+    if name == "sa_solver" and options.get("use_pece"):
         return "sa_solver_pece"  # a second evaluation a step, by an option of its node
-    return name
+    inner = (
+        sampler_name(value) for value in options.values() if hasattr(value, "sampler_function")
+    )
+    return "/".join((name, *inner))

@@ -60,6 +60,7 @@ class Run:
     known: int = 0
     # Multi-GPU setups call the model from several threads at once.
     lock: threading.RLock = field(default_factory=threading.RLock)
+    _mine: threading.local = field(default_factory=threading.local)
 
     @contextmanager
     def round(self, guider: Any, x: Tensor, sigma: Tensor) -> Iterator[None]:
@@ -100,16 +101,19 @@ class Run:
             )
         with self.lock:
             self.passes += 1
+        self._mine.passes = self._of_this_thread() + 1
+
+    def _of_this_thread(self) -> int:
+        return getattr(self._mine, "passes", 0)
 
     def counted(self, model: Any, run: Callable[[], Tensor], again: bool) -> Tensor:
         """What ``run`` returns, a call over known branches. ``again``: one that only measures."""
-        before = self.passes
+        before = self._of_this_thread()
         out = run()
         if model is not self.watched:  # a second model, or one of several devices
             self._passed(model)
-            before = self.passes - 1
+        ran = self._of_this_thread() - before
         with self.lock:
-            ran = self.passes - before
             self.known += ran
             for _ in range(0 if again else ran - 1):
                 self.runner.called((), 1.0)

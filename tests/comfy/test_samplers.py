@@ -164,6 +164,7 @@ def test_a_sampler_for_more_detail_keeps_its_place(runs, host, amount, rising):
     with runs.counted(case.model) as calls:
         out = runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
     report = reports.last
+    assert host.sampler_name(sampler) == "more_detail/euler"
     assert report.evaluations == calls[0] == 10
     assert [record.step for record in report.steps] == list(range(20))
     assert not any(record.reason == "noise level rose" for record in report.steps)
