@@ -15,7 +15,7 @@ from .run.session import Session
 from .run.stats import RunReport
 from .sampler.pattern import known
 from .sampler.schedule import Schedule
-from .sampler.solver import transitions
+from .sampler.solver import Clean, transitions
 from .types import GAP, OUTPUT, STACK
 
 #: Taps that hold one payload for the whole model, for policies that decide about all of it.
@@ -83,6 +83,7 @@ class Facts:
         x0_seen: whether the clean latent that an output stands for is seen, and not put right by
             the host (see ``Session.keep_offsets``).
         stage: of its clip.
+        clean: how its sampler sees the clean latent, see ``solver.py``.
         guided: whether more than the conditional branch is asked, as far as can be told. Distilled
             models are sampled without guidance.
     """
@@ -92,6 +93,7 @@ class Facts:
     x0_seen: bool = False
     stage: Stage = Stage()
     guided: bool = True
+    clean: Clean | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,9 @@ class CacheConfig:
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         steps = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
-        run = RunInfo(row, schedule, slopes, moments, steps, rule, x0_seen, facts.guided)
+        run = RunInfo(
+            row, schedule, slopes, moments, steps, rule, x0_seen, facts.guided, facts.clean
+        )
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None)
@@ -228,7 +232,7 @@ class CacheConfig:
         # The payload of another tap is not what the sampler steps with.
         if not self.hindsight or self.tap_in_use != OUTPUT.tap or row.generic:
             return None
-        steps = transitions(row, schedule)
+        steps = transitions(row, schedule, facts.clean)
         if steps is not None and not facts.linear_guidance:
             report.say(
                 "Forecasts are not taken back: this guidance is no fixed combination of its "

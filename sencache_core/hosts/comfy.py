@@ -26,10 +26,11 @@ from ..model.taps import TAPS
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
-from .comfy_guidance import guidance_scale, linear_guidance
+from .comfy_guidance import guidance_scale, linear_guidance, plain_guidance
 from .comfy_keys import KEY
 from .comfy_neighbours import cache_on, other_cache, replaced_forward
-from .comfy_prediction import prediction_of
+from .comfy_prediction import clean_of, prediction_of
+from .comfy_preview import Mended
 from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
 from .comfy_stages import Stages, carry_of, stage_of
 
@@ -138,14 +139,19 @@ class _Host:
         sampling = patcher.get_model_object("model_sampling")
         before = STAGES.before(noise, latent_image, schedule.sigmas[0])
         stage = stage_of(before, schedule.sigmas, sampling)
+        clean, plain = clean_of(sampling), plain_guidance(guider)
         facts = Facts(
-            guided=guidance_scale(guider) != 1.0,
             prediction=prediction_of(sampling),
             linear_guidance=linear_guidance(guider),
-            x0_seen=True,  # SamplerCustomAdvanced hands it on
+            x0_seen=not plain,  # SamplerCustomAdvanced hands it on
             stage=stage,
+            guided=guidance_scale(guider) != 1.0,
+            clean=clean,
         )
         run = Run(self.start(guider, schedule, header, facts), self.tap, shapes)
+        if plain and len(args) > 1 and callable(args[1]):
+            mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
+            args = (args[0], mended, *args[2:])
         network = patcher.model.diffusion_model
         if other := replaced_forward(network, patcher.object_patches):
             run.runner.report.say(

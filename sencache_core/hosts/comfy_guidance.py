@@ -30,6 +30,14 @@ def guidance_scale(guider: Any) -> float:
     return float(scale) if isinstance(scale, int | float) else 0.0
 
 
+def plain_guidance(guider: Any) -> bool:
+    """Whether the guided output is ``u + cfg (c - u)`` of one positive and one negative."""
+    conds = getattr(guider, "conds", None) or getattr(guider, "original_conds", None)
+    if not isinstance(conds, dict) or not guidance_scale(guider) or not linear_guidance(guider):
+        return False
+    return conds.keys() <= {"positive", "negative"} and all(len(c) == 1 for c in conds.values())
+
+
 def linear_guidance(guider: Any) -> bool:
     """Whether the guided output is known to be a sum of the branches' outputs whose weights add up
     to 1 and stay the same all run long.

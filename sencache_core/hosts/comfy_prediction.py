@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ..sampler.solver import Clean
+
 #: Relative difference within which two factors are one: they come in float32.
 _SAME = 1e-4
 
@@ -36,6 +38,17 @@ def prediction_of(sampling: Any) -> str | None:
         if any(all(_close(*pair) for pair in zip(way, (scale, a, b), strict=True)) for way in ways):
             return name
     return "another quantity"
+
+
+def clean_of(sampling: Any) -> Clean:
+    """How a sampler sees the clean latent: ``(p, q)`` by sigma, ``denoised = p x + q y``."""
+
+    def clean(sigma: float) -> tuple[float, float]:
+        level, one = torch.tensor([sigma], dtype=torch.float64), torch.ones(1, 1).double()
+        p = sampling.calculate_denoised(level, 0 * one, one)
+        return float(p), float(sampling.calculate_denoised(level, one, 0 * one))
+
+    return clean
 
 
 def _close(one: float, other: float) -> bool:

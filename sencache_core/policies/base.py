@@ -11,6 +11,7 @@ from ..forecast.moments import Moments
 from ..forecast.reuse import ReuseRule
 from ..model.families import Family
 from ..sampler.schedule import Schedule
+from ..sampler.solver import Clean
 from ..types import Decision, Only, Reason, Step
 from .planner import Plan
 
@@ -58,6 +59,8 @@ class RunInfo:
         rule: makes the missing outputs, bound to ``moments``; ``None``: the fitted one.
         x0_seen: whether the run ends above noise level 0 and the clean latent that its last output
             stands for is seen by somebody.
+        clean: how the host's sampler sees the clean latent, see ``solver.py``; ``None``: as the
+            family's does.
         guided: whether more than the conditional branch is asked, as far as can be told.
     """
 
@@ -69,6 +72,7 @@ class RunInfo:
     rule: ReuseRule | None = None
     x0_seen: bool = False
     guided: bool = True
+    clean: Clean | None = None
 
     @property
     def times(self) -> tuple[float, ...]:

@@ -174,7 +174,7 @@ def hindsight_of(run: RunInfo, rule: ReuseRule) -> Hindsight:
     """What takes the forecasts of ``rule`` back, where that is sound."""
 
     def response(t: float) -> float:
-        return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t)
+        return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t, run.clean)
 
     steps = run.transitions if run.moments is not None else None
     return Hindsight(steps, rule.weights, response)

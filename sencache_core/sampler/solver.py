@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 from ..model.families import Family
 from ..types import same_time
@@ -14,7 +15,13 @@ from .schedule import Schedule
 _ONE_STEP = frozenset({"", "euler", "ddim"})
 
 
-def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float], ...] | None:
+#: ``clean(sigma)``: ``(p, q)`` of the clean latent ``x0 = p x + q y`` that an output stands for.
+Clean = Callable[[float], tuple[float, float]]
+
+
+def transitions(
+    family: Family, schedule: Schedule, clean: Clean | None = None
+) -> tuple[tuple[float, float], ...] | None:
     """``(a, b)`` of each step ``x' = a x + b y``; ``None`` for a sampler of another form.
 
     Multistep samplers carry old outputs on, two-evaluation samplers average two, and stochastic
@@ -24,7 +31,8 @@ def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float]
     Flow: Euler, ``b`` is the difference of sigmas. v-prediction under the name ``ddim`` or none: a
     rotation by the angle between the noise levels (Salimans and Ho 2022, appendix D). v-prediction
     under the name ``euler``: k-diffusion's latent ``x0 + sigma noise``, whose derivative is
-    ``x sigma / (sigma^2 + 1) + y / sqrt(sigma^2 + 1)`` (Karras et al. 2022, table 1).
+    ``x sigma / (sigma^2 + 1) + y / sqrt(sigma^2 + 1)`` (Karras et al. 2022, table 1). Where the
+    host knows how its sampler sees the clean latent, Euler follows that: ``dx = (x - x0) / sigma``.
     """
     if schedule.assumed or schedule.sampler not in _ONE_STEP or not schedule.falling:
         return None
@@ -32,7 +40,11 @@ def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float]
         return None
     out = []
     for now, after in zip(schedule.sigmas[:-1], schedule.sigmas[1:], strict=True):
-        if family.prediction == "flow":
+        if clean is not None and schedule.sampler == "euler":
+            p, q = clean(now)
+            share = (after - now) / now
+            out.append((1 + share * (1 - p), -share * q))
+        elif family.prediction == "flow":
             out.append((1.0, after - now))
         elif schedule.sampler == "euler":
             square = now * now + 1
@@ -43,8 +55,11 @@ def transitions(family: Family, schedule: Schedule) -> tuple[tuple[float, float]
     return tuple(out)
 
 
-def unit_scale(family: Family, schedule: Schedule, t: float) -> float:
+def unit_scale(family: Family, schedule: Schedule, t: float, clean: Clean | None = None) -> float:
     """Factor from the sampler's latent at ``t`` to one of constant scale, on which moments are."""
+    if clean is not None and family.prediction == "v":
+        sigma = family.sigma(t)
+        return clean(sigma)[0] * math.sqrt(sigma * sigma + 1)
     k_diffusion = family.prediction == "v" and schedule.sampler == "euler"
     return math.cos(t * math.pi / 2) if k_diffusion else 1.0
 
