@@ -12,7 +12,7 @@ from .base import ReuseRule, Weigh
 from .polynomial import MOST_UNDAMPED, Polynomial
 
 #: Largest sum of absolute weights of a forecast that measured moments damp (ours; docs/theory.md,
-#: section 2): above all that they ask for on the bundled models, 12.
+#: section 2): above all that they ask for on the bundled models, 8.
 MOST_DAMPED = 20.0
 
 
