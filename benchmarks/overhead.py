@@ -1,7 +1,6 @@
 """What skipping a step costs, as a share of what it saves.
 
-    python benchmarks/overhead.py [--model wan-1.3b ...] [--json FILE] [--blocks N]
-        [--device cpu|cuda]
+    python benchmarks/overhead.py [--model wan-1.3b ...] [--json FILE] [--device cpu|cuda] ...
 
 For the real shapes of four video models, with random weights, two branches of guidance at batch 1:
 
