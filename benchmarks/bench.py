@@ -21,7 +21,6 @@ from .checkpoint import load_checkpoint
 from .measures import measure
 from .method import Method, Setting, describe, find_methods, need
 from .models import REGIMES, Model, Regime, load_tiny
-from .summary import markdown, plot, table
 
 #: Name of the rows of uncached sampling, with which the others are compared.
 UNCACHED = "uncached"
@@ -115,6 +114,8 @@ def run_bench(
                 for case in cases.values():
                     case.host.close()
     if out is not None:
+        from .summary import plot  # not before it may run as a program of its own
+
         plot(list(rows.values()), Path(out))
     return list(rows.values())
 
@@ -225,6 +226,8 @@ def bench(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: as for ``run_bench`` and the loading of models.
     """
+    from .summary import markdown, table
+
     if bool(arguments.checkpoint) != bool(arguments.config):
         raise ValueError("--checkpoint and --config go together")
     if arguments.checkpoint and arguments.family:

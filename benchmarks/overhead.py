@@ -1,7 +1,6 @@
 """What skipping a step costs, as a share of what it saves.
 
-    python benchmarks/overhead.py [--model wan-1.3b ...] [--json FILE] [--blocks N]
-        [--device cpu|cuda]
+    python benchmarks/overhead.py [--model wan-1.3b ...] [--json FILE] [--device cpu|cuda] ...
 
 For the real shapes of four video models, with random weights, two branches of guidance at batch 1:
 
@@ -97,8 +96,7 @@ def held_bytes(owner: Any) -> int:
 class Trajectory:
     """Synthetic latents and outputs of the real shape along one run.
 
-    Values do not matter for time, only sizes do; both move smoothly so that the default budget is
-    spent as on a real sample.
+    Only sizes matter for time; both move smoothly, so that the budget is spent as on a real sample.
 
     Attributes:
         family: the model's row.
@@ -290,21 +288,15 @@ def rows_of(shape: Shape, full: Full, network: Network, config: CacheConfig) -> 
         config: what the sessions are started with.
     """
     device, stack = network.device, replace(config, tap="stack")
-    methods: dict[str, tuple[Callable[[], Costs], str]] = {
-        "output tap": (lambda: output_tap(shape, device, config), ""),
-        "output tap, one call": (lambda: output_tap(shape, device, config, True), ""),
-        "stack tap": (
-            lambda: stack_tap(network, stack),
-            "a reused step runs embeddings and head",
-        ),
-        "EasyCache (ComfyUI)": (
-            lambda: easycache(shape, device),
-            "keeps bfloat16; decision and reuse are one",
-        ),
+    methods: dict[str, Callable[[], Costs]] = {
+        "output tap": lambda: output_tap(shape, device, config),
+        "output tap, one call": lambda: output_tap(shape, device, config, True),
+        "stack tap": lambda: stack_tap(network, stack),
+        "EasyCache (ComfyUI)": lambda: easycache(shape, device),
     }
     rows = []
-    for name, (run, note) in methods.items():
-        row = {"model": shape.name, "method": name, "note": note}
+    for name, run in methods.items():
+        row = {"model": shape.name, "method": name}
         try:
             run()  # warms up
             rows.append(row | _figures(shape, full, run()))
@@ -322,7 +314,6 @@ def _figures(shape: Shape, full: Full, costs: Costs) -> dict[str, Any]:
         row[f"{name}_seconds"] = seconds
         row[f"{name}_share"] = None if seconds is None else seconds / full.seconds
     return row | {
-        "slowest_decision_seconds": max(costs.decision, default=None),
         "rounds_reused": len(costs.reused),
         "rounds_evaluated": len(costs.evaluated),
         "bytes_per_branch": round(held),

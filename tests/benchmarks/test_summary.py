@@ -1,6 +1,8 @@
 """The tables that a bench comes to, and that RESULTS.md holds the ones of its own rows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,12 @@ def test_the_command_prints_every_table_and_plots(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert all(f"## {title}\n" in printed for title in summary.TABLES)
     assert len(list((tmp_path / "plots").iterdir())) == 6
+
+
+def test_the_command_says_nothing_else():
+    command = [sys.executable, "-m", "benchmarks.summary", str(FOLDER / "results.json")]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_plots_show_ours_and_peers_on_the_most_clips():
