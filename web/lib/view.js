@@ -141,7 +141,7 @@ function table(run) {
 
 /** The mask, marked as a whole by one click so that it can be copied. */
 function maskLine(run) {
-  const title = "C computed, h the conditional branch alone, a dot reused. Paste it into the mask of SenCache Policy Select to repeat this schedule.";
+  const title = "C computed, h computed in part, a dot reused. Paste it into the mask of SenCache Policy Select to repeat this schedule.";
   return element("p", { className: "mask", title }, element("code", { textContent: mask(run) }));
 }
 
