@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).resolve().parent
-API_PROMPT = HERE.parent / "sencache_core" / "comfy_prompts" / "sencache_tiny_wan_api.json"
+API_PROMPT = HERE.parent / "sencache_core" / "app" / "comfy_prompts" / "sencache_tiny_wan_api.json"
 
 HF = "https://huggingface.co"
 WAN21 = f"{HF}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"

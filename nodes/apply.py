@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..sencache_core import REUSE_RULES, CacheConfig, RunReport, SenCache
 from ..sencache_core.config import TAPS
-from .host import ALIASES, CATEGORY, Throttle, make, send_event, show_text
+from .host import ALIASES, CATEGORY, Throttle, make, place, send_event, show_text
 from .reports import Reports
 from .sockets import POLICY, PROFILE, STATS, PolicyChoice
 
@@ -299,14 +299,23 @@ class _Teller:
         if self._throttle.ready():
             total = max(len(report.steps), report.num_steps)
             show_text(f"{len(report.steps)} of {total}: {report.reused} reused", self.node)
-            send_event("sencache.progress", {"node": self.node, "report": report.to_dict()})
+            self._send(report)
+
+    def _send(self, report: RunReport) -> None:
+        """To the viewers in the browser, with the prompt and the sampler that it belongs to."""
+        prompt, sampler = place()
+        told = {"node": self.node, "prompt": prompt, "sampler": sampler}
+        send_event("sencache.progress", {**told, "report": report.to_dict()})
 
     def finished(self, report: RunReport) -> None:
         self.reports.post(report)
+        self._send(report)  # also where no viewer is reached any more: the run was interrupted
         short = (
-            f"{report.evaluations} of {len(report.steps)} evaluations run;\n"
+            f"{report.evaluations} of {len(report.steps) - report.idle} evaluations run;\n"
             f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved."
         )
+        if not report.completed:
+            short = f"Interrupted or failed.\n{short}"
         show_text("\n".join([short, *report.messages]), self.node)
         if self.verbose:
             _log.info("SenCache: %s", " ".join([report.summary(), *report.messages]))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sencache_core.app import metrics
-from .host import CATEGORY, make, show_text
+from .host import CATEGORY, make, nothing_to_give, show_text
 
 AMPLIFY = 4.0
+_NOTHING = (
+    "Nothing to compare: connect a clip to {}. The node that makes it may be bypassed or muted."
+)
 
 
 class SenCacheCompare(io.ComfyNode):
@@ -28,8 +31,14 @@ class SenCacheCompare(io.ComfyNode):
             ),
             is_output_node=True,
             inputs=[
-                io.Image.Input("reference", tooltip="Frames sampled without caching."),
-                io.Image.Input("image", tooltip="Frames of the same seed and size, with caching."),
+                io.Image.Input(
+                    "reference", optional=True, tooltip="Frames sampled without caching."
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="Frames of the same seed and size, with caching.",
+                ),
                 make(
                     io.Float.Input,
                     "amplify",
@@ -61,7 +70,10 @@ class SenCacheCompare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, reference, image, amplify: float = AMPLIFY) -> io.NodeOutput:
+    def execute(cls, reference=None, image=None, amplify: float = AMPLIFY) -> io.NodeOutput:
+        clips = {"reference": reference, "image": image}
+        if missing := [name for name, clip in clips.items() if clip is None]:
+            return nothing_to_give(cls, _NOTHING.format(" and to ".join(missing)))
         if reference.shape != image.shape:
             raise ValueError(
                 f"the two clips differ in size: {tuple(reference.shape)} and {tuple(image.shape)} "

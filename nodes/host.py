@@ -40,17 +40,34 @@ def place() -> Place:
 
 
 def show_text(text: str, node: str | None) -> None:
-    """Show ``text`` in a node of every connected browser, without any script of ours."""
+    """Show ``text`` in a node of the browser that queued this prompt, without a script of ours."""
     server = _server()
     if server is not None and node:
-        server.send_progress_text(text, node)
+        server.send_progress_text(text, node, _client(server))
 
 
 def send_event(name: str, data: dict) -> None:
-    """Send a custom event to every connected browser."""
+    """Send a custom event to the browser that queued this prompt."""
     server = _server()
     if server is not None:
-        server.send_sync(name, data)
+        server.send_sync(name, data, _client(server))
+
+
+def nothing_to_give(node: type, why: str) -> Any:
+    """The result of a node that lacks an input: ``why`` is shown in it, nodes that need its outputs
+    are left out, and the rest of the graph runs on."""
+    from comfy_api.latest import io
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    show_text(why, node.hidden.unique_id)
+    outputs = node.define_schema().outputs
+    return io.NodeOutput(*[ExecutionBlocker(None) for _ in outputs], ui={"text": (why,)})
+
+
+def _client(server: Any) -> str | None:
+    """Others have another graph open, in which the same ids belong to other nodes. ``None``, which
+    means everybody, where the prompt came without a browser."""
+    return getattr(server, "client_id", None)
 
 
 def _server() -> Any:

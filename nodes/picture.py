@@ -71,8 +71,9 @@ def _strip(draw: ImageDraw.ImageDraw, steps: Sequence[dict], box: tuple) -> floa
     """One cell an evaluation; returns the distance between two."""
     left, top, right, bottom = box
     width = (right - left) / len(steps)
+    gap = min(2.0, 0.2 * width)
     for number, step in enumerate(steps):
-        own = (left + number * width, top, left + (number + 1) * width - 2, bottom)
+        own = (left + number * width, top, left + (number + 1) * width - gap, bottom)
         _cell(draw, own, step["decision"])
     return width
 
@@ -124,7 +125,9 @@ def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> No
         ("reused", run["reused"]),
     ):
         _cell(draw, (x, top, x + 16, top + 16), decision)
-        text = f"{decision} {count}"
+        parts = {step["part"]: 0 for step in run["steps"] if step["part"]}
+        named = f" ({', '.join(parts)})" if decision == "partial" and parts else ""
+        text = f"{decision}{named} {count}"
         draw.text((x + 22, top - 1), text, fill=INK, font=_font(14))
         x += 40 + draw.textlength(text, font=_font(14))
     lines = [("score", REUSED), ("limit", INK), ("measured error", COMPUTED)]

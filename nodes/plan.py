@@ -71,8 +71,8 @@ class SenCachePlan(io.ComfyNode):
                     id="mask",
                     display_name="mask",
                     tooltip=(
-                        "One letter per evaluation: C computes, h computes the conditional branch "
-                        "alone, a dot reuses. Empty where it is not known before the run."
+                        "One letter per evaluation: C computes, h computes in part, a dot reuses. "
+                        "Empty where it is not known before the run."
                     ),
                 ),
                 io.Int.Output(
@@ -163,7 +163,7 @@ def _unknown(why: str) -> dict:
 def _plan(mask: str, error: float | None, errors: list[float | None], notes: list[str]) -> dict:
     half, more = mask.count("h"), ""
     title = f"{len(mask) - mask.count('.')} of {len(mask)} evaluations will be computed"
-    title += f", {half} of them by half" if half else ""
+    title += f", {half} of them in part" if half else ""
     reused = [e for letter, e in zip(mask, errors, strict=True) if letter == "." and e is not None]
     if reused:
         mean, worst = sum(reused) / len(reused), max(reused)

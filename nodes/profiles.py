@@ -6,10 +6,14 @@ from comfy_api.latest import io
 
 from ..sencache_core import Profile, ProfileError
 from . import folders
-from .host import CATEGORY, make
+from .host import CATEGORY, make, nothing_to_give
 from .sockets import PROFILE
 
 _NONE = "none found: run SenCache Calibrate"
+_NOTHING = (
+    "Nothing was saved: connect the profile of SenCache Calibrate or Load Profile, which may be "
+    "bypassed or muted."
+)
 
 
 class SenCacheProfileLoad(io.ComfyNode):
@@ -65,10 +69,15 @@ class SenCacheProfileSave(io.ComfyNode):
             description="Saves a profile under a name of your choice in ComfyUI's user folder.",
             is_output_node=True,
             inputs=[
-                PROFILE.Input("profile", tooltip="From SenCache Calibrate or Load Profile."),
+                PROFILE.Input(
+                    "profile",
+                    optional=True,
+                    tooltip="From SenCache Calibrate or Load Profile.",
+                ),
                 io.String.Input(
                     "name",
                     default="my_profile",
+                    optional=True,
                     tooltip=(
                         "File name without extension. If it is taken, a number is added; nothing "
                         "is overwritten."
@@ -76,10 +85,13 @@ class SenCacheProfileSave(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(id="path", display_name="path")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, profile: Profile, name: str) -> io.NodeOutput:
+    def execute(cls, profile: Profile | None = None, name: str = "my_profile") -> io.NodeOutput:
+        if profile is None:
+            return nothing_to_give(cls, _NOTHING)
         path = folders.new_profile_path(name)
         profile.save(path)
         return io.NodeOutput(str(path), ui={"text": (f"Saved as {path.name}",)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,10 +16,11 @@ MOST_RUNS = 16
 
 @dataclass(frozen=True)
 class Entry:
-    """One run and where it ran."""
+    """One run, where it ran, and when it ended (seconds since 1970)."""
 
     report: RunReport
     place: Place
+    when: float
 
 
 def mask_of(report: RunReport) -> str:
@@ -54,10 +56,13 @@ class Reports:
                 for e in self._entries
                 if e.place.node != here.node or e.place.prompt == here.prompt
             ]
-            self._entries = [*kept, Entry(report, here)][-MOST_RUNS:]
+            self._entries = [*kept, Entry(report, here, time.time())][-MOST_RUNS:]
 
-    def read(self, nodes: Collection[str] | None = None) -> list[Entry]:
-        """Latest runs, oldest first; only those of ``nodes`` where any of them ran."""
+    def read(self, nodes: Collection[str] = (), others: Collection[str] = ()) -> list[Entry]:
+        """Latest runs, oldest first: those of ``nodes``; where none of them ran, those of this
+        prompt that are not known to be of ``others``."""
+        prompt = place().prompt
         with self._lock:
-            own = [e for e in self._entries if nodes and e.place.node in nodes]
-            return own or list(self._entries)
+            own = [e for e in self._entries if e.place.node in nodes]
+            rest = [e for e in self._entries if e.place.prompt == prompt]
+            return own or [e for e in rest if e.place.node not in others]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from comfy_api.latest import io
 
@@ -12,6 +13,15 @@ from .reports import Entry, Reports, mask_of
 from .sockets import STATS
 
 PAYLOAD_VERSION = 1
+
+_NOTHING = (
+    "Nothing is cached: no SenCache Apply is connected to stats, or it is bypassed or muted. "
+    "The latent passes through unchanged."
+)
+_SECOND_ONLY = (
+    "Nothing is cached in the first stage: no SenCache Apply is connected to stats, or it is "
+    "bypassed or muted."
+)
 
 
 class SenCacheStatsViewer(io.ComfyNode):
@@ -33,7 +43,14 @@ class SenCacheStatsViewer(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampler's result; passed on unchanged."),
-                STATS.Input("stats", tooltip="From SenCache Apply."),
+                STATS.Input(
+                    "stats",
+                    optional=True,
+                    tooltip=(
+                        "From SenCache Apply. Without it, as when Apply is bypassed, nothing is "
+                        "cached; the latent passes through all the same."
+                    ),
+                ),
                 STATS.Input(
                     "stats_2",
                     optional=True,
@@ -56,10 +73,13 @@ class SenCacheStatsViewer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict, stats: Reports, stats_2: Reports | None = None) -> io.NodeOutput:
-        upstream = _upstream(cls.hidden.dynprompt, cls.hidden.unique_id)
+    def execute(
+        cls, latent: dict, stats: Reports | None = None, stats_2: Reports | None = None
+    ) -> io.NodeOutput:
+        upstream, others = _places(cls.hidden.dynprompt, cls.hidden.unique_id)
+        stats = Reports(_SECOND_ONLY if stats_2 else _NOTHING) if stats is None else stats
         mailboxes = [box for box in (stats, stats_2) if box is not None]
-        entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream)]
+        entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream, others)]
         data = payload(entries, [box.note for box in mailboxes if box.note])
         text = json.dumps(data, indent=2, allow_nan=False)
         lines = (f"{run['label']}: {run['summary']}\n{run['mask']}" for run in data["runs"])
@@ -69,7 +89,10 @@ class SenCacheStatsViewer(io.ComfyNode):
 
 
 def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
-    """The web's contract: ``{"version", "runs": [report + label + mask], "notes"}``.
+    """The web's contract: ``{"version", "prompt", "when", "runs", "notes"}``.
+
+    ``prompt`` is the id of the queued prompt, ``when`` the time in seconds since 1970. A run is its
+    report with ``label``, ``node`` (the sampler), ``mask`` and the time ``when`` it ended.
 
     Args:
         entries: runs with the number of the stats input they came by.
@@ -83,8 +106,9 @@ def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
         )
     if not entries and not notes:
         notes.append(
-            "No run to show yet: no sampler has used the model of this SenCache Apply. Connect its "
-            "model output to the sampler and this node's latent input to the sampler's output."
+            "No run to show: no sampler before this node has used the model of SenCache Apply. "
+            "Connect its model output to the sampler and this node's latent input to the sampler's "
+            "output."
         )
     runs = []
     for number, (index, entry) in enumerate(entries, 1):
@@ -93,12 +117,15 @@ def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
             label += f" (stats_{index + 1})" if index else " (stats)"
         report = entry.report
         own = {"label": label, "node": entry.place.node, "mask": mask_of(report)}
+        own["when"] = entry.when
         runs.append({**own, **report.to_dict()})
-    return {"version": PAYLOAD_VERSION, "runs": runs, "notes": notes}
+    made = {"version": PAYLOAD_VERSION, "prompt": now, "when": time.time()}
+    return {**made, "runs": runs, "notes": notes}
 
 
-def _upstream(prompt, node: str | None) -> frozenset[str]:
-    """Ids of all nodes that the latent input depends on. Empty if the graph cannot be read."""
+def _places(prompt, node: str | None) -> tuple[frozenset[str], frozenset[str]]:
+    """Ids of the nodes that the latent input depends on, and of all others. Both are empty if the
+    graph cannot be read."""
     seen: set[str] = set()
     try:
         link = prompt.get_node(node)["inputs"]["latent"]
@@ -111,5 +138,5 @@ def _upstream(prompt, node: str | None) -> frozenset[str]:
             inputs = prompt.get_node(current)["inputs"].values()
             queue += [str(v[0]) for v in inputs if isinstance(v, list) and len(v) == 2]
     except Exception:  # ids of expanded subgraphs vary by release; all runs are shown then
-        return frozenset()
-    return frozenset(seen)
+        return frozenset(), frozenset()
+    return frozenset(seen), frozenset(prompt.get_original_prompt()) - seen

@@ -2,13 +2,18 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { fromHistory, fromOutput, livePayload } from "./lib/report.js";
+import { Board, of, shown } from "./lib/board.js";
+import { VIEWER, allNodes, jobOf, nodeAt, passMuted } from "./lib/graph.js";
 import { render } from "./lib/view.js";
 
-const VIEWER = "SenCacheStatsViewer";
 const PROGRESS = "sencache.progress";
 const MIN_SIZE = [480, 430];
 const HISTORY = 16;
+const SETTLE = 250; // ms: a graph is loaded before the frontend says which tab it is in
+
+const board = new Board();
+const rootGraph = () => app.rootGraph ?? app.graph;
+const tab = () => app.extensionManager?.workflow?.activeWorkflow ?? undefined;
 
 /** Wheel turns scroll the widget where it can scroll, else they zoom the graph as everywhere. */
 function passWheel(event) {
@@ -21,71 +26,133 @@ function passWheel(event) {
   app.canvas.processMouseWheel(event);
 }
 
-/** Ids of the Apply nodes at this viewer's stats inputs, as the server names them (last part). */
-function sources(node) {
-  const links = (node.inputs ?? [])
-    .filter((input) => input.name.startsWith("stats") && input.link != null)
-    .map((input) => node.graph?.getLink?.(input.link) ?? node.graph?.links?.[input.link]);
-  return links.filter(Boolean).map((link) => String(link.origin_id));
-}
-
-let history = null;
-/** Recent prompts, asked for once per page load however many viewers there are. */
-function recent() {
-  history ??= api
-    .fetchApi(`/history?max_items=${HISTORY}`)
-    .then((response) => response.json())
-    .catch(() => ({}));
-  return history;
-}
-
 function addView(node) {
   const root = document.createElement("div");
   const widget = node.addDOMWidget("sencache_view", "sencache_view", root, {
     serialize: false,
+    hideInPanel: true, // a side panel that shows the widget takes it out of the node
     hideOnZoom: false,
     getValue: () => "",
     setValue: () => {},
     getMinHeight: () => 300,
   });
   widget.serialize = false; // on the widget itself: keeps it out of widgets_values too
-  let shown = null;
-  const show = (payload) => render(root, (shown = payload));
-
-  const onProgress = ({ detail }) => {
-    const origin = String(detail.node).split(":").pop();
-    if (sources(node).includes(origin)) show(livePayload(detail.report));
-  };
   root.addEventListener("wheel", passWheel, { passive: false });
-  api.addEventListener(PROGRESS, onProgress);
-
-  const executed = node.onExecuted;
-  node.onExecuted = function (output) {
-    executed?.apply(this, arguments);
-    const payload = fromOutput(output);
-    if (payload) show(payload);
-  };
   const removed = node.onRemoved;
   node.onRemoved = function () {
-    api.removeEventListener(PROGRESS, onProgress);
     root.removeEventListener("wheel", passWheel);
     removed?.apply(this, arguments);
   };
-  node.sencacheRestore = async () => {
-    const stored = fromOutput(app.nodeOutputs?.[node.id]);
-    const found = stored ?? fromHistory(await recent(), String(node.id), app.graph?.id);
-    if (found && !shown) show(found);
-  };
-  show(null);
+  node.sencacheShow = (payload) => render(root, payload);
+  node.sencacheShow(null);
   node.setSize(node.size.map((side, i) => Math.max(side, MIN_SIZE[i])));
 }
 
+/** Show states where the workflow that they belong to is open. */
+function display(states) {
+  for (const state of states) {
+    if (!of(state, rootGraph()?.id, tab())) continue;
+    nodeAt(rootGraph(), state.viewer)?.sencacheShow?.(shown(state));
+  }
+}
+
+const ask = (route) =>
+  api
+    .fetchApi(route)
+    .then((response) => response.json())
+    .catch(() => ({}));
+
+const asked = new Map();
+/** Calls `then` with the job of a prompt, once it is known; never for prompts without a workflow. */
+async function withJob(id, then) {
+  if (!id) return;
+  let job = board.jobs.get(id);
+  if (!job) {
+    // Queued before this page was loaded.
+    if (!asked.has(id)) asked.set(id, findJob(id));
+    job = await asked.get(id);
+    asked.delete(id);
+  }
+  if (job?.workflow) display(then(job));
+}
+
+async function findJob(id) {
+  const { queue_running = [], queue_pending = [] } = await ask("/queue");
+  const queued = [...queue_running, ...queue_pending].find((entry) => entry[1] === id);
+  const job = jobOf(queued ?? (await ask(`/history/${id}`))[id]?.prompt);
+  return job && board.add({ ...job, tab: job.workflow === rootGraph()?.id ? tab() : undefined });
+}
+
+/** After a break of the connection: which of the prompts that were running have ended, and how? */
+async function catchUp() {
+  for (const job of board.pending()) {
+    const { queue_running = [] } = await ask("/queue");
+    if (queue_running.some((entry) => entry[1] === job.id)) continue;
+    const entry = (await ask(`/history/${job.id}`))[job.id];
+    for (const [viewer, output] of Object.entries(entry?.outputs ?? {})) display(board.finish(job, viewer, output));
+    const kinds = (entry?.status?.messages ?? []).map(([kind]) => kind);
+    const failed = kinds.includes("execution_interrupted") ? "interrupted" : "failed";
+    display(board.end(job, !entry ? "lost" : entry.status?.status_str === "success" ? "" : failed));
+  }
+}
+
+/** Fill the viewers of the graph that has just been loaded. */
+async function restore() {
+  const graph = rootGraph();
+  const where = [graph.id, tab()];
+  const is = (node) => (id) => nodeAt(graph, id) === node;
+  const empty = allNodes(graph).filter((node) => {
+    const own = board.shownBy(...where, is(node));
+    display(own);
+    return node.sencacheShow && !own.length;
+  });
+  if (!empty.length) return;
+  const history = await ask(`/history?max_items=${HISTORY}`);
+  for (const node of empty) display(board.restore(history, ...where, is(node)));
+}
+
+function watchQueue() {
+  const build = app.graphToPrompt;
+  app.graphToPrompt = function (...args) {
+    return passMuted(args[0] ?? rootGraph(), () => build.apply(this, args));
+  };
+  const send = api.queuePrompt;
+  api.queuePrompt = async function (number, data, ...rest) {
+    const from = { workflow: data?.workflow?.id, tab: tab() };
+    display(board.queue(from.workflow, from.tab));
+    const refused = (errors) => Object.values(errors ?? {}).flatMap((error) => error.dependent_outputs ?? []);
+    try {
+      const answer = await send.call(this, number, data, ...rest);
+      if (answer?.prompt_id) board.add({ id: answer.prompt_id, prompt: data.output, ...from });
+      display(board.refuse(from.workflow, from.tab, refused(answer?.node_errors)));
+      return answer;
+    } catch (error) {
+      display(board.refuse(from.workflow, from.tab));
+      throw error;
+    }
+  };
+}
+
+function listen() {
+  const on = (name, then) => api.addEventListener(name, ({ detail }) => withJob(detail?.prompt_id ?? detail?.prompt, (job) => then(job, detail)));
+  on("execution_start", (job) => board.start(job));
+  on(PROGRESS, (job, detail) => board.progress(job, detail));
+  on("executed", (job, { node, output }) => board.finish(job, String(node), output));
+  on("execution_success", (job) => board.end(job));
+  on("execution_interrupted", (job) => board.end(job, "interrupted"));
+  on("execution_error", (job) => board.end(job, "failed"));
+  api.addEventListener("reconnected", catchUp);
+}
+
+listen(); // before the connection opens: after a reload a run may be under way
+
 app.registerExtension({
   name: "SenCache.StatsViewer",
+  setup: watchQueue,
   nodeCreated(node) {
     if (node.comfyClass === VIEWER) addView(node);
   },
-  loadedGraphNode(node) {
-    if (node.comfyClass === VIEWER) node.sencacheRestore?.();
+  afterConfigureGraph() {
+    setTimeout(restore, SETTLE);
   },
 });

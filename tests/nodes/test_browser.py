@@ -21,6 +21,16 @@ pytestmark = [
 ]
 
 APP = "window.comfyAPI.app.app"
+#: All nodes of the open graph, those of subgraphs too, and the pages of the viewers among them.
+NODES = f"""(function all(graph, seen = new Set()) {{
+  if (!graph || seen.has(graph)) return [];
+  seen.add(graph);
+  return graph._nodes.flatMap((node) => [node, ...all(node.subgraph, seen)]);
+}})({APP}.rootGraph ?? {APP}.graph)"""
+VIEWERS = f"""{NODES}.filter((node) => node.type === "SenCacheStatsViewer").map((node) =>
+  node.widgets.find((one) => one.name === "sencache_view").element)"""
+MUTE, BYPASS = 2, 4
+RAN = f"{STEPS // 2} of {STEPS} evaluations run"
 READY = f"""() => window.comfyAPI?.app && {APP}.graph && {APP}.extensionManager?.setting
   && ["SenCacheStatsViewer", "MarkdownNote"].every((t) => LiteGraph.registered_node_types[t])"""
 
@@ -34,8 +44,9 @@ def browser() -> Iterator:
         window.close()
 
 
-@pytest.fixture
-def page(browser, server) -> Iterator:
+@pytest.fixture(scope="module")
+def tab(browser, server) -> Iterator:
+    """One page for all tests: to open it takes longer than most of them."""
     tab = browser.new_page(viewport={"width": 1600, "height": 900})
     tab.faults = []
     tab.on("pageerror", lambda error: tab.faults.append(f"{error}\n{error.stack}"))
@@ -46,6 +57,14 @@ def page(browser, server) -> Iterator:
     open_frontend(tab, server)
     yield tab
     tab.close()
+
+
+@pytest.fixture
+def page(tab):
+    tab.faults.clear()
+    tab.keyboard.press("Escape")  # what the frontend asks about missing models
+    use_vue(tab, False)
+    return tab
 
 
 def open_frontend(tab, server) -> None:
@@ -85,45 +104,87 @@ def test_workflow_loads(page, path):
     assert our_faults(page) == []
 
 
-def viewer_text(tab) -> str:
-    return tab.evaluate("() => document.querySelector('.sencache-view')?.innerText ?? ''")
-
-
-def wait_for_text(tab, text: str, seconds: float) -> None:
+def wait_for_text(tab, text: str, seconds: float = 300) -> None:
+    """Until a viewer of the open graph says ``text``, also one that is drawn nowhere."""
     tab.wait_for_function(
-        "(text) => document.querySelector('.sencache-view')?.innerText.includes(text)",
+        f"(text) => {VIEWERS}.some((page) => page.textContent.includes(text))",
         arg=text,
         timeout=1000 * seconds,
     )
 
 
-def run_tiny(tab, vue: bool = False) -> None:
+def wait_for_run(tab, text: str = RAN) -> None:
+    """Until a viewer says ``text`` of the graph as it was queued last."""
+    tab.wait_for_function(
+        f"""(text) => {VIEWERS}.some((page) =>
+          page.textContent.includes(text) && !page.textContent.includes("Earlier run"))""",
+        arg=text,
+        timeout=300_000,
+    )
+
+
+def viewer_text(tab) -> str:
+    return tab.evaluate(f"() => {VIEWERS}.map((page) => page.textContent).join('|')")
+
+
+def use_vue(tab, on: bool) -> None:
+    if on and not tab.evaluate("() => !!LiteGraph.registered_node_types.VOIDSampler"):
+        pytest.skip("the frontend of this ComfyUI shows no DOM widgets in Vue nodes")
+    tab.evaluate(f"(on) => {APP}.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+
+
+def queue_tiny(tab, **values) -> None:
+    """Queue the open tiny workflow with widgets by name; small and short unless they say more."""
+    values = {"steps": STEPS, "width": 64, "height": 64, "length": 5, "seed": 7, **values}
+    tab.evaluate(
+        f"""(values) => {{
+          for (const node of {NODES}) for (const widget of node.widgets ?? [])
+            if (widget.name in values && node.type !== "SenCacheApply")
+              widget.value = values[widget.name];
+          {APP}.queuePrompt(0, 1); }}""",
+        values,
+    )
+
+
+def run_tiny(tab, vue: bool = False, **values) -> None:
     """Load the tiny workflow, run it on a few steps, wait for the viewer."""
-    set_vue = f"(on) => {APP}.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
-    tab.evaluate(set_vue, vue)
+    use_vue(tab, vue)
     load(tab, TINY)
     tab.wait_for_function("() => document.querySelector('.sencache-view')")
-    tab.evaluate(
-        f"""(steps) => {{
-          for (const n of {APP}.graph._nodes) for (const w of n.widgets ?? []) {{
-            if (w.name === "steps") w.value = steps; }}
-          {APP}.queuePrompt(0, 1); }}""",
-        STEPS,
+    queue_tiny(tab, **values)
+    wait_for_run(tab)
+
+
+def start_long_run(tab, seed: int) -> None:
+    queue_tiny(tab, steps=400, seed=seed)
+    wait_for_text(tab, "(running")
+
+
+def interrupt(tab, server) -> None:
+    server.post("/interrupt", {})
+    tab.wait_for_function(f"() => {VIEWERS}.every((p) => !p.textContent.includes('(running'))")
+
+
+def viewer_size(tab) -> dict:
+    """Size of the viewer's node, in the graph and as saved, and the chart's place in it."""
+    return tab.evaluate(
+        f"""() => {{
+          const node = {NODES}.find((one) => one.type === "SenCacheStatsViewer");
+          const box = document.querySelector(".sencache-view").getBoundingClientRect();
+          const drawn = [box.width, box.height].map(Math.round);
+          return {{ node: [...node.size], saved: [...node.serialize().size], drawn }}; }}"""
     )
-    wait_for_text(tab, f"{STEPS // 2} of {STEPS} evaluations run", 300)
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_viewer_fills(page, vue):
-    if vue and not page.evaluate("() => !!LiteGraph.registered_node_types.VOIDSampler"):
-        pytest.skip("the frontend of this ComfyUI shows no DOM widgets in Vue nodes")
     run_tiny(page, vue)
-    assert page.locator(".sencache-view svg.chart title").count() == STEPS
-    mask = page.locator(".sencache-view .mask code").text_content()
+    assert page.locator(".sencache-view svg.sencache-chart title").count() == STEPS
+    mask = page.locator(".sencache-mask code").text_content()
     assert len(mask) == STEPS and mask.count("C") == STEPS // 2
     page.wait_for_function(  # the chart is drawn anew whenever the node is laid out
         """() => {
-          const box = document.querySelector(".sencache-view svg.chart")?.getBoundingClientRect();
+          const box = document.querySelector("svg.sencache-chart")?.getBoundingClientRect();
           return box && box.width > 100 && box.height > 40; }""",
         timeout=30_000,
     )
@@ -131,15 +192,187 @@ def test_viewer_fills(page, vue):
         f"() => {APP}.graph.serialize().nodes.find((n) => n.type === 'SenCacheStatsViewer')"
     )
     assert not saved.get("widgets_values")
+    foreign = page.evaluate(
+        """() => [...document.querySelectorAll(".sencache-view *")]
+          .flatMap((one) => [...one.classList]).filter((name) => !name.startsWith("sencache-"))"""
+    )
+    assert foreign == []
+    assert our_faults(page) == []
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_the_open_table_leaves_the_node_as_it_is(page, vue):
+    run_tiny(page, vue)
+    queue_tiny(page, steps=30)
+    wait_for_run(page, "15 of 30 evaluations run")
+    page.wait_for_timeout(500)
+    before = viewer_size(page)
+    page.evaluate("() => document.querySelector('.sencache-view summary').click()")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("() => document.querySelector('.sencache-view details').open")
+    assert viewer_size(page) == before
+    rows = page.evaluate(
+        """() => {
+          const box = document.querySelector(".sencache-rows");
+          return { high: box.clientHeight, all: box.scrollHeight }; }"""
+    )
+    assert rows["high"] <= 220 < rows["all"]
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_the_side_panel_leaves_the_chart_as_it_is(page, vue):
+    use_vue(page, vue)
+    load(page, TINY)
+    button = page.locator("button[aria-label='Toggle properties panel']")
+    if not button.count():
+        pytest.skip("this frontend has no side panel")
+    page.wait_for_timeout(500)
+    page.keyboard.press("Escape")
+    before = viewer_size(page)
+    select = f"""() => {APP}.canvas.selectNode(
+      {NODES}.find((one) => one.type === "SenCacheStatsViewer"))"""
+    page.evaluate(select)
+    button.click()
+    page.wait_for_timeout(1000)
+    assert viewer_size(page) == before
+    page.evaluate(f"() => {APP}.canvas.deselectAll()")
+    page.wait_for_timeout(500)
+    assert viewer_size(page) == before
+
+
+def test_each_node_bypassed_or_muted(page, server):
+    """As the frontend makes a prompt of it: all runs but what ComfyUI's own nodes then lack."""
+    load(page, TINY)
+    small = {"steps": STEPS, "width": 64, "height": 64, "length": 5}
+    own = page.evaluate(
+        f"""(small) => {{
+          for (const node of {NODES}) for (const widget of node.widgets ?? [])
+            if (widget.name in small) widget.value = small[widget.name];
+          return {NODES}.filter((one) => one.type.startsWith("SenCache"))
+            .map((one) => [one.id, one.type]); }}""",
+        small,
+    )
+    assert len(own) > 6
+    for mode in (BYPASS, MUTE):
+        for key, kind in own:
+            case = f"{kind} {key}, mode {mode}"
+            prompt, saved, after = page.evaluate(
+                f"""async ([key, mode]) => {{
+                  const node = {APP}.graph.getNodeById(key);
+                  node.mode = mode;
+                  const {{ output, workflow }} = await {APP}.graphToPrompt();
+                  const after = node.mode;
+                  node.mode = 0;
+                  const saved = workflow.nodes.find((one) => String(one.id) === String(key));
+                  return [output, saved.mode, after]; }}""",
+                [key, mode],
+            )
+            assert saved == after == mode, case
+            answer = server.post("/prompt", {"prompt": prompt})
+            errors = answer.get("node_errors") or {}
+            foreign = {one["class_type"] for one in errors.values()}
+            assert not [name for name in foreign if name.startswith("SenCache")], (case, errors)
+            entry = server.wait(answer["prompt_id"])
+            assert entry["status"]["status_str"] == "success", (case, entry["status"])
+            by_kind = {prompt[k]["class_type"]: v for k, v in entry["outputs"].items()}
+            if kind in ("SenCacheApply", "SenCacheStatsViewer"):
+                assert not errors, case
+                kinds = [prompt[k]["class_type"] for k, v in entry["outputs"].items()]
+                clips = [one for one in kinds if one == "SaveAnimatedWEBP"]
+                assert len(clips) == 2, case
+            if kind == "SenCacheApply":
+                assert by_kind["SenCacheStatsViewer"]["text"][0].startswith("Nothing is cached")
+            if kind == "SenCacheTinyDecode":
+                assert by_kind["SenCacheCompare"]["text"][0].startswith("Nothing to compare")
+
+
+def test_a_bypassed_apply_is_shown_as_such(page):
+    run_tiny(page, seed=3)
+    page.evaluate(f"(mode) => {{ {APP}.graph.getNodeById(7).mode = mode; }}", MUTE)
+    queue_tiny(page, seed=3)
+    wait_for_text(page, "Nothing is cached")
+    assert "evaluations run" not in viewer_text(page)
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_an_interrupted_run_ends(page, server, vue):
+    use_vue(page, vue)
+    load(page, TINY)
+    start_long_run(page, seed=11)
+    interrupt(page, server)
+    wait_for_text(page, "This run was interrupted")
+    assert "400 steps were due" in viewer_text(page)
+    queue_tiny(page, seed=12)
+    wait_for_run(page)
+    assert "interrupted" not in viewer_text(page)
+
+
+def test_a_chart_of_before_is_dated(page):
+    """By a refused graph, and where the workflow is opened anew."""
+    run_tiny(page, seed=4)
+    assert "Earlier run" not in viewer_text(page)
+    page.evaluate(
+        f"""() => {{
+          const node = {APP}.graph.getNodeById(8);
+          node.disconnectInput(node.inputs.findIndex((one) => one.name === "model")); }}"""
+    )
+    queue_tiny(page, seed=4)
+    wait_for_text(page, "refused the graph")
+    load(page, TINY)
+    wait_for_text(page, "Earlier run")
+    queue_tiny(page, unet_name="no_such_model.safetensors")
+    wait_for_text(page, "refused the graph")
+    assert RAN in viewer_text(page)
+
+
+def test_a_chart_stays_with_its_workflow_and_tab(page, server):
+    """The other workflow has the same node ids; a run goes on while it is looked at."""
+    graph = json.loads(TINY.read_text(encoding="utf-8"))
+    opened = f"(graph) => {APP}.loadGraphData(graph, true, true, 'first')"
+    page.evaluate(opened, graph)
+    start_long_run(page, seed=21)
+    other = {**graph, "id": "11111111-2222-4333-8444-555555555555"}
+    page.evaluate(opened.replace("first", "second"), other)
+    page.wait_for_timeout(1500)  # three messages of the run
+    assert "Queue the graph" in viewer_text(page)
+    page.keyboard.press("Escape")  # an old frontend asks about missing models
+    page.get_by_text("first", exact=True).first.click()
+    wait_for_text(page, "(running")
+    interrupt(page, server)
+    wait_for_text(page, "This run was interrupted")
+
+
+def test_a_run_is_followed_over_a_reload(page, server):
+    load(page, TINY)
+    start_long_run(page, seed=31)
+    page.wait_for_timeout(2000)  # the frontend keeps the graph for the next time
+    open_frontend(page, server)
+    load(page, TINY)
+    wait_for_text(page, "(running")
+    interrupt(page, server)
+    wait_for_text(page, "This run was interrupted")
+
+
+def test_a_viewer_in_a_subgraph(page, server):
+    load(page, TINY)
+    page.evaluate(
+        f"() => {{ {APP}.graph.convertToSubgraph(new Set([{APP}.graph.getNodeById(10)])); }}"
+    )
+    start_long_run(page, seed=41)
+    interrupt(page, server)
+    wait_for_text(page, "This run was interrupted")
+    queue_tiny(page, seed=42)
+    wait_for_run(page)
     assert our_faults(page) == []
 
 
 def test_viewer_survives_a_reload(page, server):
     """After the graph ran, a fresh page that loads the same workflow shows the last figures."""
-    run_tiny(page)
+    run_tiny(page, seed=5)
     open_frontend(page, server)
     load(page, TINY)
-    wait_for_text(page, f"of {STEPS} evaluations", 30)
+    wait_for_text(page, "Earlier run")
+    assert RAN in viewer_text(page)
     page.evaluate(
         f"""() => {APP}.graph.remove(
           {APP}.graph._nodes.find((n) => n.type === 'SenCacheStatsViewer'))"""

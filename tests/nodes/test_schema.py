@@ -250,14 +250,15 @@ def test_mailbox_keeps_the_last_run_of_each_sampler(pack, monkeypatch):
     ):
         monkeypatch.setattr(reports, "place", lambda here=here: here)
         box.post(what)
-    assert [e.report for e in box.read()] == [second, third]
+    assert [e.report for e in box.read({"7", "8"})] == [second, third]
     assert [e.report for e in box.read({"7"})] == [third]
-    assert [e.report for e in box.read({"99"})] == [second, third]
+    assert [e.report for e in box.read({"99"})] == [third]  # of this prompt, in a loop perhaps
+    assert box.read({"99"}, {"7", "8"}) == []
 
 
 def test_payload_is_plain_json(pack):
     viewer, reports, host = (pack.part(f"nodes.{n}") for n in ("viewer", "reports", "host"))
-    entries = [(0, reports.Entry(report(pack), host.Place("p", "7")))]
+    entries = [(0, reports.Entry(report(pack), host.Place("p", "7"), 1e9))]
     data = viewer.payload(entries, [])
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["runs"][0]["evaluations"] == 2
@@ -276,6 +277,38 @@ def test_a_plan_is_drawn(pack):
     ):
         drawn = picture.draw_plan(shown)
         assert drawn.shape[0] == 1 and drawn.shape[-1] == 3 and drawn.std() > 0.05
+
+
+@pytest.mark.parametrize("count", [1, 700])
+def test_any_number_of_evaluations_can_be_drawn(pack, count):
+    plan, picture = pack.part("nodes.plan"), pack.part("nodes.picture")
+    shown = plan._plan("C" * count, 0.0, [0.1] * count, [])
+    assert picture.draw_plan(shown).std() > 0
+    made = report(pack)
+    made.steps = made.steps[:1] * count
+    run = {**made.to_dict(), "label": "Run"}
+    assert picture.draw_reports({"runs": [run], "notes": []}).std() > 0
+
+
+def test_charts_name_what_ran_in_part_and_show_idle_rounds(pack):
+    """By the report's own words, whatever they are."""
+    picture = pack.part("nodes.picture")
+    drawn = []
+    for part in ("", "last blocks"):
+        made = report(pack, "partial")
+        made.steps[1].part, made.steps[2].decision = part, "idle"
+        run = {**made.to_dict(), "label": "Run"}
+        assert (run["evaluations"], run["idle"]) == (2, 1)
+        drawn.append(picture.draw_reports({"runs": [run], "notes": []}))
+    assert (drawn[0] != drawn[1]).any()
+    assert pack.part("nodes.reports").mask_of(made) == "Ch-"
+
+
+def test_no_node_knows_what_a_partial_round_runs():
+    """Policies say it; charts and plans show their words."""
+    files = [*(ROOT / "web").rglob("*.js"), *(ROOT / "nodes").glob("*.py")]
+    named = [path for path in files if path.name != "policy.py"]  # describes the policies
+    assert not [p.name for p in named if "conditional branch" in p.read_text(encoding="utf-8")]
 
 
 def test_empty_payload_says_what_to_do(pack):

@@ -1,10 +1,12 @@
 """The nodes in a real headless ComfyUI, driven by API prompts."""
 
+import asyncio
 import copy
 import json
 import time
 from pathlib import Path
 
+import aiohttp
 import pytest
 from safetensors.torch import load_file
 
@@ -95,6 +97,94 @@ def test_off_is_off(server, plain):
         assert (latent(server, outputs) == plain).all(), setting
         data = outputs["viewer"]["sencache"][0]
         assert not data["runs"] and data["notes"]
+
+
+def test_without_apply_nothing_is_cached(server, plain):
+    """What remains of a graph whose Apply is bypassed."""
+    prompt = graph()
+    del prompt["apply"], prompt["viewer"]["inputs"]["stats"]
+    prompt["sampler"]["inputs"]["model"] = ["shift", 0]
+    prompt["plot"] = node("PreviewImage", images=["viewer", 1])
+    outputs = server.run(prompt)
+    assert (latent(server, outputs) == plain).all()
+    data = outputs["viewer"]["sencache"][0]
+    assert data["runs"] == [] and data["notes"][0].startswith("Nothing is cached")
+    assert outputs["plot"]["images"]
+
+
+def test_the_first_of_two_applies_may_be_missing(server):
+    prompt = graph()
+    prompt["viewer"]["inputs"]["stats_2"] = prompt["viewer"]["inputs"].pop("stats")
+    data = server.run(prompt)["viewer"]["sencache"][0]
+    assert [run["label"] for run in data["runs"]] == ["Run (stats_2)"]
+    assert "first stage" in data["notes"][0]
+
+
+def test_a_viewer_shows_no_run_of_another_sampler(server):
+    prompt = graph(seed=6)
+    prompt["plain"] = copy.deepcopy(prompt["sampler"])
+    prompt["plain"]["inputs"]["model"] = ["shift", 0]
+    prompt["last"] = node("LatentBlend", samples1=["plain", 0], samples2=["plain", 0])
+    prompt["last"]["inputs"]["blend_factor"] = 0.5
+    prompt["viewer"]["inputs"]["latent"] = ["last", 0]
+    prompt["save2"] = node("SaveLatent", samples=["sampler", 0], filename_prefix="t")
+    data = server.run(prompt)["viewer"]["sencache"][0]
+    assert data["runs"] == [] and data["notes"][0].startswith("No run to show")
+
+
+def test_nodes_that_lack_an_input_say_so_and_the_rest_runs(server):
+    prompt = graph()
+    prompt["compare"] = node("SenCacheCompare", reference=["frames", 0])
+    prompt["frames"] = node("SenCacheTinyDecode", latent=["viewer", 0], family="wan")
+    prompt["shown"] = node("PreviewImage", images=["compare", 4])
+    prompt["profile"] = node("SenCacheProfileSave", name="none")
+    outputs = server.run(prompt)
+    assert "connect a clip to image." in outputs["compare"]["text"][0]
+    assert outputs["profile"]["text"][0].startswith("Nothing was saved")
+    assert "shown" not in outputs and outputs["save"]["latents"]
+    assert not (server.folder / "user/default/sencache/profiles/none.safetensors").exists()
+
+
+def test_progress_goes_to_the_browser_that_queued(server):
+    """With the prompt and the sampler it is of, and to the end, interrupted or not."""
+    told, others = asyncio.run(_watch(server, graph(seed=8), stop=False))
+    assert others == []
+    last = told[-1]
+    assert (last["node"], last["sampler"]) == ("apply", "sampler")
+    assert last["report"]["completed"] and last["report"]["ended"]
+    told, others = asyncio.run(_watch(server, graph(steps=300, seed=8), stop=True))
+    assert others == []
+    assert not told[0]["report"]["ended"]
+    assert told[-1]["report"]["ended"] and not told[-1]["report"]["completed"]
+
+
+async def _watch(server, prompt: dict, stop: bool) -> tuple[list[dict], list[dict]]:
+    """SenCache's messages to the browser that queues ``prompt`` and to another, until its end; with
+    ``stop`` it is interrupted at the first one."""
+    told: dict[str, list[dict]] = {"own": [], "other": []}
+    ends = ("execution_success", "execution_interrupted", "execution_error")
+    async with aiohttp.ClientSession() as session:
+        own, other = [
+            await session.ws_connect(f"{server.url}/ws?clientId={name}", max_msg_size=0)
+            for name in told
+        ]
+        queued = server.post("/prompt", {"prompt": prompt, "client_id": "own"})["prompt_id"]
+
+        async def listen(socket, name: str) -> None:
+            async for message in socket:
+                data = json.loads(message.data) if message.type == aiohttp.WSMsgType.TEXT else {}
+                if data.get("type") == "sencache.progress":
+                    assert data["data"]["prompt"] == queued
+                    told[name].append(data["data"])
+                    if stop:
+                        await asyncio.to_thread(server.post, "/interrupt", {})
+                if data.get("type") in ends:
+                    return
+
+        reader = asyncio.create_task(listen(other, "other"))
+        await asyncio.wait_for(listen(own, "own"), 120)
+        reader.cancel()
+    return told["own"], told["other"]
 
 
 def test_policy_off_is_bit_equal_and_reported(server, plain):

@@ -55,10 +55,43 @@ test("scores of a plan are expected errors", () => {
 
 test("lines hold messages, the reason for no reuse and an interrupt", () => {
   assert.deepEqual(report.lines(run), run.messages);
-  const stopped = { ...run, completed: false, why: "Nothing was reused: because." };
-  assert.deepEqual(report.lines(stopped).slice(1), [stopped.why, ...run.messages]);
-  assert.match(report.lines(stopped)[0], /interrupted/);
-  assert.deepEqual(report.lines({ ...stopped, live: true }), [stopped.why, ...run.messages]);
+  const why = "Nothing was reused: because.";
+  assert.deepEqual(report.lines({ ...run, why }), [why, ...run.messages]);
+  // A run that did not come to its end gives no ground for advice.
+  const stopped = { ...run, completed: false, why };
+  assert.deepEqual(report.lines(stopped).slice(1), run.messages);
+  assert.match(report.lines(stopped)[0], /interrupted or failed/);
+  assert.equal(report.lines({ ...stopped, stopped: "failed" })[0], "This run failed.");
+  assert.deepEqual(report.lines({ ...stopped, ended: false }), run.messages);
+});
+
+test("a run says whether it is running, stopped or complete, and when it ended", () => {
+  const when = new Date(2024, 4, 6, 14, 5).getTime() / 1000;
+  const live = { ...run, completed: false, ended: false };
+  assert.match(report.headline(live).evaluations, /\(running, 10 steps\)$/);
+  for (const over of [{ ...live, stopped: "lost" }, { ...live, ended: true }]) {
+    assert.match(report.headline(over).evaluations, /\(stopped, 10 steps were due\)$/);
+  }
+  assert.match(report.headline(run).evaluations, /reused$/);
+  assert.match(report.headline({ ...run, when }).time, /, ended .*05/);
+  assert.ok(!report.headline({ ...live, when }).time.includes("ended"));
+  const [sameDay, nextDay] = [report.moment(when, when + 60), report.moment(when, when + 86400)];
+  assert.ok(nextDay.endsWith(sameDay) && nextDay.length > sameDay.length);
+});
+
+test("what ran in part is named by the report, rounds without the model are told apart", () => {
+  const part = { ...run.steps[0], decision: "partial", part: "last blocks", score: null };
+  const idle = { ...run.steps[0], decision: "idle", reason: "not asked", calls: 0, cost: 0, score: null };
+  const mixed = { ...run, partial: 1, idle: 1, steps: [part, idle, run.steps[0]] };
+  assert.equal(report.named("partial", mixed.steps), "partial (last blocks)");
+  assert.equal(report.named("partial", [{ ...part, part: "" }]), "partial");
+  assert.equal(report.named("idle", mixed.steps), "idle");
+  assert.match(report.hover(part, mixed), /partial \(last blocks\)/);
+  assert.match(report.hover(idle, mixed), /the model was not asked/);
+  assert.equal(report.mask(mixed), "h-C");
+  assert.match(report.headline(mixed).evaluations, /of 2 evaluations/);
+  const decision = report.columns(mixed).indexOf("decision");
+  assert.deepEqual(report.rows(mixed).map((row) => row[decision]), ["partial (last blocks)", "idle", "forced"]);
 });
 
 test("figures are short", () => {
@@ -76,16 +109,4 @@ test("payloads are recognised by version", () => {
   assert.equal(report.fromOutput({ sencache: [{ version: 2 }] }), null);
   assert.equal(report.fromOutput({ text: ["x"] }), null);
   assert.equal(report.fromOutput(undefined), null);
-});
-
-test("history gives the newest payload of the same workflow", () => {
-  const payload = (label) => ({ version: 1, runs: [{ label }], notes: [] });
-  const entry = (number, workflow, label) => ({
-    prompt: [number, "id", {}, { extra_pnginfo: { workflow: { id: workflow } } }],
-    outputs: { 8: { sencache: [payload(label)] } },
-  });
-  const history = { a: entry(1, "w", "old"), b: entry(3, "w", "new"), c: entry(4, "other", "foreign") };
-  assert.equal(report.fromHistory(history, "8", "w").runs[0].label, "new");
-  assert.equal(report.fromHistory(history, "9", "w"), null);
-  assert.equal(report.fromHistory(history, "8", undefined), null);
 });

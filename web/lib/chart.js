@@ -1,6 +1,6 @@
 // Pure geometry of the chart: numbers in, numbers and path strings out. No DOM, no ComfyUI.
 
-export const VIEW = { width: 640, height: 270, left: 40, right: 8, strip: 22, top: 2, gap: 14, axis: 18 };
+export const VIEW = { width: 640, height: 250, left: 40, right: 8, strip: 22, top: 2, gap: 14, axis: 18 };
 
 /** Height of a cell as a share of the strip: what was run only in part is lower. */
 export function cellHeight(decision) {

@@ -36,14 +36,29 @@ export function mask(run) {
   return run.steps.map((step) => letters[step.decision] ?? "C").join("");
 }
 
+/** Whether more of a run will come. */
+export function running(run) {
+  return !run.ended && !run.stopped;
+}
+
+/** Time of day of `when`, in seconds since 1970; with the day unless that is the day of `now`. */
+export function moment(when, now = Date.now() / 1000) {
+  const [then, today] = [when, now].map((seconds) => new Date(1000 * seconds));
+  const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  if (then.toDateString() === today.toDateString()) return time;
+  return `${then.toLocaleDateString([], { day: "numeric", month: "short" })}, ${time}`;
+}
+
 /** Evaluations and time apart: the one is not the other. */
 export function headline(run) {
   const total = run.steps.length - run.idle;
   const partly = run.partial ? ` (${run.partial} of them in part)` : "";
-  const live = run.live ? ` (running, ${run.num_steps} steps)` : "";
+  const due = `${run.num_steps} steps`;
+  const live = running(run) ? ` (running, ${due})` : run.completed ? "" : ` (stopped, ${due} were due)`;
+  const ended = run.when && !running(run) ? `, ended ${moment(run.when)}` : "";
   return {
     evaluations: `${run.evaluations} of ${total} evaluations run${partly}, ${run.reused} reused${live}`,
-    time: `${clock(run.seconds)} in the sampler, about ${clock(run.saved_seconds)} saved time`,
+    time: `${clock(run.seconds)} in the sampler, about ${clock(run.saved_seconds)} saved time${ended}`,
     share: run.cost,
   };
 }
@@ -56,11 +71,24 @@ export function counts(run) {
   })).filter(({ decision, count }) => count || !["partial", "idle"].includes(decision));
 }
 
+/** A decision with what ran, where that was a part: "partial (...)". */
+export function named(decision, steps) {
+  const parts = [...new Set(steps.filter((step) => step.decision === decision).map((step) => step.part))];
+  const known = parts.filter(Boolean).join(", ");
+  return known ? `${decision} (${known})` : decision;
+}
+
+const STOPPED = {
+  interrupted: "This run was interrupted.",
+  failed: "This run failed.",
+  lost: "This run was cut off: ComfyUI was restarted or cannot be reached.",
+};
+
 /** Lines for the user: messages, why nothing was reused, an unfinished run. */
 export function lines(run) {
   const out = [];
-  if (!run.completed && !run.live) out.push("This run was interrupted or failed.");
-  if (run.why) out.push(run.why);
+  if (!run.completed && !running(run)) out.push(STOPPED[run.stopped] ?? "This run was interrupted or failed.");
+  if (run.why && run.completed) out.push(run.why);
   out.push(...run.messages);
   return out;
 }
@@ -85,7 +113,7 @@ export function rows(run) {
     String(step.ordinal),
     String(step.step),
     figure(step.sigma),
-    step.decision,
+    named(step.decision, [step]),
     step.reason,
     planned(run) ? percent(step.score) : figure(step.score),
     figure(step.limit),
@@ -98,11 +126,12 @@ export function rows(run) {
 
 /** Hover text of one evaluation round. */
 export function hover(step, run) {
-  const parts = [`evaluation ${step.ordinal}, step ${step.step}: ${step.decision} (${step.reason})`];
+  const parts = [`evaluation ${step.ordinal}, step ${step.step}: ${named(step.decision, [step])}, ${step.reason}`];
   if (step.score !== null && planned(run)) parts.push(`a forecast here was expected to be ${percent(step.score)} off`);
   else if (step.score !== null) parts.push(`score ${figure(step.score)}, limit ${figure(step.limit)}`);
   if (step.error !== null) parts.push(`a forecast here was ${percent(step.error)} off`);
-  parts.push(`sigma ${figure(step.sigma)}, ${step.calls} model calls, ${clock(step.seconds)}`);
+  const asked = step.decision === "idle" ? "the model was not asked" : `${step.calls} model calls`;
+  parts.push(`sigma ${figure(step.sigma)}, ${asked}, ${clock(step.seconds)}`);
   return parts.join("\n");
 }
 
@@ -112,18 +141,3 @@ export function fromOutput(output) {
   return payload?.version === 1 ? payload : null;
 }
 
-/** A payload that shows one run still under way. */
-export function livePayload(report) {
-  return { version: 1, runs: [{ label: "Run", ...report, live: true }], notes: [] };
-}
-
-/** Latest stored payload of a node in ComfyUI's history, newest prompt first, or null. */
-export function fromHistory(history, nodeId, workflowId) {
-  const prompts = Object.values(history).sort((a, b) => b.prompt[0] - a.prompt[0]);
-  for (const entry of prompts) {
-    const owner = entry.prompt[3]?.extra_pnginfo?.workflow?.id;
-    const payload = fromOutput(entry.outputs?.[nodeId]);
-    if (payload && workflowId && owner === workflowId) return payload;
-  }
-  return null;
-}

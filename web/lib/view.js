@@ -1,39 +1,43 @@
 // Builds the viewer's DOM from a payload. Knows the browser, not ComfyUI.
 
-import { columns, counts, headline, hover, lines, mask, planned, rows, settings } from "./report.js";
+import { columns, counts, headline, hover, lines, mask, named, planned, rows, settings } from "./report.js";
 import { VIEW, cellHeight, curves, path, stripCells, ticks } from "./chart.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 let serial = 0;
 
+// Every class has our prefix: the frontend's own stylesheet gives names such as "table" a meaning.
+// The page is laid over the box that the frontend sizes, so that what is in it never sizes the node.
 export const STYLE = `
 .sencache-view { --sc-ink: var(--input-text, #ddd); --sc-dim: var(--descrip-text, #999);
   --sc-line: var(--border-color, #4e4e4e); --sc-computed: #5b9bd5; --sc-forced: #8b98a9;
   --sc-partial: #35a08a; --sc-idle: #8886; --sc-reused: #f0a63a; --sc-paper: var(--comfy-input-bg, #222);
-  box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 8px 10px;
-  border-radius: 6px; background: var(--sc-paper); color: var(--sc-ink);
-  font: 12px/1.45 system-ui, sans-serif; }
-.sencache-view h4 { margin: 0; font-size: 13px; font-weight: 600; }
-.sencache-view p { margin: 0; }
-.sencache-view .dim { color: var(--sc-dim); }
-.sencache-view .tabs { display: flex; gap: 4px; margin-bottom: 6px; }
-.sencache-view .tabs button { border: 1px solid var(--sc-line); border-radius: 4px; padding: 1px 8px;
+  position: relative; box-sizing: border-box; width: 100%; height: 100%; min-height: 300px; overflow: hidden;
+  border-radius: 6px; background: var(--sc-paper); color: var(--sc-ink); font: 12px/1.45 system-ui, sans-serif; }
+.sencache-page { position: absolute; inset: 0; box-sizing: border-box; overflow: auto; padding: 8px 10px; }
+.sencache-page h4 { margin: 0; font-size: 13px; font-weight: 600; }
+.sencache-page p { margin: 0; }
+.sencache-dim { color: var(--sc-dim); }
+.sencache-page .sencache-earlier { margin-bottom: 6px; padding: 2px 8px; border: 1px solid var(--sc-reused); border-radius: 4px; }
+.sencache-earlier ~ * { opacity: 0.6; }
+.sencache-tabs { display: flex; gap: 4px; margin-bottom: 6px; }
+.sencache-tabs button { border: 1px solid var(--sc-line); border-radius: 4px; padding: 1px 8px;
   background: transparent; color: var(--sc-dim); font: inherit; cursor: pointer; }
-.sencache-view .tabs button[aria-selected="true"] { color: var(--sc-ink); border-color: var(--sc-ink); }
-.sencache-view .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; margin: 6px 0 2px; }
-.sencache-view .legend span { display: inline-flex; align-items: center; gap: 5px; }
-.sencache-view svg.chart { display: block; width: 100%; height: auto; margin-top: 4px; }
-.sencache-view svg text { fill: var(--sc-dim); font: 10px system-ui, sans-serif; }
-.sencache-view .note { margin: 4px 0; padding-left: 8px; border-left: 3px solid var(--sc-reused); }
-.sencache-view .mask { color: var(--sc-dim); overflow-wrap: anywhere; }
-.sencache-view .mask code { font-family: ui-monospace, monospace; user-select: all; cursor: text; }
-.sencache-view summary { cursor: pointer; margin-top: 4px; color: var(--sc-dim); }
-.sencache-view .table { max-height: 220px; overflow: auto; }
-.sencache-view table { border-collapse: collapse; width: 100%; font-size: 11px;
+.sencache-tabs button[aria-selected="true"] { color: var(--sc-ink); border-color: var(--sc-ink); }
+.sencache-legend { display: flex; flex-wrap: wrap; gap: 2px 12px; margin: 6px 0 2px; }
+.sencache-legend span { display: inline-flex; align-items: center; gap: 5px; }
+.sencache-chart { display: block; width: 100%; height: auto; margin-top: 4px; }
+.sencache-page svg text { fill: var(--sc-dim); font: 10px system-ui, sans-serif; }
+.sencache-page .sencache-note { margin: 4px 0; padding-left: 8px; border-left: 3px solid var(--sc-reused); }
+.sencache-mask { color: var(--sc-dim); overflow-wrap: anywhere; }
+.sencache-mask code { font-family: ui-monospace, monospace; user-select: all; cursor: text; }
+.sencache-page summary { cursor: pointer; margin-top: 4px; color: var(--sc-dim); }
+.sencache-rows { max-height: 220px; overflow: auto; }
+.sencache-rows table { border-collapse: collapse; width: 100%; font-size: 11px;
   font-variant-numeric: tabular-nums; }
-.sencache-view th, .sencache-view td { padding: 1px 6px 1px 0; text-align: right; white-space: nowrap; }
-.sencache-view th { position: sticky; top: 0; background: var(--sc-paper); color: var(--sc-dim); font-weight: 500; }
-.sencache-view :is(th, td):is(:nth-child(4), :nth-child(5)) { text-align: left; }
+.sencache-rows :is(th, td) { padding: 1px 6px 1px 0; text-align: right; white-space: nowrap; }
+.sencache-rows th { position: sticky; top: 0; background: var(--sc-paper); color: var(--sc-dim); font-weight: 500; }
+.sencache-rows :is(th, td):is(:nth-child(4), :nth-child(5)) { text-align: left; }
 `;
 
 function element(tag, properties = {}, ...children) {
@@ -72,7 +76,7 @@ function hatching(id) {
 function chart(run) {
   const hatch = `sencache-hatch-${++serial}`;
   const svg = shape("svg", {
-    class: "chart",
+    class: "sencache-chart",
     viewBox: `0 0 ${VIEW.width} ${VIEW.height}`,
     role: "img",
     "aria-label": headline(run).evaluations,
@@ -115,19 +119,19 @@ function legend(run) {
     const icon = shape("svg", { width: 14, height: 14, viewBox: "0 0 14 14" }, hatching(hatch));
     const height = 12 * cellHeight(decision);
     icon.append(cell({ x: 1, y: 13 - height, width: 12, height }, decision, hatch));
-    return element("span", {}, icon, `${decision} ${count}`);
+    return element("span", {}, icon, `${named(decision, run.steps)} ${count}`);
   });
-  if (!curves(run.steps)) return element("div", { className: "legend" }, ...items);
+  if (!curves(run.steps)) return element("div", { className: "sencache-legend" }, ...items);
   const score = { stroke: "var(--sc-reused)", "stroke-width": 1.6 };
   const limit = { stroke: "var(--sc-ink)", "stroke-width": 1.4, "stroke-dasharray": "5 3" };
   const strokes = planned(run) ? [["expected error", score]] : [["score", score], ["limit", limit]];
   for (const [name, stroke] of strokes) {
     const icon = shape("svg", { width: 18, height: 8 }, shape("path", { d: "M0 4H18", ...stroke }));
-    items.push(element("span", { className: "dim" }, icon, name));
+    items.push(element("span", { className: "sencache-dim" }, icon, name));
   }
   const square = shape("svg", { width: 8, height: 8 }, shape("rect", { x: 1, y: 1, width: 6, height: 6, fill: "var(--sc-computed)" }));
-  items.push(element("span", { className: "dim", title: "How far a forecast would have been off where the truth was computed too" }, square, "measured error"));
-  return element("div", { className: "legend" }, ...items);
+  items.push(element("span", { className: "sencache-dim", title: "How far a forecast would have been off where the truth was computed too" }, square, "measured error"));
+  return element("div", { className: "sencache-legend" }, ...items);
 }
 
 function table(run) {
@@ -136,13 +140,13 @@ function table(run) {
     element("tr", {}, ...cells.map((text) => element("td", { textContent: text }))),
   );
   const all = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
-  return element("details", {}, element("summary", { textContent: "Every evaluation" }), element("div", { className: "table" }, all));
+  return element("details", {}, element("summary", { textContent: "Every evaluation" }), element("div", { className: "sencache-rows" }, all));
 }
 
 /** The mask, marked as a whole by one click so that it can be copied. */
 function maskLine(run) {
-  const title = "C computed, h the conditional branch alone, a dot reused. Paste it into the mask of SenCache Policy Select to repeat this schedule.";
-  return element("p", { className: "mask", title }, element("code", { textContent: mask(run) }));
+  const title = "C computed, h computed in part, a dot reused, - not asked. Paste it into the mask of SenCache Policy Select to repeat this schedule.";
+  return element("p", { className: "sencache-mask", title }, element("code", { textContent: mask(run) }));
 }
 
 function runView(run) {
@@ -150,20 +154,23 @@ function runView(run) {
   const parts = [
     element("h4", { textContent: evaluations }),
     element("p", { textContent: time }),
-    element("p", { className: "dim", textContent: settings(run) }),
-    ...lines(run).map((text) => element("p", { className: "note", textContent: text })),
+    element("p", { className: "sencache-dim", textContent: settings(run) }),
+    ...lines(run).map((text) => element("p", { className: "sencache-note", textContent: text })),
   ];
   if (run.steps.length) parts.push(legend(run), chart(run), maskLine(run), table(run));
   return parts;
 }
 
 /** Replace the content of `root` by `payload`; null shows how to fill the viewer. */
-export function render(root, payload, chosen = 0) {
-  const open = root.querySelector("details")?.open ?? false;
+export function render(root, payload, chosen = payload?.latest ?? 0) {
   root.classList.add("sencache-view");
+  const page = root.querySelector(".sencache-page") ?? element("div", { className: "sencache-page" });
+  if (!page.parentElement) root.replaceChildren(element("style", { textContent: STYLE }), page);
+  const open = page.querySelector("details")?.open ?? false;
   const runs = payload?.runs ?? [];
   const notes = payload?.notes ?? ["Queue the graph to see what SenCache does."];
-  const parts = notes.map((text) => element("p", { className: "dim", textContent: text }));
+  const tone = runs.length ? "sencache-dim" : "sencache-note"; // a note is all there is to read
+  const parts = notes.map((text) => element("p", { className: tone, textContent: text }));
   const index = Math.min(chosen, runs.length - 1);
   if (runs.length > 1) {
     const tabs = runs.map((run, i) =>
@@ -174,10 +181,14 @@ export function render(root, payload, chosen = 0) {
         onclick: () => render(root, payload, i),
       }),
     );
-    parts.unshift(element("div", { className: "tabs", role: "tablist" }, ...tabs));
+    parts.unshift(element("div", { className: "sencache-tabs", role: "tablist" }, ...tabs));
   }
+  if (payload?.earlier) parts.unshift(element("p", { className: "sencache-earlier", textContent: payload.earlier }));
   if (runs.length) parts.push(...runView(runs[index]));
-  root.replaceChildren(element("style", { textContent: STYLE }), ...parts);
-  const details = root.querySelector("details");
-  if (details) details.open = open;
+  page.replaceChildren(...parts);
+  const details = page.querySelector("details");
+  if (!details) return;
+  details.open = open;
+  // Opened by the user, not by the line above: bring the table into sight, within the page only.
+  details.querySelector("summary").onclick = () => requestAnimationFrame(() => (page.scrollTop = details.open ? page.scrollHeight : page.scrollTop));
 }

@@ -1,0 +1,147 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+
+import { Board, of, shown } from "../../web/lib/board.js";
+import { VIEWER } from "../../web/lib/graph.js";
+
+const report = JSON.parse(readFileSync(new URL("../fixtures/run_report.json", import.meta.url)));
+const under = { ...report, completed: false, ended: false };
+const cut = { ...report, completed: false, ended: true };
+const node = (class_type, inputs = {}) => ({ class_type, inputs });
+const prompt = {
+  7: node("SenCacheApply"),
+  8: node("KSampler", { model: ["7", 0] }),
+  9: node("KSampler", { model: ["7", 0], latent_image: ["8", 0] }),
+  10: node(VIEWER, { latent: ["9", 0], stats: ["7", 1] }),
+  11: node(VIEWER, { latent: ["8", 0], stats: ["7", 1] }),
+};
+const job = (id, workflow = "w", tab = "a") => ({ id, prompt, workflow, tab });
+const told = (sampler, what) => ({ node: "7", sampler, report: what });
+const output = (from, when = 100) => ({
+  sencache: [{ version: 1, prompt: from, when, runs: [{ label: "Run", ...report, when }], notes: [] }],
+});
+const board = () => new Board(() => 50);
+/** What viewer `id` of workflow w in tab a shows. */
+const view = (all, id = "10") => shown(all.states.find((state) => of(state, "w", "a") && state.viewer === id), 200);
+
+test("runs are shown as they go, one after the other, then as the node was executed", () => {
+  const all = board();
+  assert.deepEqual(all.progress(job("p"), told("8", under)).map((state) => state.viewer), ["10", "11"]);
+  all.progress(job("p"), told("8", report));
+  all.progress(job("p"), told("9", under));
+  assert.deepEqual(view(all).runs.map((run) => [run.label, run.ended]), [["Run 1", true], ["Run 2", false]]);
+  assert.equal(view(all).latest, 1);
+  assert.deepEqual(view(all, "11").runs.map((run) => run.ended), [true]); // sampler 9 comes after it
+  assert.equal(all.finish(job("p"), "10", output("p")).length, 1);
+  assert.deepEqual(view(all).notes, []);
+  assert.equal(view(all).earlier, "");
+  assert.deepEqual(all.finish(job("p"), "10", { text: ["x"] }), []);
+});
+
+test("a viewer that was executed is not taken back by a later sampler", () => {
+  const all = board();
+  all.finish(job("p"), "11", output("p"));
+  assert.deepEqual(all.progress(job("p"), told("8", under)).map((state) => state.viewer), ["10"]);
+  assert.equal(view(all, "11").runs[0].completed, true);
+});
+
+test("interrupts, errors and lost connections end a run", () => {
+  for (const how of ["interrupted", "failed", "lost"]) {
+    for (const last of [under, cut]) { // whether or not the sampler could still tell
+      const all = board();
+      all.progress(job("p"), told("9", last));
+      assert.equal(all.pending().length, 1);
+      all.end(job("p"), how);
+      const [run] = view(all).runs;
+      assert.deepEqual([run.stopped, run.when], [how, 50]);
+      assert.deepEqual(all.pending(), []);
+      assert.deepEqual(all.progress(job("p"), told("9", under)), []); // a late message
+    }
+  }
+});
+
+test("a graph that ends between sampler and viewer says so", () => {
+  const all = board();
+  all.progress(job("p"), told("9", report));
+  all.end(job("p"), "failed");
+  assert.match(view(all).notes[0], /before this node/);
+  assert.equal(view(all).runs[0].stopped, undefined);
+});
+
+test("what is queued anew makes the chart an earlier one, until the new run shows", () => {
+  const all = board();
+  all.finish(job("p"), "10", output("p"));
+  assert.equal(all.queue("w", "a").length, 1);
+  assert.match(view(all).earlier, /^Earlier run, .*\.$/);
+  all.progress(job("q"), told("9", under));
+  assert.equal(view(all).earlier, "");
+  assert.deepEqual(all.queue("w", "a"), []); // a run under way is of its own graph
+});
+
+test("the chart of a run before a refused, failed or interrupted one says which", () => {
+  const all = board();
+  all.finish(job("p"), "10", output("p"));
+  all.refuse("w", "a", ["13"]);
+  assert.equal(view(all).earlier, "");
+  all.refuse("w", "a", ["10"]);
+  assert.match(view(all).earlier, /refused the graph/);
+  for (const [how, words] of [["failed", /failed before/], ["interrupted", /interrupted before/], ["", /refused/]]) {
+    all.refuse("w", "a");
+    all.end(job("q"), how);
+    assert.match(view(all).earlier, words);
+  }
+});
+
+test("two prompts in the queue: the first stays until the second begins", () => {
+  const all = board();
+  all.progress(job("p"), told("9", under));
+  all.queue("w", "a");
+  all.finish(job("p"), "10", output("p"));
+  assert.equal(view(all).earlier, "");
+  all.start(job("q"));
+  assert.match(view(all).earlier, /Earlier run/);
+});
+
+test("results that ComfyUI kept are not called new", () => {
+  const all = board();
+  all.finish(job("q"), "10", output("p"));
+  assert.match(view(all).notes[0], /kept the results/);
+});
+
+test("states belong to one workflow in one tab", () => {
+  const all = board();
+  all.finish(job("p"), "10", output("p", 100));
+  all.finish(job("q", "w", "b"), "10", output("q", 101));
+  all.finish(job("r", "other"), "10", output("r", 102));
+  assert.equal(all.states.length, 3);
+  assert.equal(view(all).when, 100);
+  all.queue("w", "b");
+  assert.equal(view(all).earlier, "");
+  assert.ok(of({ job: job("s", "w", undefined) }, "w", "a")); // queued before the page was loaded
+  assert.ok(!of({ job: job("s", undefined) }, undefined, "a"));
+});
+
+test("a history fills a viewer with the newest figures of its workflow, dated", () => {
+  const entry = (number, workflow, when) => ({
+    prompt: [number, `p${number}`, prompt, { extra_pnginfo: { workflow: { id: workflow } } }],
+    outputs: { "12:10": output(`p${number}`, when), 5: { text: [] } },
+  });
+  const history = { a: entry(1, "w", 10), b: entry(3, "w", 30), c: entry(4, "other", 40), d: { prompt: [5, "x", prompt, {}] } };
+  const all = board();
+  const [found] = all.restore(history, "w", "a", (id) => id === "12:10");
+  assert.equal(found.payload.when, 30);
+  assert.match(shown(found, 60).earlier, /Earlier run/);
+  assert.deepEqual(all.restore(history, "w", "a", (id) => id === "12:10"), []); // filled by now
+  all.refuse("w", "a");
+  assert.match(view(all, "12:10").earlier, /refused/);
+  assert.deepEqual(all.restore(history, "w", "a", (id) => id === "10"), []);
+  assert.deepEqual(all.restore(history, undefined, "a", () => true), []);
+});
+
+test("neither jobs nor states pile up", () => {
+  const all = board();
+  for (let i = 0; i < 200; i++) all.finish(all.add(job(`p${i}`, `w${i}`)), "10", output(`p${i}`));
+  assert.ok(all.jobs.size <= 64 && all.states.length <= 64);
+  assert.ok(all.jobs.has("p199") && all.states.at(-1).job.id === "p199");
+});

@@ -1,0 +1,154 @@
+// What each viewer shows, as prompts are queued, run, end and fail. No DOM, no ComfyUI.
+//
+// A state belongs to a viewer of one workflow in one tab of the browser:
+//   job      {id, prompt, workflow, tab} that its figures are of; tab is undefined where unknown
+//   payload  what the viewer's node sent, once it was executed
+//   runs     before that: what its samplers tell as they run
+//   done     nothing more will come from this job
+//   earlier  why the figures are not those of the graph as it was queued last, "" if they are
+
+import { jobOf, viewersIn, viewersOf } from "./graph.js";
+import { fromOutput, moment, running } from "./report.js";
+
+const MOST = 64;
+
+const SINCE = {
+  refused: " ComfyUI refused the graph as it is now.",
+  interrupted: " The run after it was interrupted before it came here.",
+  failed: " The run after it failed before it came here.",
+  lost: " The run after it was cut off.",
+};
+
+export class Board {
+  constructor(clock = () => Date.now() / 1000) {
+    this.clock = clock;
+    this.jobs = new Map();
+    this.states = [];
+  }
+
+  /** Remember where a prompt came from. */
+  add(job) {
+    this.jobs.set(job.id, job);
+    if (this.jobs.size > MOST) this.jobs.delete(this.jobs.keys().next().value);
+    return job;
+  }
+
+  /** A graph is being queued: what its viewers show is of before, but for runs still under way. */
+  queue(workflow, tab, why = "queued") {
+    return this.#date((state) => of(state, workflow, tab), why);
+  }
+
+  /** ComfyUI refused the parts of a graph that end in `viewers`, or all of it. */
+  refuse(workflow, tab, viewers) {
+    return this.#date((state) => of(state, workflow, tab) && (viewers?.includes(state.viewer) ?? true), "refused");
+  }
+
+  /** A prompt that was queued before begins. */
+  start(job) {
+    return this.#date((state) => of(state, job.workflow, job.tab) && state.job.id !== job.id, "queued");
+  }
+
+  /** A sampler tells how far it is. */
+  progress(job, { node, sampler, report }) {
+    const key = `${node} ${sampler}`;
+    const viewers = viewersOf(job.prompt, node, sampler);
+    return viewers.flatMap((viewer) => {
+      const old = this.#find(job, viewer);
+      if (old?.job.id === job.id && old.done) return []; // its own sampler has ended; this is another
+      const state = old?.job.id === job.id ? old : this.#put(job, viewer, { runs: [], done: false });
+      const run = report.ended ? { ...report, key, when: this.clock() } : { ...report, key };
+      const present = state.runs.findIndex((other) => other.key === key && running(other));
+      if (present < 0) state.runs.push(run);
+      else state.runs[present] = run;
+      return [state];
+    });
+  }
+
+  /** A viewer was executed, or its kept output was sent again. */
+  finish(job, viewer, output) {
+    const payload = fromOutput(output);
+    return payload ? [this.#put(job, viewer, { payload, done: true })] : [];
+  }
+
+  /** A prompt has ended, as it should ("") or not ("interrupted", "failed", "lost"). */
+  end(job, how = "") {
+    const viewers = viewersIn(job.prompt);
+    const own = this.states.filter((state) => state.job.id === job.id && !state.done);
+    for (const state of own) {
+      state.done = true;
+      for (const run of state.runs) {
+        if (run.completed) continue;
+        Object.assign(run, { when: run.when ?? this.clock(), stopped: how || "lost" });
+      }
+    }
+    if (!how) return own;
+    const others = (state) => of(state, job.workflow, job.tab) && state.job.id !== job.id && viewers.includes(state.viewer);
+    return [...own, ...this.#date(others, how)];
+  }
+
+  /** Fill the viewer that `is` recognises by its id with the newest that ComfyUI's history holds. */
+  restore(history, workflow, tab, is) {
+    if (this.shownBy(workflow, tab, is).length) return [];
+    for (const entry of Object.values(history).sort((a, b) => b.prompt[0] - a.prompt[0])) {
+      const job = jobOf(entry.prompt);
+      if (!workflow || job?.workflow !== workflow) continue;
+      for (const [viewer, output] of Object.entries(entry.outputs ?? {})) {
+        const payload = is(viewer) ? fromOutput(output) : null;
+        if (payload) return [this.#put({ ...job, tab }, viewer, { payload, done: true, earlier: "queued" })];
+      }
+    }
+    return [];
+  }
+
+  /** States of the viewer that `is` recognises by its id. */
+  shownBy(workflow, tab, is) {
+    return this.states.filter((state) => of(state, workflow, tab) && is(state.viewer));
+  }
+
+  /** Jobs of which more may come. */
+  pending() {
+    return [...new Set(this.states.filter((state) => !state.done).map((state) => state.job))];
+  }
+
+  #find({ workflow, tab }, viewer) {
+    return this.states.find((state) => of(state, workflow, tab) && state.viewer === viewer);
+  }
+
+  #put(job, viewer, rest) {
+    const state = { viewer, job, earlier: "", ...rest };
+    const old = this.#find(job, viewer);
+    this.states = [...this.states.filter((other) => other !== old), state].slice(-MOST);
+    return state;
+  }
+
+  #date(which, why) {
+    const found = this.states.filter((state) => state.done && which(state));
+    for (const state of found) state.earlier = why;
+    return found;
+  }
+}
+
+/** Whether a state is of this workflow in this tab, as far as that is known. */
+export function of(state, workflow, tab) {
+  const { job } = state;
+  return Boolean(workflow) && job.workflow === workflow && (!job.tab || !tab || job.tab === tab);
+}
+
+/** The payload that shows a state: see nodes/viewer.py; with `earlier`, a sentence or "". */
+export function shown(state, now) {
+  const runs = state.runs ?? [];
+  const payload = state.payload ?? {
+    version: 1,
+    runs: runs.map((run, i) => ({ ...run, label: runs.length > 1 ? `Run ${i + 1}` : "Run" })),
+    notes: state.done && runs.every((run) => run.completed) ? ["The graph ended before this node was reached."] : [],
+    latest: runs.length - 1,
+  };
+  const kept = state.payload?.prompt && state.payload.prompt !== state.job.id && !state.earlier;
+  const notes = kept ? [...payload.notes, KEPT] : payload.notes;
+  const when = payload.when ?? runs.at(-1)?.when;
+  const date = when ? `, ${moment(when, now)}` : "";
+  const earlier = state.earlier ? `Earlier run${date}.${SINCE[state.earlier] ?? ""}` : "";
+  return { ...payload, notes, earlier };
+}
+
+const KEPT = "Nothing was sampled anew: ComfyUI kept the results of a run with the same inputs.";
