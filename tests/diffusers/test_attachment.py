@@ -9,6 +9,7 @@ from diffusers_runs import host, network, noise, text
 from host_contract import HALF, STEPS
 
 from sencache_core import CacheConfig, Profile, ProfileError, ProfileHeader
+from sencache_core.hosts._diffusers import ModelHook
 
 
 def test_detach_leaves_the_model_as_it_was(wan):
@@ -45,7 +46,7 @@ def test_detach_below_a_hook_that_came_later(wan):
 
 
 def test_another_hook_of_diffusers_stays(wan):
-    class Note(host.ModelHook):
+    class Note(ModelHook):
         calls = 0
 
         def post_forward(self, module, output):
@@ -81,6 +82,32 @@ def test_on_report_hears_of_every_run(wan):
     assert all(report.completed for report in heard)
 
 
+def test_a_callback_that_raises_costs_no_sample(wan):
+    def broken(report):
+        raise OSError("disk full")
+
+    fresh = wan()
+    attachment = host.attach(wan.module, HALF, wan.scheduler, on_report=broken)
+    with pytest.warns(UserWarning, match="on_report raised OSError: disk full"):
+        clips = [wan(), wan()]
+        attachment.detach()
+    assert torch.equal(*clips)
+    assert clips[0].shape == fresh.shape
+    assert [report.completed for report in attachment.reports] == [True, True]
+    assert any("disk full" in message for message in attachment.reports[0].messages)
+
+
+def test_ending_twice_is_ending_once(wan):
+    attachment = host.attach(wan.module, HALF, wan.scheduler)
+    wan()
+    for _ in range(2):
+        wan.module._reset_stateful_cache()
+        attachment.close()
+    attachment.detach()
+    attachment.close()
+    assert [report.completed for report in attachment.reports] == [True]
+
+
 def test_gradients_mean_a_plain_call(wan):
     x = noise("wan").requires_grad_()
     wan.scheduler.set_timesteps(STEPS)
@@ -103,7 +130,6 @@ def test_inference_mode(wan):
     [
         ("wan", {}, "pass scheduler"),
         ("cogvideox", {"num_steps": 12}, "pass scheduler"),
-        ("wan", {"config": CacheConfig(tap="stack"), "num_steps": 12}, "output only"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(family, arguments, message):

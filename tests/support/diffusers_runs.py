@@ -52,6 +52,11 @@ def first_block(module):
     return (module.blocks if hasattr(module, "blocks") else module.transformer_blocks)[0]
 
 
+def rel(a: torch.Tensor, b: torch.Tensor) -> float:
+    """RMS of the difference, relative to ``b``."""
+    return float((a - b).square().mean().sqrt() / b.square().mean().sqrt())
+
+
 class Sampler:
     """A plain guided sampling loop over one network, as a pipeline's ``__call__`` has it.
 
@@ -81,9 +86,15 @@ class Sampler:
 
     def _sample(self, job: Job, extra: bool) -> torch.Tensor:
         self.scheduler.set_timesteps(STEPS)
+        *_, x = self.steps(job, self.scheduler, noise(self.family, job.seed, job.large), extra)
+        return x
+
+    def steps(self, job: Job, scheduler, x: torch.Tensor, extra: bool = False, first: int = 0):
+        """The latent after each step, from step ``first`` of the scheduler's list on."""
         cond, uncond = text(job.prompt), torch.zeros(1, 8, TEXT)
-        x = noise(self.family, job.seed, job.large)
-        for t in self.scheduler.timesteps:
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        for t in scheduler.timesteps[first:]:
             if job.batched:
                 both = self._model(torch.cat([x, x]), t, torch.cat([uncond, cond]), "cond_uncond")
                 u, c = both.chunk(2)
@@ -98,8 +109,8 @@ class Sampler:
             if job.in_place:
                 c.zero_()
                 u.zero_()
-            x = self.scheduler.step(guided, t, x, return_dict=False)[0]
-        return x
+            x = scheduler.step(guided, t, x, return_dict=False)[0]
+            yield x
 
     def _model(self, x, t, context, name) -> torch.Tensor:
         named = self.names is not None and (name in self.names or name == "cond_uncond")
