@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..measure.profile import ProfileHeader
 from ..model.families import FAMILIES, Family, family_of
 from ..model.fingerprint import fingerprint
-from ..sampler.schedule import Schedule, as_floats, flow_sigmas
+from ..sampler.schedule import Schedule
+from ._diffusers_schedulers import Clock
 
 try:
     from diffusers.hooks.hooks import BaseState, StateManager
@@ -36,73 +37,31 @@ _BATCHED = _TIMES | frozenset(
 )
 #: Dimension of ``hidden_states`` along which some pipelines append conditioning channels.
 _CHANNEL_DIM = {"wan": 1, "cogvideox": 2}
-#: What k-diffusion and ComfyUI call the samplers of these schedulers.
-_SAMPLERS = {
-    "CogVideoXDDIMScheduler": "ddim",
-    "CogVideoXDPMScheduler": "dpmpp_2m_sde",
-    "FlowMatchEulerDiscreteScheduler": "euler",
-    "UniPCMultistepScheduler": "uni_pc",
-}
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Timesteps of one transformer, which is asked within ``low <= timestep < high``."""
-
-    family: Family
-    scheduler: Callable[[], Any] | None
-    num_steps: int | None
-    low: float = 0.0
-    high: float = math.inf
-
-    def sigma(self, timestep: float) -> float:
-        if self.family.prediction == "flow":
-            return timestep / self._train_steps()
-        alpha = float(self.scheduler().alphas_cumprod[round(timestep)])
-        return math.sqrt((1 - alpha) / max(alpha, 1e-12))
-
-    def timestep(self, sigma: float) -> float:
-        """Timestep of ``sigma``; for the v family the trained one whose sigma is nearest."""
-        if self.family.prediction == "flow":
-            return sigma * self._train_steps()
-        alphas = self.scheduler().alphas_cumprod.double().clamp_min(1e-12)
-        angles = torch.atan(((1 - alphas) / alphas).sqrt())
-        return int((angles - math.atan(sigma)).abs().argmin())
-
-    def schedule(self, first: float) -> Schedule | None:
-        """Noise levels from timestep ``first`` on; ``None`` if the scheduler does not list it."""
-        if self.scheduler is None:
-            start = self.sigma(first)
-            return Schedule(tuple(s * start for s in flow_sigmas(self.num_steps)), assumed=True)
-        scheduler = self.scheduler()
-        every = as_floats(scheduler.timesteps)
-        known = [t for t in every if self.low <= t < self.high]
-        ahead = [t for t in known if t <= first * (1 + 1e-4)]
-        if not ahead or not math.isclose(ahead[0], first, rel_tol=1e-4):
-            return None
-        name = type(scheduler).__name__
-        end = max(map(self.sigma, (t for t in every if t < self.low)), default=0.0)
-        name = _SAMPLERS.get(name, name)
-        if getattr(scheduler.config, "stochastic_sampling", False):
-            name = f"{name}_ancestral"
-        return Schedule((*map(self.sigma, ahead), end), name)
-
-    def _train_steps(self) -> int:
-        if self.scheduler is None:
-            return 1000
-        return getattr(self.scheduler().config, "num_train_timesteps", 1000)
+#: Where pipelines keep how far they rescale the guided output.
+_RESCALES = ("_guidance_rescale", "_audio_guidance_rescale")
+#: Guiders of modular diffusers that weigh the same outputs by the same numbers at every step.
+_LINEAR_GUIDERS = frozenset(
+    {"AutoGuidance", "ClassifierFreeGuidance", "LTX2Guidance", "PerturbedAttentionGuidance"}
+)
+#: What the guiders of modular diffusers call what pipelines call by the other name.
+_GUIDERS_NAMES = {"pred_cond": "cond", "pred_uncond": "uncond"}
 
 
 class ContextName(StateManager):
-    """Takes note of the name that a pipeline gives a call by ``cache_context``."""
+    """Takes note of the name that a pipeline gives a call by ``cache_context``, in each thread."""
 
     def __init__(self) -> None:
         super().__init__(BaseState)
-        self.name: str | None = None
+        self._here = threading.local()
+
+    @property
+    def name(self) -> str | None:
+        return getattr(self._here, "name", None)
 
     def set_context(self, context) -> None:
         # A plain string before diffusers 0.42, an object with a name since.
-        self.name = getattr(context, "name", context)
+        name = getattr(context, "name", context)
+        self._here.name = _GUIDERS_NAMES.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -197,8 +156,35 @@ def same(a: Tensor | None, b: Tensor | None) -> bool:
     return a is not None and b is not None and a.shape == b.shape and torch.equal(a, b)
 
 
+def nonlinear_guidance(model: Any) -> str | None:
+    """Why a pipeline's guidance is no fixed linear combination of the transformer's outputs.
+
+    Args:
+        model: a pipeline, in mid-call; of a bare transformer nothing is known.
+
+    Returns:
+        Its name, for people; ``None`` if there is no sign of any.
+    """
+    if any((getattr(model, name, 0) or 0) > 0 for name in _RESCALES):
+        return "rescaled guidance"
+    for name in ("guider", "guider_2"):
+        guider = getattr(model, name, None)
+        if guider is None or not getattr(guider, "_enabled", True):
+            continue
+        if getattr(guider, "guidance_rescale", 0):
+            return "rescaled guidance"
+        always = (getattr(guider, "_start", 0), getattr(guider, "_stop", 1)) == (0, 1)
+        if type(guider).__name__ not in _LINEAR_GUIDERS or not always:
+            return type(guider).__name__
+    return None
+
+
 def header_of(
-    module: nn.Module, family: Family, schedule: Schedule | None, inputs: tuple[Tensor, ...]
+    module: nn.Module,
+    family: Family,
+    schedule: Schedule | None,
+    inputs: tuple[Tensor, ...],
+    tap: str,
 ) -> ProfileHeader:
     """What is known of a run, to be compared with a profile's header."""
     return ProfileHeader(
@@ -208,6 +194,7 @@ def header_of(
         sigmas=schedule.sigmas[:-1] if schedule else (),
         shape=tuple(n for x in inputs for n in x.shape),
         dtype=str(inputs[0].dtype).removeprefix("torch."),
+        tap=tap,
     )
 
 
@@ -229,6 +216,7 @@ def clocks_of(model: Any, scheduler: Any, num_steps: int | None) -> list[tuple[n
     for module, (low, high) in zip(modules, ranges[: len(modules)], strict=True):
         if module is None:
             continue
+        module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper calls it
         family = family_of(module, lambda row: row.diffusers_classes)
         if family is None:
             known = ", ".join(name for row in FAMILIES.values() for name in row.diffusers_classes)

@@ -2,228 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import warnings
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..config import CacheConfig
+from ..config import CacheConfig, Facts
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
+from ..model.taps import TAPS
 from ..policies import Off
-from ..run.runner import Call, EvaluateAt, Runner, runs_first
+from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule
-from ..types import OUTPUT, Branch, Decision
-from ._diffusers import (
-    Clock,
-    Container,
-    ContextName,
-    HookRegistry,
-    ModelHook,
-    at_timestep,
-    clocks_of,
-    halves_of,
-    header_of,
-    noisy_channels,
-    same,
-)
+from ..types import OUTPUT
+from ._diffusers import HookRegistry, clocks_of, header_of, nonlinear_guidance
+from ._diffusers_caches import refuse_other_caches
+from ._diffusers_hook import Hook
+from ._diffusers_runs import MOST_OPEN, Ended, Runs
+from ._diffusers_schedulers import Clock
 
 HOOK_NAME = "sencache"
-
-
-@dataclass
-class _Run:
-    """One sampling run of one transformer.
-
-    Attributes:
-        runner: caches or measures.
-        rounds: evaluation rounds to be expected, ``None`` if unknown.
-        timestep, inputs: of the present round; ``inputs`` are owned copies, of a batched pair one
-            half.
-        decision: of the present round.
-        calls: how often each (context name, conditioning) was seen in the present round.
-        conditions: distinct text conditionings of the run, in order of appearance.
-        containers: output container by branch and ``return_dict``.
-    """
-
-    runner: Runner
-    rounds: int | None
-    timestep: float = math.inf
-    inputs: tuple[Tensor, ...] = ()
-    decision: Decision | None = None
-    calls: Counter = field(default_factory=Counter)
-    conditions: list[Tensor | None] = field(default_factory=list)
-    containers: dict[Any, Container | None] = field(default_factory=dict)
-
-
-class _Hook(ModelHook):
-    """Stands around one transformer's ``forward``.
-
-    Args:
-        clock: its timesteps.
-        start: makes a run's runner, given the clock, its schedule (or ``None``), the transformer
-            and its noisy inputs.
-        opened, publish: called when a run begins, and with the runner of each that has ended.
-    """
-
-    _is_stateful = True
-
-    def __init__(self, clock: Clock, start, opened, publish) -> None:
-        super().__init__()
-        self.clock, self.start, self.opened, self.publish = clock, start, opened, publish
-        self.context, self.warned = ContextName(), False
-        self.run: _Run | None = None
-
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
-        self.signature = inspect.signature(module.forward)
-        return module
-
-    def reset_state(self, module: nn.Module) -> nn.Module:
-        self.finish()
-        return module
-
-    def new_forward(self, module: nn.Module, *args, **kwargs):
-        forward = self.fn_ref.original_forward
-        if torch.is_grad_enabled() and any(
-            tensor.requires_grad
-            for tensor in (*module.parameters(), *args, *kwargs.values())
-            if isinstance(tensor, Tensor)
-        ):
-            if not self.warned:
-                self.warned = True
-                warnings.warn("no caching with gradients on: use torch.no_grad()", stacklevel=3)
-            return forward(*args, **kwargs)
-        try:
-            return self._call(module, forward, self.signature.bind(*args, **kwargs))
-        except BaseException:
-            self.finish(failed=True)
-            raise
-
-    def _call(self, module: nn.Module, forward, call: inspect.BoundArguments):
-        arguments = call.arguments
-        pair = self._holds_pair(arguments)
-        run = self._round(module, arguments, pair)
-        branches = self._branches(run, arguments, pair)
-        key = (branches, arguments.get("return_dict", True))
-        container = run.containers.get(key)
-        first = [runs_first(run.decision, branch) for branch in branches]
-        if container and run.decision.partial and any(first) and not all(first):
-            halves = halves_of(arguments)
-            if halves is not None:
-                return self._apart(run, forward, branches, halves, container)
-        with Call(run.runner, branches, self._elsewhere(forward, arguments)) as visit:
-            if container:
-                payload = visit.skip(OUTPUT, container.shape)
-                if payload is not None:
-                    return container.put(payload)
-            output = forward(*call.args, **call.kwargs)
-            run.containers[key], payload = Container.of(output)
-            if payload is None:
-                run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
-                return output
-            handed = visit.ran(OUTPUT, payload)
-        return output if handed is None else run.containers[key].put(handed)
-
-    def _apart(self, run: _Run, forward, branches, halves, container: Container):
-        """A batched pair, that half first which the other may be rebuilt from."""
-        rows, *rest = container.shape
-        parts: dict[Branch, Tensor] = {}
-        pairs = zip(branches, halves, strict=True)
-        for branch, arguments in sorted(pairs, key=lambda p: not runs_first(run.decision, p[0])):
-            with Call(run.runner, (branch,), self._elsewhere(forward, arguments)) as visit:
-                payload = visit.skip(OUTPUT, (rows // 2, *rest))
-                if payload is None:
-                    payload = Container.of(forward(**arguments))[1]
-                    handed = visit.ran(OUTPUT, payload)
-                    payload = payload if handed is None else handed
-            parts[branch] = payload
-        return container.put(torch.cat([parts[branch] for branch in branches]))
-
-    def _elsewhere(self, forward, arguments: dict[str, Any]) -> EvaluateAt:
-        """The payload of a call at another noise level."""
-
-        def evaluate_at(sigma: float) -> Tensor:
-            return Container.of(forward(**at_timestep(arguments, self.clock.timestep(sigma))))[1]
-
-        return evaluate_at
-
-    def _round(self, module: nn.Module, arguments: dict[str, Any], pair: bool) -> _Run:
-        """The run that this call belongs to, with its evaluation round opened if it is new."""
-        names = ("hidden_states", "audio_hidden_states")
-        inputs = tuple(arguments[n] for n in names if arguments.get(n) is not None)
-        if pair:  # both halves show the same latent
-            inputs = tuple(x[: len(x) // 2] for x in inputs)
-        timestep = float(torch.as_tensor(arguments["timestep"]).max())
-        run = self.run
-        if run is not None:
-            changed = [x.shape for x in inputs] != [x.shape for x in run.inputs]
-            same_time = timestep == run.timestep and not changed
-            if same_time and all(map(torch.equal, inputs, run.inputs)):
-                return run
-            full = run.rounds is not None and len(run.runner.report.steps) >= run.rounds
-            if changed or full or timestep > run.timestep:
-                self.finish()
-        if self.run is None:
-            self.opened(self)
-            schedule = self.clock.schedule(timestep)
-            runner = self.start(self.clock, schedule, module, inputs)
-            self.run = _Run(runner, len(schedule.rounds) if schedule else None)
-        run = self.run
-        run.timestep, run.inputs = timestep, tuple(x.clone() for x in inputs)
-        run.calls.clear()
-        noisy = noisy_channels(self.clock.family, module, inputs[0])
-        sigma = self.clock.sigma(timestep)
-        run.decision = run.runner.begin((noisy, *inputs[1:]), sigma)
-        return run
-
-    def _holds_pair(self, arguments: dict[str, Any]) -> bool:
-        """Whether a call holds a guidance pair: pipelines name it so without guidance, too."""
-        if self.context.name != "cond_uncond":
-            return False
-        x = arguments["hidden_states"]
-        return len(x) % 2 == 0 and torch.equal(*x.chunk(2))
-
-    def _branches(self, run: _Run, arguments: dict[str, Any], pair: bool) -> tuple[Branch, ...]:
-        """Keys of this call's chunks: the pipeline's name for it, its conditioning and its turn.
-
-        Unnamed guidance calls differ by conditioning; calls that share it (perturbed attention,
-        skipped layers) by their order among calls with equal t and x.
-        """
-        text = arguments.get("encoder_hidden_states")
-        known = (i for i, other in enumerate(run.conditions) if same(text, other))
-        if (index := next(known, None)) is None:
-            index = len(run.conditions)
-            run.conditions.append(text)
-        name = self.context.name
-        turn = run.calls[name, index]
-        run.calls[name, index] += 1
-        role = {None: "cond" if index == 0 else "call", "cond_uncond": "cond"}.get(name, name)
-        ident = name, index, turn
-        if pair:
-            return Branch("uncond", ident), Branch("cond", ident)  # diffusers' order
-        return (Branch(role, ident),)
-
-    def finish(self, failed: bool = False) -> None:
-        """End the run, if there is one. It counts as completed if all its rounds were seen."""
-        run, self.run = self.run, None
-        if run is not None:
-            all_seen = len(run.runner.report.steps) >= (run.rounds or 0)
-            run.runner.finish(all_seen and not failed)
-            self.publish(run.runner)
 
 
 class Attachment:
     """A cache, or a recorder, on one or two transformers. Also a context manager.
 
     Attributes:
-        reports: one a run, newest last. It ends with the pipeline, the next start, or an error.
+        reports: one a run, newest last. A run ends with its pipeline, with the next start in the
+            same thread, or with an error.
     """
 
     def __init__(
@@ -232,11 +42,14 @@ class Attachment:
         on_report: Callable | None = None,
         done: Callable[[Runner], None] | None = None,
         recordings: Callable[[], list[Recording]] = list,
+        limit: int = MOST_OPEN,
+        tap: str = OUTPUT.tap,
     ) -> None:
         self.reports: list[RunReport] = []
         self._start, self._on_report, self._done = start, on_report, done
-        self._recordings = recordings
-        self._hooks: list[tuple[nn.Module, _Hook, bool, Callable]] = []
+        self._recordings, self._limit, self._tap = recordings, limit, TAPS[tap]
+        self._ended = Ended(self._note, self._tell)
+        self._hooks: list[tuple[nn.Module, Hook, bool, Callable]] = []
 
     @property
     def recordings(self) -> list[Recording]:
@@ -244,10 +57,12 @@ class Attachment:
         return self._recordings()
 
     def add(self, module: nn.Module, clock: Clock) -> None:
-        registry = HookRegistry.check_if_exists_or_initialize(module)
-        if registry.get_hook(HOOK_NAME) is not None:
+        if HOOK_NAME in getattr(getattr(module, "_diffusers_hook", None), "hooks", ()):
             raise ValueError("this model has a SenCache attached already; detach it first")
-        hook = _Hook(clock, self._start, self._opened, self._publish)
+        self._refuse(module)
+        registry = HookRegistry.check_if_exists_or_initialize(module)
+        runs = Runs(clock, partial(self._begin, clock), self._ended, self._limit)
+        hook = Hook(runs, self._opened, self._ended, self._tap)
         plain = "forward" not in vars(module)
         registry.register_hook(hook, HOOK_NAME)
         self._hooks.append((module, hook, plain, module.forward))
@@ -265,24 +80,49 @@ class Attachment:
                 del module.forward
             if not registry.hooks:
                 del module._diffusers_hook
-            hook.finish()
+            hook.runs.end_all()
+        self._ended.tell()
 
     def close(self) -> None:
         """End open runs now, instead of at the next start or :meth:`detach`."""
         for _, hook, *_ in self._hooks:
-            hook.finish()
+            hook.runs.end_all()
+        self._ended.tell()
 
-    def _opened(self, hook: _Hook) -> None:
+    def _begin(self, clock: Clock, schedule: Schedule | None, module: nn.Module, inputs) -> Runner:
+        self._refuse(module)  # what has come since
+        return self._start(clock, schedule, module, inputs)
+
+    def _refuse(self, module: nn.Module) -> None:
+        """Raise a ``ValueError`` for what cannot go together with this cache on ``module``."""
+        refuse_other_caches(module, HOOK_NAME)
+        if self._tap.inside and module._compiled_call_impl is not None:
+            raise ValueError(
+                f"the {self._tap.name} tap works inside the transformer, which is compiled as a "
+                "whole: use compile_repeated_blocks() instead of compile(), or the output tap"
+            )
+
+    def _opened(self, hook: Hook) -> None:
+        """A run begins: another transformer's that are complete have ended."""
         for _, other, *_ in self._hooks:
             if other is not hook:
-                other.finish()
+                other.runs.tidy()
 
-    def _publish(self, runner: Runner) -> None:
+    def _note(self, runner: Runner) -> None:
         self.reports.append(runner.report)
         if self._done is not None:
             self._done(runner)
-        if self._on_report is not None:
+
+    def _tell(self, runner: Runner) -> None:
+        """Hand on a run's report. An error of the user's own must not cost the sample."""
+        if self._on_report is None:
+            return
+        try:
             self._on_report(runner.report)
+        except Exception as error:
+            message = f"on_report raised {type(error).__name__}: {error}"
+            runner.report.say(message)
+            warnings.warn(message, stacklevel=2)
 
     def __enter__(self) -> Attachment:
         return self
@@ -300,7 +140,8 @@ def attach(
 ) -> Attachment:
     """Cache the calls of a diffusers transformer.
 
-    Attach before ``enable_model_cpu_offload``. To compile, use ``compile_repeated_blocks``.
+    Attach before ``enable_model_cpu_offload``. Compiled transformers work with the output tap,
+    those whose blocks are compiled (``compile_repeated_blocks``) with any.
 
     Args:
         model: a pipeline, or its transformer. Both transformers of a Wan 2.2 pipeline are cached,
@@ -311,28 +152,25 @@ def attach(
         on_report: called with the report of every run that has ended.
 
     Raises:
-        ValueError: unknown transformer class, no schedule, a cache attached already, or a tap other
-            than ``"output"``.
+        ValueError: unknown transformer class, no schedule, a cache on it already (of any kind), or
+            a tap inside a transformer that is compiled as a whole.
         ProfileError: the profile belongs to another family or tap.
     """
-    if config.tap_in_use != OUTPUT.tap:
-        raise ValueError(
-            f"this host caches the output only; set tap='output', not {config.tap_in_use!r}"
-        )
 
     def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
-        header = header_of(module, clock.family, schedule, inputs) if config.profile else None
+        header = None
+        if config.profile is not None:
+            header = header_of(module, clock.row, schedule, inputs, config.tap_in_use)
+        facts = Facts(clock.family.prediction, nonlinear_guidance(model) is None)
         if schedule is not None:
-            return config.start(clock.family, schedule, header)
+            return config.start(clock.row, schedule, header, facts)
         off = replace(config, policy=Off(), budget=None)
-        runner = off.start(clock.family, Schedule((1.0, 0.0)), header)
-        runner.report.say("Caching is off: the first timestep is not on the scheduler's list.")
-        return runner
+        return off.start(clock.row, Schedule((1.0, 0.0)), header, facts)
 
     clocks = clocks_of(model, scheduler, num_steps)
     if config.profile is not None:
-        config.profile.mismatches(ProfileHeader(clocks[0][1].family.name))
-    return _attached(Attachment(start, on_report), clocks)
+        config.profile.mismatches(ProfileHeader(clocks[0][1].row.name, tap=config.tap_in_use))
+    return _attached(Attachment(start, on_report, tap=config.tap_in_use), clocks)
 
 
 def record(
@@ -361,7 +199,7 @@ def record(
         if schedule is None:
             raise ValueError("the first timestep is not on the scheduler's list")
         calibration = runs.setdefault(module, Calibration(probes))
-        runner = calibration.start(clock.family, schedule, guidance=guidance)
+        runner = calibration.start(clock.row, schedule, guidance=guidance)
         owners[id(runner)] = calibration
         return runner
 
@@ -371,7 +209,7 @@ def record(
     def recordings() -> list[Recording]:
         return [recording for calibration in runs.values() for recording in calibration.recordings]
 
-    attachment = Attachment(start, None, done, recordings)
+    attachment = Attachment(start, None, done, recordings, limit=1)
     return _attached(attachment, clocks_of(model, scheduler, num_steps))
 
 

@@ -44,6 +44,7 @@ class _Passage:
         self._visit = visit
         self._entry: tuple[Tensor, ...] | None = None
         self._residual: Tensor | None = None
+        self._left: dict[int, Tensor] = {}
 
     @property
     def skipped(self) -> bool:
@@ -65,6 +66,17 @@ class _Passage:
         if (residual := residual_of(entry, streams)) is not None:
             self._visit.ran(STACK, residual)
         return streams
+
+    def leave_by(self, number: int, stream: Tensor) -> Tensor:
+        """As :meth:`leave` where every stream has a head of its own: that of one of them."""
+        if self._entry is None:
+            return stream
+        if self._residual is not None:
+            return added(self._entry, self._residual)[number]
+        self._left[number] = stream
+        if len(self._left) == len(self._entry):
+            self.leave(tuple(self._left[k] for k in sorted(self._left)))
+        return stream
 
 
 @contextmanager
@@ -91,16 +103,21 @@ def _shadowed(module: nn.Module, name: str, passage: _Passage) -> Iterator[None]
 def _gated(
     module: nn.Module, blocks: nn.ModuleList, places: Places, passage: _Passage
 ) -> Iterator[None]:
-    def before_head(_: nn.Module, args: tuple) -> tuple:
-        return (*passage.leave((args[0],)), *args[1:])
+    heads = [getattr(module, name, None) for name in places.heads]
+    heads = [head for head in heads if isinstance(head, nn.Module)]
+    several = bool(places.second) and len(heads) > 1
 
-    hooks = [
-        getattr(module, head).register_forward_pre_hook(before_head)
-        for head in places.heads
-        if isinstance(getattr(module, head, None), nn.Module)
-    ]
+    def before(number: int):
+        def before_head(_: nn.Module, args: tuple) -> tuple:
+            if several:
+                return (passage.leave_by(number, args[0]), *args[1:])
+            return (*passage.leave((args[0],)), *args[1:])
+
+        return before_head
+
+    hooks = [head.register_forward_pre_hook(before(k)) for k, head in enumerate(heads)]
     try:
-        with swapped(module, places.blocks, _GatedBlocks(blocks, places.second, passage)):
+        with swapped(module, places.blocks, _GatedBlocks(blocks, places.second, several, passage)):
             yield
     finally:
         for hook in hooks:
@@ -114,27 +131,29 @@ class _GatedBlocks(StandIns):
     replaced too, whatever a model adds between blocks (VACE, audio, faces) never counts twice.
     """
 
-    def __init__(self, blocks: nn.ModuleList, second: str, passage: _Passage) -> None:
+    def __init__(
+        self, blocks: nn.ModuleList, second: str, several: bool, passage: _Passage
+    ) -> None:
         super().__init__(blocks)
-        self._second, self._passage = second, passage
+        self._second, self._several, self._passage = second, several, passage
 
     def __iter__(self) -> Iterator[Any]:
         blocks = iter(self._modules.values())
-        yield _Entry(next(blocks), self._second, self._passage)
+        yield _Entry(next(blocks), self._second, self._several, self._passage)
         if not self._passage.skipped:
             yield from blocks
 
 
 class _Entry(StandIn):
-    def __init__(self, block: nn.Module, second: str, passage: _Passage) -> None:
+    def __init__(self, block: nn.Module, second: str, several: bool, passage: _Passage) -> None:
         super().__init__(block)
-        self._second, self._passage = second, passage
+        self._second, self._several, self._passage = second, several, passage
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs["hidden_states"]
-        if not self._passage.enter((x,)):
+        if not self._passage.enter((x, kwargs[self._second]) if self._several else (x,)):
             return self._block(*args, **kwargs)
-        # A second stream is handed on as it is: only the first one reaches the head.
+        # Streams are handed on as they are: those that reach a head are replaced there.
         return (x, kwargs[self._second]) if self._second else x
 
     def forward_gen(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,0 +1,57 @@
+"""Measuring a transformer while it samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers_runs import GUIDANCE, Sampler, host
+from host_contract import STEPS, Job
+
+from sencache_core import CacheConfig, Calibration, Profile, ProfileHeader
+from sencache_core.measure.profile import combine
+
+
+def test_measuring_changes_nothing_and_gives_a_profile(wan, tmp_path):
+    plain = wan()
+    with host.record(wan.module, wan.scheduler) as attachment:
+        assert torch.equal(wan(), plain)
+        wan(Job(seed=1))
+    assert len(attachment.recordings) == 2
+    assert attachment.reports[0].calls == 3 * STEPS - 1
+    profile = combine(attachment.recordings, ProfileHeader("wan"))
+    profile.save(tmp_path / "wan.safetensors")
+    config = CacheConfig(profile=Profile.load(tmp_path / "wan.safetensors"))
+    with host.attach(wan.module, config, wan.scheduler) as cached:
+        wan()
+    assert cached.reports[0].evaluations == STEPS // 2
+
+
+@pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox"])
+def test_calibration_of_a_batched_pair_is_that_of_the_guided_output(family):
+    """Guidance given, both halves of a ``cond_uncond`` call: moments as the sampler steps."""
+    sampler, outputs = Sampler(family), []
+    look = sampler.module.register_forward_hook(
+        lambda _, args, out: outputs.append(out[0] if isinstance(out, tuple) else out.sample)
+    )
+    plain = sampler(Job(batched=True))
+    look.remove()
+    halves = (y.flatten(1).double() for y in outputs)
+    guided = torch.stack([u + GUIDANCE * (c - u) for u, c in halves])
+    runs = Calibration(2)
+    calls = 0
+    with host.record(sampler.module, sampler.scheduler, guidance=GUIDANCE, probes=2) as measured:
+        for _ in range(runs.runs_of(STEPS)):
+            out = sampler(Job(batched=True))
+            assert torch.equal(out, plain) == (not calls)
+            calls += sampler.calls
+        measured.close()
+    (recording,) = measured.recordings
+    # Each run's first call is made in any case: it shows in what container outputs come.
+    assert calls == runs.evaluations(1, STEPS) + 2
+    expected = guided @ guided.T / guided.shape[1]
+    assert np.allclose(recording.gram, expected.numpy(), rtol=1e-3, atol=1e-5)
+    assert len(recording.travels) == 2
+    assert all(np.isfinite(travel).all() and travel.gain > 0 for travel in recording.travels)
+    moments = combine([recording], ProfileHeader(family)).moments
+    assert moments.gain.shape == (1, STEPS)
