@@ -23,6 +23,12 @@ _FIXED = frozenset(
     }
 )
 
+#: Wrappers of these kinds see the branches' outputs, or the guided one.
+_SUMS = (
+    comfy.patcher_extension.WrappersMP.PREDICT_NOISE,
+    comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+)
+
 
 def guidance_scale(guider: Any) -> float:
     """The guider's one scale; 0 if it has none, or several."""
@@ -48,11 +54,14 @@ def linear_guidance(guider: Any) -> bool:
     options = guider.model_options
     if any(options.get(name) for name in _FUNCTIONS):
         return False
-    kind = comfy.patcher_extension.WrappersMP.PREDICT_NOISE
-    wrappers = options.get("transformer_options", {}).get("wrappers", {}).get(kind, {})
-    added = getattr(guider.model_patcher, "wrappers", {}).get(kind, {})
-    if any(functions for key, functions in (*wrappers.items(), *added.items()) if key != KEY):
-        return False
+    own = options.get("transformer_options", {}).get("wrappers", {})
+    for kind in _SUMS:
+        for by_key in (
+            own.get(kind, {}),
+            getattr(guider.model_patcher, "wrappers", {}).get(kind, {}),
+        ):
+            if any(functions for key, functions in by_key.items() if key != KEY):
+                return False
     for name in ("predict_noise", "outer_predict_noise", "__call__"):
         method = getattr(guider, name, None)
         own = getattr(method, "__func__", method)
