@@ -33,19 +33,19 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTCOMES = {0: "SURVIVES", 1: "caught"}
 
 
-def changed(fault: Fault) -> str:
-    """The source of a fault's file with the fault in it.
+def changed(fault: Fault, tree: Path = ROOT) -> str:
+    """The source of a fault's file in a tree, with the fault in it.
 
     Raises:
         ValueError: the fault does not fit the tree: its text is not there, or there twice, or a
             test that it names is missing.
     """
-    source = (ROOT / fault.file).read_text(encoding="utf-8")
+    source = (tree / fault.file).read_text(encoding="utf-8")
     if (found := source.count(fault.old)) != 1:
         raise ValueError(f"{fault.file} holds {found} times, not once: {fault.old!r}")
     for test in fault.tests:
         file, *names = test.split("[")[0].split("::")
-        tests = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else ""
+        tests = (tree / file).read_text(encoding="utf-8") if (tree / file).is_file() else ""
         for name in (file if not tests else "", *names):
             if name and not re.search(rf"^\s*(def|class) {name}\b", tests, re.MULTILINE):
                 raise ValueError(f"there is no test {test}")
@@ -106,7 +106,7 @@ class Copy:
         """As :meth:`test`, with a fault in the tree meanwhile."""
         place = self.tree / fault.file
         before = place.read_bytes()
-        place.write_text(changed(fault), encoding="utf-8")
+        place.write_text(changed(fault, self.tree), encoding="utf-8")
         try:
             return self.test(fault.tests, limit)
         finally:
