@@ -96,7 +96,7 @@ FAULTS = (
         "sencache_core/sampler/pattern.py",
         "(start - sigma) / (start - end)",
         "(sigma - end) / (start - end)",
-        ("tests/test_pattern.py",),
+        ("tests/test_pattern.py::test_the_budget_is_met_on_the_first_run",),
     ),
     Fault(
         "Rounds are compared with those expected one later.",
@@ -118,7 +118,7 @@ FAULTS = (
         "sencache_core/policies/planned.py",
         "int(step.extra) - state.charged",
         "int(step.extra)",
-        ("tests/test_session.py::test_calls_that_could_not_be_spared_are_paid_for_and_told",),
+        ("tests/test_session.py::test_what_ran_in_rounds_of_reuse_is_paid_for_once",),
     ),
     Fault(
         "An evaluation that a guard asked for in a run of reuse is not paid for elsewhere.",
@@ -139,7 +139,7 @@ FAULTS = (
         "sencache_core/policies/threshold.py",
         "state.expected[key] * state.ratio >= limit",
         "state.expected[key] / state.ratio >= limit",
-        ("tests/test_policies.py",),
+        ("tests/test_policies.py::test_limits_under_a_budget_grow_with_the_scores",),
     ),
     Fault(
         "A rise of the noise level in mid-run is not noticed.",
@@ -204,31 +204,30 @@ FAULTS = (
         "        parts = [rule.predict(t, anchors) for anchors in kept]\n",
         "        parts = [rule.predict(t, anchors) for anchors in kept]\n"
         "        rule = self._history.rule(keys[0].site)\n",
-        ("tests/test_hindsight.py",),
+        ("tests/test_hindsight.py::test_an_output_that_was_held_is_taken_back_as_held",),
     ),
     Fault(
         "The last output is held as soon as a forecast errs by more than 0.7 of holding's error.",
         "sencache_core/run/trial.py",
         "HOLD_MARGIN = 1.4",
         "HOLD_MARGIN = 0.7",
-        ("tests/test_session.py",),
+        ("tests/test_session.py::test_a_forecast_may_err_a_little_more_than_holding",),
     ),
     Fault(
         "One forecast that said nothing ends the caching.",
         "sencache_core/run/trial.py",
         "self._useless > 1",
         "self._useless > 0",
-        (
-            "tests/test_session.py",
-            "tests/test_policies.py::test_outputs_that_nothing_predicts_end_the_caching",
-        ),
+        ("tests/test_session.py::test_one_forecast_that_says_nothing_does_not_end_the_caching",),
     ),
     Fault(
         "Errors are measured on a branch that is gone.",
         "sencache_core/run/trial.py",
         " or not history.fresh(lead, since)",
         "",
-        ("tests/test_session.py",),
+        (
+            "tests/test_session.py::test_errors_are_measured_on_another_branch_once_the_first_is_gone",
+        ),
     ),
     Fault(
         "The feedback of the response into what is taken back is dropped.",
