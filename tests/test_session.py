@@ -23,6 +23,7 @@ from sencache_core import (
     Quadratic,
     SenCache,
 )
+from sencache_core.config import Facts
 from sencache_core.hosts import loop
 from sencache_core.types import NONE, OUTPUT, Reason
 
@@ -353,8 +354,10 @@ def test_one_forecast_that_says_nothing_does_not_end_the_caching():
     def jumps(x, sigma, condition):
         return torch.ones_like(x) if sigma > 0.6 else -torch.ones_like(x)
 
-    config = CacheConfig(Interval(2.0), Hold(), budget=0.5, hindsight=False)
-    report = cached_run(config, schedule(20, shift=1.0), jumps)[1]
+    config, sched = CacheConfig(Interval(2.0), Hold(), budget=0.5), schedule(20, shift=1.0)
+    session = config.start(WAN, sched, facts=Facts(guided=False))
+    loop.sample(jumps, noise(*SHAPE), sched, {"cond": None}, runner=session)
+    report = session.report
     assert max(r.error for r in report.steps if r.error is not None) == pytest.approx(2.0)
     assert report.evaluations == 10
     assert Reason.HOPELESS.value not in {r.reason for r in report.steps}

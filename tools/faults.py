@@ -286,14 +286,16 @@ FAULTS = (
         "sencache_core/run/stats.py",
         "        asked = len(self.steps) - self.idle",
         "        asked = len(self.steps)",
-        ("tests/test_stats.py", "tests/test_rounds.py"),
+        ("tests/test_stats.py::test_rounds_in_which_nobody_asked_are_no_part_of_the_cost",),
     ),
     Fault(
         "Forecasts are taken back although the sampler turned out to ask several times a step.",
         "sencache_core/config.py",
         "replace(run, schedule=schedule, transitions=None)",
         "replace(run, schedule=schedule)",
-        ("tests/test_pattern.py",),
+        (
+            "tests/test_pattern.py::test_nothing_is_taken_back_where_a_sampler_asks_more_often_than_its_name_tells",
+        ),
     ),
     Fault(
         "What enters the block stack is noted without a copy, although blocks may write to it.",
