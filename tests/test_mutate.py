@@ -24,7 +24,7 @@ def mutate():
 def test_every_fault_still_fits(mutate):
     """Its text is there once, what it becomes is Python, and its tests exist."""
     faults = mutate.FAULTS
-    assert len(faults) == len({fault.what for fault in faults}) == 40
+    assert len(faults) == len({fault.what for fault in faults}) >= 40
     for fault in faults:
         assert mutate.changed(fault) != (TOOLS.parent / fault.file).read_text(encoding="utf-8")
         assert fault.tests

@@ -39,19 +39,26 @@ def changed(fault: Fault, tree: Path = ROOT) -> str:
     Raises:
         ValueError: the fault does not fit the tree: its text is not there, or there twice, or a
             test that it names is missing.
+        SyntaxError: what it makes of the file is no Python.
     """
     source = (tree / fault.file).read_text(encoding="utf-8")
     if (found := source.count(fault.old)) != 1:
         raise ValueError(f"{fault.file} holds {found} times, not once: {fault.old!r}")
     for test in fault.tests:
-        file, *names = test.split("[")[0].split("::")
-        tests = (tree / file).read_text(encoding="utf-8") if (tree / file).is_file() else ""
-        for name in (file if not tests else "", *names):
-            if name and not re.search(rf"^\s*(def|class) {name}\b", tests, re.MULTILINE):
-                raise ValueError(f"there is no test {test}")
+        if not _there(test, tree):
+            raise ValueError(f"{fault.file}: there is no test {test}")
     source = source.replace(fault.old, fault.new)
     ast.parse(source)
     return source
+
+
+def _there(test: str, tree: Path) -> bool:
+    """Whether a test of that name is in the tree."""
+    file, *names = test.split("[")[0].split("::")
+    if not (tree / file).is_file():
+        return False
+    source = (tree / file).read_text(encoding="utf-8")
+    return all(re.search(rf"^\s*(def|class) {name}\b", source, re.MULTILINE) for name in names)
 
 
 class Copy:
@@ -152,7 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not faults:
         parser.error(f"no fault holds the word {options.only!r}")
     for fault in faults:
-        changed(fault)
+        try:
+            changed(fault)
+        except ValueError as error:
+            parser.error(f"{error}; adapt tools/faults.py")
         if options.list:
             needs = " (ComfyUI)" if fault.needs_comfyui else ""
             print(f"{fault.file}: {fault.what}{needs}\n    {' '.join(fault.tests)}")
