@@ -124,6 +124,7 @@ SLOW = (
     "tests/test_cli.py::test_interrupted_calibration_keeps_what_it_has",
     "tests/test_cli.py::test_more_evaluations_come_closer",
     "tests/test_cli.py::test_sampling_agrees_with_the_reference_sampler",
+    "tests/test_mutate.py::test_survivors_are_told",
     "tests/test_policies.py::test_budgets_are_met",
     "tests/test_suite.py::test_what_is_lacking_is_told_in_one_line",
     "tests/test_tiny.py::test_training_step_and_resume",

@@ -171,11 +171,12 @@ def test_an_easy_clip_may_save_and_a_hard_one_may_not(budget):
     assert spent(0.1, 1e-3) >= spent(0.3, 1e-3)
 
 
+@pytest.mark.parametrize("correct", [True, False])
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_what_a_guard_asks_for_in_mid_run_is_paid_for_elsewhere(sampler):
+def test_what_a_guard_asks_for_in_mid_run_is_paid_for_elsewhere(sampler, correct):
     """A branch without history makes one planned reuse an evaluation."""
     sched = schedule_of("wan", sampler, 30)
-    config = CacheConfig(budget=0.5)
+    config = CacheConfig(Planned(correct=correct), budget=0.5)
     session, asked = config.start(FAMILIES["wan"], sched), 0
     for k, sigma in enumerate(sched.rounds):
         reuse = session.begin((noise(*SHAPE) + 0.05 * k,), sigma).compute is NONE

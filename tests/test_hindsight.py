@@ -325,6 +325,20 @@ def test_the_clean_latent_of_a_correction_can_be_told():
     assert seen and not offsets
 
 
+def test_an_output_that_was_held_is_taken_back_as_held():
+    """The line misled at 0.7, so that at 0.6 the output at 0.7 is held: 1.1, not 1.15."""
+    outputs = {0: 0.0, 1: 1.0, 3: 1.1, 5: 2.0}
+    session = config(mask="CC.C.CCCCC", min_steps=1).start(WAN, Schedule(flow_sigmas(10)))
+    for k, sigma in enumerate(flow_sigmas(10)[:6]):
+        session.begin((noise(*SHAPE),), sigma)
+        y = predict(session, (COND,), SHAPE)
+        if y is None:
+            handed = observe(session, (COND,), torch.full(SHAPE, outputs[k]))
+    # The parabola through 0.9, 0.7 and 0.5 is -1/8, 3/4 and 3/8 of their outputs at 0.6.
+    missed = -1.0 / 8 + 1.1 * 3 / 4 + 2.0 * 3 / 8 - 1.1
+    torch.testing.assert_close(handed, torch.full(SHAPE, 2.0 + missed))
+
+
 @pytest.mark.parametrize("seen", [False, True])
 def test_a_stage_whose_last_clean_latent_is_seen_ends_with_the_true_output(seen):
     sched, corrected = Schedule(flow_sigmas(STEPS)[:13], "euler"), []

@@ -78,6 +78,18 @@ def test_the_next_run_is_planned_right_from_its_start():
     assert "evaluation that was not expected" not in {r.reason for r in again.steps}
 
 
+@pytest.mark.parametrize(("places", "back"), [((0.0,), True), ((0.0, 0.5), False)])
+def test_nothing_is_taken_back_where_a_sampler_asks_more_often_than_its_name_tells(places, back):
+    sched, x = Schedule(flow_sigmas(STEPS, 5.0), "euler"), noise(*SHAPE)
+    session, handed = CacheConfig(budget=0.5).start(WAN, sched), []
+    for sigma in levels(sched.sigmas, places):
+        session.begin((x,), sigma)
+        if predict(session, (COND,), SHAPE) is None:
+            handed.append(observe(session, (COND,), (1 + sigma**2) * x))
+    assert session.finish(True).reused >= 10
+    assert any(y is not None for y in handed) == back
+
+
 def test_a_sampler_without_a_pattern_is_computed_from_there_on():
     sigmas, generator = flow_sigmas(STEPS, 5.0), torch.Generator().manual_seed(1)
     asked = []

@@ -215,6 +215,21 @@ def test_budget_is_met_whatever_the_scores(name):
     assert report.evaluations == 12
 
 
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_limits_under_a_budget_grow_with_the_scores(name):
+    """Where a clip scores three times what is expected, so do the rounds to come."""
+    run, now, last = run_info(), step(0.5, ordinal=5), step(0.6, ordinal=4)
+    policy = POLICIES[name]().for_budget(10, run, Guards(longest_run=20))
+    expected = policy.inner.expected(last.t, now.t, run)
+    slopes = [policy.inner.score(replace(now, moved=m), last, run) for m in (0.0, 1.0)]
+    moved = (3 * expected - slopes[0]) / (slopes[1] - slopes[0])
+    plain, harder = policy.start(run), policy.start(run)
+    for _ in range(60):
+        policy.decide(replace(now, moved=moved), last, harder)
+    factors = [policy.observe(now, state).factor for state in (plain, harder)]
+    assert factors[1] == pytest.approx(3 * factors[0], rel=1e-4)
+
+
 def test_guards_force():
     guards = Guards(warmup=3, cooldown=2, longest_run=2, start=0.2, end=0.8)
     config = CacheConfig(policy=SenCache(1e9, 1e9), guards=guards, budget=None)

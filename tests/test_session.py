@@ -15,6 +15,7 @@ from sencache_core import (
     CacheConfig,
     Guards,
     Hold,
+    Interval,
     Linear,
     Profile,
     ProfileError,
@@ -22,8 +23,9 @@ from sencache_core import (
     Quadratic,
     SenCache,
 )
+from sencache_core.config import Facts
 from sencache_core.hosts import loop
-from sencache_core.types import OUTPUT, Reason
+from sencache_core.types import NONE, OUTPUT, Reason
 
 #: Reuses wherever the guards allow it.
 EAGER = CacheConfig(
@@ -321,6 +323,46 @@ def test_a_rule_that_misleads_is_held_until_it_does_not():
     assert any("held" in message for message in report.messages)
 
 
+@pytest.mark.parametrize(("truth", "followed"), [(1.9, 2.35), (1.8, 1.8)])
+def test_a_forecast_may_err_a_little_more_than_holding(truth, followed):
+    """At 0.7 the line says 3.0 and the last output 1.0: it errs 1.2 or 1.5 times as much."""
+    outputs = {1.0: 0.0, 0.9: 1.0, 0.7: truth}
+    session = started(replace(EAGER, guards=Guards(warmup=2, longest_run=1)))
+    for sigma in (1.0, 0.9, 0.8, 0.7, 0.6):
+        session.begin((torch.zeros(1, 4) + sigma,), sigma)
+        y = predict(session, (COND,), (1, 4))
+        if y is None:
+            observe(session, (COND,), torch.full((1, 4), outputs[sigma]))
+    assert y[0, 0].item() == pytest.approx(followed)
+
+
+def test_errors_are_measured_on_another_branch_once_the_first_is_gone():
+    """A prompt schedule: the new prompt's errors count from its second output on."""
+    session, other = started(replace(EAGER, guards=Guards(warmup=6))), Branch("cond", "other")
+    sigmas, values = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5), (1.0, 2.0, 3.0, 8.0, 10.0, 16.0)
+    for k, (sigma, value) in enumerate(zip(sigmas, values, strict=True)):
+        play(session, sigma, {COND if k < 3 else other: torch.full(SHAPE, value)})
+    errors = [r.error for r in session.finish(True).steps]
+    assert errors[0] is None and errors[3] is None
+    # Held, then the line: 1 for 2 and 3 for 3; 8 for 10 and 12 for 16.
+    assert [errors[k] for k in (1, 2, 4, 5)] == pytest.approx([0.5, 0, 0.2, 0.25], abs=1e-5)
+
+
+def test_one_forecast_that_says_nothing_does_not_end_the_caching():
+    """The outputs jump once to their opposite: held, the last one errs by twice their size."""
+
+    def jumps(x, sigma, condition):
+        return torch.ones_like(x) if sigma > 0.6 else -torch.ones_like(x)
+
+    config, sched = CacheConfig(Interval(2.0), Hold(), budget=0.5), schedule(20, shift=1.0)
+    session = config.start(WAN, sched, facts=Facts(guided=False))
+    loop.sample(jumps, noise(*SHAPE), sched, {"cond": None}, runner=session)
+    report = session.report
+    assert max(r.error for r in report.steps if r.error is not None) == pytest.approx(2.0)
+    assert report.evaluations == 10
+    assert Reason.HOPELESS.value not in {r.reason for r in report.steps}
+
+
 @pytest.mark.parametrize("rule", [Linear(), Quadratic()])
 def test_outputs_beside_each_other_by_rounding_make_no_line(rule):
     """float32 brings a sampler back to a noise level 6e-8 beside it."""
@@ -343,3 +385,19 @@ def test_calls_that_could_not_be_spared_are_paid_for_and_told():
     computed = sum(step.cost == 1 for step in report.steps)
     assert computed < 10 and report.cost < 0.75
     assert any("10 were asked for" in said and "LoRA" in said for said in report.messages)
+
+
+def test_what_ran_in_rounds_of_reuse_is_paid_for_once():
+    """One of two branches is new in each of the first four: two evaluations' worth in all."""
+    sched, x, spared = schedule(40), noise(*SHAPE), 0
+    session = CacheConfig(budget=0.5).start(WAN, sched)
+    for k, sigma in enumerate(sched.sigmas[:-1]):
+        reused = session.begin((x,), sigma).compute is NONE
+        other = Branch("uncond", k if reused and spared < 4 else None)
+        spared += reused
+        for branch in (COND, other):
+            if predict(session, (branch,), SHAPE) is None:
+                observe(session, (branch,), x)
+    report = session.finish(True)
+    computed = sum(record.cost == 1 for record in report.steps)
+    assert (computed, sum(record.cost for record in report.steps)) == (18, 20.0)

@@ -4,6 +4,7 @@ Run this file as a script to write the golden file anew after a deliberate chang
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,13 @@ def test_counts():
     assert report.saved_seconds() == pytest.approx(3 * (1.5 - 0.0625) + 1.5 - 0.78125)
     alone = "1 of them in part"
     assert f"7 of 10 evaluations run ({alone}), 3 reused" in report.summary()
+
+
+def test_rounds_in_which_nobody_asked_are_no_part_of_the_cost():
+    report = golden_report()
+    report.steps += [replace(report.steps[0], decision="idle", calls=0, cost=0.0)] * 5
+    assert (report.idle, report.cost) == (5, pytest.approx(0.65))
+    assert "7 of 10 evaluations run" in report.summary()
 
 
 def test_saved_time_is_never_negative():

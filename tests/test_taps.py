@@ -1,0 +1,88 @@
+"""Taps on a small network whose blocks write to their input: what is kept, what stands in."""
+
+import pytest
+import torch
+from torch import nn
+
+from sencache_core.model.families import Places
+from sencache_core.model.taps import TAPS
+from sencache_core.policies import MiddleBlocks
+from sencache_core.types import Branch, Key, Site
+
+
+class Adds(nn.Module):
+    """A block that adds a number to its input in place."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, x):
+        return x.add_(self.number)
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList(map(Adds, (1.0, 2.0, 4.0))), nn.Identity()
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class Visit:
+    """Keeps what ran; at the sites of ``instead`` that stands in."""
+
+    def __init__(self, instead=None):
+        self.instead, self.heard, self.shares = instead or {}, {}, 0.0
+
+    def skip(self, site, shape, share=1.0):
+        self.shares += share if site in self.instead else 0.0
+        return self.instead.get(site)
+
+    def ran(self, site, y):
+        self.heard[site] = y
+
+
+def answer(tap, visit):
+    """The network's answer to ones, ``[1, 2, 3]``."""
+    network = Network()
+    with TAPS[tap].on(network, Places("blocks", ("head",)), visit):
+        return network(torch.ones(1, 2, 3))
+
+
+SITES = {
+    "stack": {Site("stack"): 7.0},
+    "blocks": {Site("blocks", k, 3): added for k, added in enumerate((1.0, 2.0, 4.0))},
+}
+
+
+@pytest.mark.parametrize("tap", SITES)
+def test_what_is_kept_is_what_blocks_add(tap):
+    visit = Visit()
+    assert torch.equal(answer(tap, visit), torch.full((1, 2, 3), 8.0))
+    assert visit.heard.keys() == SITES[tap].keys()
+    for site, added in SITES[tap].items():
+        assert torch.equal(visit.heard[site], torch.full((1, 2, 3), added))
+
+
+@pytest.mark.parametrize("tap", SITES)
+def test_what_stands_in_is_added_and_its_shares_are_the_whole_stack(tap):
+    visit = Visit({site: torch.full((1, 2, 3), 10.0) for site in SITES[tap]})
+    assert torch.equal(answer(tap, visit), torch.full((1, 2, 3), 1 + 10.0 * len(SITES[tap])))
+    assert visit.heard == {} and visit.shares == pytest.approx(1.0)
+
+
+def test_a_block_alone_is_spared_for_its_share():
+    visit = Visit({Site("blocks", 1, 3): torch.zeros(1, 2, 3)})
+    assert torch.equal(answer("blocks", visit), torch.full((1, 2, 3), 6.0))
+    assert visit.shares == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("count", "outer"), [(3, {0, 2}), (7, {0, 1, 5, 6})])
+def test_outer_blocks_lie_alike_at_both_ends(count, outer):
+    """Half of the blocks at an outer share of a half, told by where their middles lie."""
+    part, branch = MiddleBlocks(2.0, outer=0.5).part, Branch("cond")
+    assert {k for k in range(count) if part.test(Key(branch, Site("blocks", k, count)))} == outer

@@ -1,0 +1,328 @@
+"""The faults that ``mutate.py`` makes: each a slip that somebody could make, in one place.
+
+Tests are the fewest that are to notice it, by their pytest names.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One text in place of another, which must be there exactly once.
+
+    Attributes:
+        what: the fault, in a sentence.
+        file: path from the root.
+        old, new: texts.
+        tests: names of the tests to run.
+    """
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def needs_comfyui(self) -> bool:
+        """Whether all of its tests are skipped without ComfyUI."""
+        return all(test.startswith("tests/comfy/") for test in self.tests)
+
+
+_PLANNER = "sencache_core/policies/planner.py"
+_EXPECTED = ("tests/test_plan_cost.py::test_what_is_expected_of_a_mask",)
+
+FAULTS = (
+    # What a plan expects
+    Fault(
+        "Plans are chosen by gain itself, not by its power 0.75.",
+        _PLANNER,
+        "GAIN_POWER = 0.75",
+        "GAIN_POWER = 1.0",
+        _EXPECTED,
+    ),
+    Fault(
+        "The share of an error that hindsight leaves is not squared.",
+        _PLANNER,
+        "AFTER_HINDSIGHT**2",
+        "AFTER_HINDSIGHT",
+        _EXPECTED,
+    ),
+    Fault(
+        "A run of reuse that no evaluation ends is taken back all the same.",
+        _PLANNER,
+        "np.where((last + ahead <= end)[:, None], kept, square)",
+        "kept",
+        _EXPECTED,
+    ),
+    Fault(
+        "What is taken back is priced without the output that ends the run of reuse.",
+        _PLANNER,
+        "_square(taken, _changes(grams, around, last), across, around, own)",
+        "square",
+        _EXPECTED,
+    ),
+    Fault(
+        "Moments of the leading branch are ignored.",
+        "sencache_core/forecast/moments.py",
+        "self.mean if self.lead is None else self.lead",
+        "self.mean",
+        ("tests/test_moments.py::test_leading_moments_stand_for_errors_that_a_session_measures",),
+    ),
+    Fault(
+        "Interpolation between measured times takes the shares of its neighbours the wrong way.",
+        "sencache_core/forecast/moments.py",
+        "= 1 - share, share",
+        "= share, 1 - share",
+        ("tests/test_moments.py::test_interpolation_is_that_of_outputs",),
+    ),
+    Fault(
+        "Rounds that share a step count its whole weight each.",
+        "sencache_core/sampler/solver.py",
+        " / shared[start[step]]",
+        "",
+        ("tests/test_schedule.py::test_noise_levels_listed_twice_weigh_what_both_evaluations_do",),
+    ),
+    Fault(
+        "The last step, to 0, is expected to have a second evaluation.",
+        "sencache_core/sampler/schedule.py",
+        "if b <= 0:",
+        "if b < 0:",
+        ("tests/test_schedule.py::test_two_evaluations_a_step_but_the_last",),
+    ),
+    Fault(
+        "Places that a sampler asks at are learnt from the end of a step.",
+        "sencache_core/sampler/pattern.py",
+        "(start - sigma) / (start - end)",
+        "(sigma - end) / (start - end)",
+        ("tests/test_pattern.py::test_the_budget_is_met_on_the_first_run",),
+    ),
+    Fault(
+        "Rounds are compared with those expected one later.",
+        "sencache_core/run/watch.py",
+        "len(self._seen) - 1, sigma",
+        "len(self._seen), sigma",
+        ("tests/test_pattern.py::test_samplers_of_the_tables_surprise_nobody",),
+    ),
+    # What a run does with its plan
+    Fault(
+        "The correction by what a clip shows is a factor on errors, not on their squares.",
+        "sencache_core/policies/correction.py",
+        "np.exp(2 * self.log_ratio",
+        "np.exp(self.log_ratio",
+        ("tests/test_budget.py::test_a_clip_that_errs_twice_as_much_costs_four_times_as_much",),
+    ),
+    Fault(
+        "Calls that ran in rounds of reuse are charged for at every evaluation anew.",
+        "sencache_core/policies/planned.py",
+        "int(step.extra) - state.charged",
+        "int(step.extra)",
+        ("tests/test_session.py::test_what_ran_in_rounds_of_reuse_is_paid_for_once",),
+    ),
+    Fault(
+        "An evaluation that a guard asked for in a run of reuse is not paid for elsewhere.",
+        "sencache_core/policies/planned.py",
+        "self._replan(state)  # a guard asked for this one: it is paid for elsewhere",
+        "pass",
+        ("tests/test_budget.py::test_what_a_guard_asks_for_in_mid_run_is_paid_for_elsewhere",),
+    ),
+    Fault(
+        "A score that is equal to its limit is reused.",
+        "sencache_core/policies/threshold.py",
+        "        if score < limit:\n            return",
+        "        if score <= limit:\n            return",
+        ("tests/test_policies.py::test_comparison_is_strict",),
+    ),
+    Fault(
+        "What a run measures of its scores corrects those to come the wrong way.",
+        "sencache_core/policies/threshold.py",
+        "state.expected[key] * state.ratio >= limit",
+        "state.expected[key] / state.ratio >= limit",
+        ("tests/test_policies.py::test_limits_under_a_budget_grow_with_the_scores",),
+    ),
+    Fault(
+        "A rise of the noise level in mid-run is not noticed.",
+        "sencache_core/policies/guarded.py",
+        "step.t > last.t + SAME_TIME",
+        "step.t > last.t + 1",
+        ("tests/test_session.py::test_rising_time_drops_the_history",),
+    ),
+    Fault(
+        "The middle of a model is off by half a block.",
+        "sencache_core/policies/middle_blocks.py",
+        "(key.site.index + 0.5) / key.site.count",
+        "key.site.index / key.site.count",
+        ("tests/test_taps.py::test_outer_blocks_lie_alike_at_both_ends",),
+    ),
+    Fault(
+        "The budget of partial rounds counts forced rounds as partial ones, too.",
+        "sencache_core/policies/partial.py",
+        "forced + (len(steps) - forced) * self.share",
+        "forced + len(steps) * self.share",
+        ("tests/test_pairs.py::test_cfg_cache_says_what_it_cannot_save",),
+    ),
+    # What a session keeps and hands out
+    Fault(
+        "A branch that missed the last evaluation is forecast from before.",
+        "sencache_core/run/history.py",
+        "bool(kept) and kept[-1].t <= since + SAME_TIME",
+        "bool(kept)",
+        ("tests/test_session.py::test_a_branch_that_missed_the_last_evaluation_is_computed",),
+    ),
+    Fault(
+        "What is kept is the caller's own tensor.",
+        "sencache_core/run/history.py",
+        "y.to(dtype, copy=True)",
+        "y.to(dtype)",
+        ("tests/test_session.py::test_the_callers_tensors_are_neither_kept_nor_written",),
+    ),
+    Fault(
+        "One output more is kept than the rule reads.",
+        "sencache_core/run/history.py",
+        "len(kept) + 1 - max(1,",
+        "len(kept) - max(1,",
+        ("tests/test_session.py::test_memory_is_bounded",),
+    ),
+    Fault(
+        "The last latent outlives the run.",
+        "sencache_core/run/session.py",
+        "self._last = self._state = self._replan = None",
+        "self._state = self._replan = None",
+        ("tests/test_session.py::test_finish_drops_every_tensor",),
+    ),
+    Fault(
+        "The rounding of the latent's dtype counts as fresh noise.",
+        "sencache_core/run/explain.py",
+        " + rounding * np.linalg.norm(span[0])",
+        "",
+        ("tests/test_explain.py::test_what_outputs_do_not_explain_is_said_and_not_taken_back",),
+    ),
+    Fault(
+        "The debt of a forecast that was held is booked by the configured rule.",
+        "sencache_core/run/session.py",
+        "        parts = [rule.predict(t, anchors) for anchors in kept]\n",
+        "        parts = [rule.predict(t, anchors) for anchors in kept]\n"
+        "        rule = self._history.rule(keys[0].site)\n",
+        ("tests/test_hindsight.py::test_an_output_that_was_held_is_taken_back_as_held",),
+    ),
+    Fault(
+        "The last output is held as soon as a forecast errs by more than 0.7 of holding's error.",
+        "sencache_core/run/trial.py",
+        "HOLD_MARGIN = 1.4",
+        "HOLD_MARGIN = 0.7",
+        ("tests/test_session.py::test_a_forecast_may_err_a_little_more_than_holding",),
+    ),
+    Fault(
+        "One forecast that said nothing ends the caching.",
+        "sencache_core/run/trial.py",
+        "self._useless > 1",
+        "self._useless > 0",
+        ("tests/test_session.py::test_one_forecast_that_says_nothing_does_not_end_the_caching",),
+    ),
+    Fault(
+        "Errors are measured on a branch that is gone.",
+        "sencache_core/run/trial.py",
+        " or not history.fresh(lead, since)",
+        "",
+        (
+            "tests/test_session.py::test_errors_are_measured_on_another_branch_once_the_first_is_gone",
+        ),
+    ),
+    Fault(
+        "The feedback of the response into what is taken back is dropped.",
+        "sencache_core/run/hindsight.py",
+        "off.div_(1 - feedback)",
+        "off.div_(1)",
+        ("tests/test_hindsight.py::test_what_is_taken_back_is_solved_for_with_the_response",),
+    ),
+    Fault(
+        "What forecasts did to the latent is not carried through the steps after them.",
+        "sencache_core/run/hindsight.py",
+        "[a * weight for weight in debt.moved]",
+        "[weight for weight in debt.moved]",
+        ("tests/test_hindsight.py::test_outputs_quadratic_in_time_leave_no_error",),
+    ),
+    Fault(
+        "A call over several branches counts as one over one branch in the cost of a round.",
+        "sencache_core/run/rounds.py",
+        "self._ran += share * len(branches)",
+        "self._ran += share",
+        ("tests/test_rounds.py::test_cost_is_the_share_of_block_work",),
+    ),
+    Fault(
+        "The difference of a guidance pair is kept with its sign turned.",
+        "sencache_core/forecast/pairs.py",
+        "here[partner] - y",
+        "y - here[partner]",
+        ("tests/test_pairs.py::test_a_difference_that_the_rule_foresees_costs_nothing",),
+    ),
+    # What is measured, what hosts and taps translate
+    Fault(
+        "At the end of a run a displacement of the latent counts twice.",
+        "sencache_core/measure/profile.py",
+        "[1.0, *gain]",
+        "[2.0, *gain]",
+        (
+            "tests/test_moments.py::test_a_displacement_at_the_end_of_the_run_is_the_final_latents_own",
+        ),
+    ),
+    Fault(
+        "The slope along the latent is measured to the new output, at the new noise level.",
+        "sencache_core/measure/recorder.py",
+        "rms(between - before) / moved",
+        "rms(now - before) / moved",
+        ("tests/test_recorder.py::test_slopes_of_a_linear_model_are_exact",),
+    ),
+    Fault(
+        "What a probe's error is expected to be leaves out that it is taken back.",
+        "sencache_core/measure/probe.py",
+        "Planner(rounds, plain, 1, self.run.transitions is not None)",
+        "Planner(rounds, plain, 1, False)",
+        ("tests/test_probe.py::test_a_probe_is_a_cached_run",),
+    ),
+    Fault(
+        "Rounds in which the model was not asked count in the cost of a run.",
+        "sencache_core/run/stats.py",
+        "        asked = len(self.steps) - self.idle",
+        "        asked = len(self.steps)",
+        ("tests/test_stats.py::test_rounds_in_which_nobody_asked_are_no_part_of_the_cost",),
+    ),
+    Fault(
+        "Forecasts are taken back although the sampler turned out to ask several times a step.",
+        "sencache_core/config.py",
+        "replace(run, schedule=schedule, transitions=None)",
+        "replace(run, schedule=schedule)",
+        (
+            "tests/test_pattern.py::test_nothing_is_taken_back_where_a_sampler_asks_more_often_than_its_name_tells",
+        ),
+    ),
+    Fault(
+        "What enters the block stack is noted without a copy, although blocks may write to it.",
+        "sencache_core/model/taps/stack.py",
+        "tuple(s.clone() for s in streams)",
+        "streams",
+        ("tests/test_taps.py::test_what_is_kept_is_what_blocks_add",),
+    ),
+    Fault(
+        "LoRA hooks in force are no part of a branch's key.",
+        "sencache_core/hosts/comfy_keys.py",
+        "*(self._pass_marks(options), _hooks(base_model)),",
+        "*(self._pass_marks(options),),",
+        ("tests/comfy/test_guiders.py::test_lora_hooks_in_force_are_part_of_the_key",),
+    ),
+    Fault(
+        "Every block that is spared counts as the whole stack.",
+        "sencache_core/model/taps/blocks.py",
+        "1 / self._site.count",
+        "1.0",
+        ("tests/test_taps.py::test_a_block_alone_is_spared_for_its_share",),
+    ),
+    Fault(
+        "Of frames that are clean in a call at another noise level the timestep is moved, too.",
+        "sencache_core/hosts/_diffusers.py",
+        "value == value.max()",
+        "value == value",
+        ("tests/test_diffusers.py::test_timestep_of_each_token",),
+    ),
+)
