@@ -90,6 +90,20 @@ def test_nothing_is_taken_back_where_a_sampler_asks_more_often_than_its_name_tel
     assert any(y is not None for y in handed) == back
 
 
+@pytest.mark.parametrize("head", [((0.0, 0.5),), ((0.0, 0.5, 1.0), (0.0, 0.5)), ((0.0, 1.0),)])
+def test_a_sampler_may_begin_otherwise_than_it_goes_on(head):
+    """As multistep samplers do, whose first steps have evaluations of their own."""
+    sigmas, asked = flow_sigmas(STEPS, 5.0), []
+    for step, (start, end) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        asked += [start + p * (end - start) for p in (head[step] if step < len(head) else (0.0,))]
+    for _ in range(2):
+        report, _ = play(CacheConfig(budget=0.5), "starts_slowly", asked)
+        assert len(report.steps) == len(asked)
+        assert abs(report.evaluations - len(asked) / 2) <= 1.5
+    reasons = {record.reason for record in report.steps}
+    assert "evaluation that was not expected" not in reasons  # the second time it is known
+
+
 def test_a_sampler_without_a_pattern_is_computed_from_there_on():
     sigmas, generator = flow_sigmas(STEPS, 5.0), torch.Generator().manual_seed(1)
     asked = []
@@ -112,6 +126,6 @@ def test_samplers_of_the_tables_surprise_nobody(sampler):
 
 def test_what_is_remembered_is_bounded():
     for number in range(200):
-        pattern.remember(f"sampler {number}", (0.0, 0.5))
-    pattern.remember("", (0.0, 0.5))
+        pattern.remember(f"sampler {number}", ((0.0, 0.5),))
+    pattern.remember("", ((0.0, 0.5),))
     assert len(pattern._KNOWN) == 64 and "sampler 199" in pattern._KNOWN

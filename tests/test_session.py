@@ -21,6 +21,7 @@ from sencache_core import (
     ProfileError,
     ProfileHeader,
     Quadratic,
+    Schedule,
     SenCache,
 )
 from sencache_core.config import Facts
@@ -117,7 +118,8 @@ def test_a_branch_that_missed_the_last_evaluation_is_computed():
 
 def test_anchors_of_equal_time_are_replaced():
     """Heun asks twice at one sigma; a line through both would divide by zero."""
-    session = started(replace(EAGER, guards=Guards(warmup=3)))
+    sched = Schedule((1.0, 0.8, 0.6, 0.4, 0.2, 0.0))
+    session = replace(EAGER, guards=Guards(warmup=3), min_steps=1).start(WAN, sched)
     first, rough, better = (noise(*SHAPE, seed=k) for k in range(3))
     play(session, 1.0, {COND: first})
     play(session, 0.8, {COND: rough})
@@ -148,7 +150,9 @@ def test_a_payload_of_another_shape_is_computed():
 
 
 def test_rising_time_drops_the_history():
-    session = started(replace(EAGER, guards=Guards(warmup=2, longest_run=50)))
+    sched = Schedule((0.6, 0.5, 0.4, 0.2, 0.0))
+    guards = Guards(warmup=2, longest_run=50)
+    session = replace(EAGER, guards=guards, min_steps=1).start(WAN, sched)
     play(session, 0.6, {COND: noise(*SHAPE)})
     play(session, 0.5, {COND: noise(*SHAPE, seed=1)})
     fresh = noise(*SHAPE, seed=2)

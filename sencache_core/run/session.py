@@ -139,7 +139,7 @@ class Session:
         asked = self.policy.asked
         spent = "" if asked is None else f", of which {asked:g} are computed"
         self.report.say(
-            f"The sampler asks {len(schedule.places)} times a step: {len(schedule.rounds)} "
+            f"The sampler asks {len(schedule.places[-1])} times a step: {len(schedule.rounds)} "
             f"evaluations are expected{spent}."
         )
 

@@ -6,7 +6,7 @@ from ..sampler.pattern import fits, learn, remember
 from ..sampler.schedule import OWN_GRID, Schedule
 
 #: Patterns that one run may show before it counts as having none (ours).
-_MOST_PATTERNS = 3
+_MOST_PATTERNS = 4
 
 
 class Watch:

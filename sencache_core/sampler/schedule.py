@@ -51,21 +51,21 @@ class Schedule:
         sampler: name of the sampler (kept as its :func:`sampler_key`), empty if unknown.
         assumed: only the number of steps is known; evaluations may lie elsewhere, and rounds are
             counted to tell the step.
-        places: where within a step evaluations lie, each from 0 (its start) to 1 (its end); empty:
-            as the sampler's name says.
+        places: for each step in turn, the last one for all that follow, where within it evaluations
+            lie, each from 0 (its start) to 1 (its end); empty: as the sampler's name says.
     """
 
     sigmas: tuple[float, ...]
     sampler: str = ""
     assumed: bool = False
-    places: tuple[float, ...] = ()
+    places: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.sigmas) < 2:
             raise ValueError("a schedule needs at least two sigmas: where it starts and ends")
         object.__setattr__(self, "sampler", sampler_key(self.sampler))
 
-    def asking_at(self, places: tuple[float, ...] | None) -> Schedule:
+    def asking_at(self, places: tuple[tuple[float, ...], ...] | None) -> Schedule:
         """This schedule with other :attr:`places`; ``None``: as it is."""
         return self if places is None else replace(self, places=places)
 
@@ -115,8 +115,8 @@ class Schedule:
 
         A sampler cannot be further down its list than its evaluations bring it. A model that is
         told less noise than that is told less than the latent holds, as samplers for more detail
-        do it: the list rules then. One that is told a level of the list, or less than
-        :data:`MOST_TOLD_LESS` allows, is taken at its word: the sampler has gone on by itself.
+        do it: the list rules then. One that is told less than :data:`MOST_TOLD_LESS` allows is
+        taken at its word: the sampler has gone on by itself.
         """
         steps = self.steps()
         if self.assumed or ordinal >= len(steps) or self.sampler in OWN_GRID | ADAPTIVE | TWO_AHEAD:
@@ -124,8 +124,7 @@ class Schedule:
         step = steps[ordinal]
         within = ordinal > 0 and steps[ordinal - 1] == step
         lowest = self.sigmas[step + 1] if within else self.sigmas[step]
-        listed = any(abs(told - sigma) <= ON_THE_GRID * sigma for sigma in self.sigmas)
-        if listed or not lowest * MOST_TOLD_LESS <= told < lowest * (1 - ON_THE_GRID):
+        if not lowest * MOST_TOLD_LESS <= told < lowest * (1 - ON_THE_GRID):
             return told
         return self.rounds[ordinal]
 
@@ -152,7 +151,7 @@ class Schedule:
             if b <= 0:
                 continue
             if self.places:
-                for place in self.places[1:]:
+                for place in self.places[min(index, len(self.places) - 1)][1:]:
                     out.append((a + place * (b - a), min(index + (place >= 1), last)))
             elif self.sampler in SECOND_AT_NEXT:
                 out.append((b, min(index + 1, last)))

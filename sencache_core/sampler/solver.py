@@ -36,7 +36,9 @@ def transitions(
     """
     if schedule.assumed or schedule.sampler not in _ONE_STEP or not schedule.falling:
         return None
-    if len(schedule.places) > 1:  # it asks more often than a sampler of that name
+    if any(
+        len(places) > 1 for places in schedule.places
+    ):  # it asks more often than a sampler of that name
         return None
     out = []
     for now, after in zip(schedule.sigmas[:-1], schedule.sigmas[1:], strict=True):
