@@ -36,8 +36,8 @@ class Guarded(Policy):
     def needs_pairs(self) -> bool:
         return self.inner.needs_pairs
 
-    def plan(self, run: RunInfo, guards: Guards | None = None) -> Plan:
-        return self.inner.plan(run, guards or self.guards)
+    def plan(self, run: RunInfo, guards: Guards) -> Plan:
+        return self.inner.plan(run, self.guards)
 
     def start(self, run: RunInfo) -> Any:
         return self.inner.start(run)
