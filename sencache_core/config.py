@@ -277,7 +277,7 @@ class CacheConfig:
         policy = Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
         short = stage.steps(run.schedule.num_steps) < 2 * self.min_steps
         if self.policy.planned and short and not facts.guided:
-            expected = policy.plan(run).error
+            expected = policy.plan(run, guards).error
             if expected > MOST_EXPECTED:
                 report.say(
                     f"Caching is off: with {evaluations:g} of {rounds} evaluations the clip would "
