@@ -57,3 +57,15 @@ def test_a_round_without_a_call_is_idle(decision):
     assert (record.decision, record.reason, record.cost) == ("idle", Reason.IDLE.value, 0.0)
     assert record.score is None and record.limit is None
     assert (log.report.idle, log.report.evaluations, log.report.reused) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("completed", [False, True])
+def test_a_round_that_an_interrupt_cut_short_is_none(completed):
+    log = log_of(*range(5))
+    opened(log, "computed")
+    log.called((COND,), 1.0)
+    log.close()
+    opened(log, "computed")
+    log.close()
+    log.finish(completed)
+    assert len(log.report.steps) == 1 + completed

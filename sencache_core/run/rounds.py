@@ -79,6 +79,8 @@ class RoundLog:
         record.score = record.limit = None
 
     def finish(self, completed: bool) -> None:
-        """The run has ended."""
+        """The run has ended. A round that was cut short before the model was asked is no round."""
         self.tick()
+        if not completed and self.record is not None and self.record.decision == "idle":
+            self.report.steps.pop()
         self.report.completed, self.report.ended = completed, True
