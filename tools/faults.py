@@ -323,6 +323,6 @@ FAULTS = (
         "sencache_core/hosts/_diffusers.py",
         "value == value.max()",
         "value == value",
-        ("tests/test_diffusers.py::test_timestep_of_each_token",),
+        ("tests/diffusers/test_calls.py::test_timestep_of_each_token",),
     ),
 )
