@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from host_contract import STEPS, Driver, HostContract, Interrupted, Result
+from host_contract import HALF, STEPS, Driver, HostContract, Interrupted, Result
 from toys import COND, UNCOND, WAN, curved, noise, observe, predict, schedule
 
 from sencache_core.hosts import loop
@@ -111,3 +111,12 @@ class TestLoop(HostContract):
 
         end = loop.sample(perfect, noise(1, 2, 3), sched, {"cond": None}, prediction="v")
         torch.testing.assert_close(end, clean)
+
+    def test_a_run_that_is_finished_again_stays_as_it_was(self):
+        session = HALF.start(WAN, schedule(STEPS))
+        conditions = {"cond": 0.4, "uncond": 0.0}
+        latent = loop.sample(curved(), noise(1, 2, 3), schedule(STEPS), conditions, 3.0, session)
+        report = session.report.to_dict()
+        assert session.finish(False) is session.report
+        assert session.report.to_dict() == report
+        assert report["completed"] and torch.isfinite(latent).all()
