@@ -12,7 +12,7 @@ from .case import Case
 from .method import Method, Setting, Sweep, need
 from .peers import THRESHOLDS
 
-#: Its ready-made masks, from dear to cheap.
+#: Its ready-made masks, from expensive to cheap.
 MASKS = ("slow", "medium", "fast", "ultra")
 
 

@@ -18,7 +18,7 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Settings from dear to cheap, among which a budget is sought by bisection.
+    """Settings from expensive to cheap, among which a budget is sought by bisection.
 
     Attributes:
         settings: at least one.

@@ -344,7 +344,7 @@ def ltx2() -> list[list[Node]]:
     about = (
         "## LTX-2, video with sound\n20 steps, 13 of them run (budget 0.65). Video and audio are "
         "both watched: the one that changes more decides. The sampler is euler; ancestral samplers "
-        "add fresh noise at every step, which makes outputs harder to foretell. The distilled "
+        "add fresh noise at every step, which makes outputs harder to predict. The distilled "
         "model (8 steps) is left alone."
     )
     made = {"positive": "positive.CONDITIONING", "negative": "negative.CONDITIONING"}
