@@ -23,9 +23,8 @@ AFTER_HINDSIGHT = 0.2
 #: That errors die out, a gain below 1, is not counted on: it would ask for long runs of reuse.
 GAIN_POWER = 0.75
 
-#: Most times that a plan is made anew with each sample weighed by the inverse of its own error,
-#: which turns the mean square into the mean in decibels (majorise-minimise for the sum of
-#: logarithms); a plan that stays the same ends it (ours; not tuned).
+#: Most times that a plan is recomputed with each sample weighed by the inverse of its own error,
+#: which turns the mean square into the mean in decibels (majorise-minimise; ours, not tuned).
 REWEIGHTED = 3
 
 #: Runs of reuse that are priced at once: bounds the memory that a plan takes, whatever its length.
