@@ -8,6 +8,7 @@ later.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,7 @@ def attach(
         return config.start(model_family(guider.model_patcher.model), schedule, header, facts)
 
     def done(runner: Runner, header: ProfileHeader) -> None:
-        if publish is not None:
-            publish(runner.report)
+        _tell(publish, runner.report)
 
     return _patched(model, _Host(start, config.tap_in_use, config.profile is not None, done, live))
 
@@ -206,8 +206,7 @@ class _Host:
             _refuse_other_caches(patcher, executor.class_obj.model_options, {})
         with run.round(executor.class_obj, x, timestep):
             out = executor(x, timestep, model_options, *args, **kwargs)
-        if self.live is not None:
-            self.live(run.runner.report)
+        _tell(self.live, run.runner.report)
         return out
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
@@ -256,6 +255,16 @@ class _Host:
             executor.class_obj, options, x.shape, (control is not None, *sorted(kwargs))
         )
         return run.serve(executor.class_obj, model, x, t, options, branches)
+
+
+def _tell(callback: Publish | None, report: RunReport) -> None:
+    """Call back; an error there costs no sample."""
+    try:
+        if callback is not None:
+            callback(report)
+    except Exception as error:
+        report.say(f"A callback of this run failed: {type(error).__name__}: {error}")
+        logging.exception("SenCache: a callback failed; sampling goes on")
 
 
 def _patched(model: Any, host: _Host) -> Any:

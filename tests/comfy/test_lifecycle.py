@@ -289,3 +289,17 @@ def test_detached_is_as_never_attached(runs, host):
     assert runs.same(runs.sample(bare, case, steps=STEPS), plain) and reports == []
     runs.sample(patched, case, steps=STEPS)
     assert reports.last.evaluations == STEPS // 2  # the other clone caches as before
+
+
+@pytest.mark.parametrize("which", ["publish", "live"])
+def test_a_callback_that_raises_costs_no_sample(runs, host, which):
+    case, seen = models.load("wan_t2v"), []
+
+    def failing(report):
+        seen.append(report)
+        raise RuntimeError("the disk is full")
+
+    plain = runs.sample(host.attach(case.model, CacheConfig()), case, steps=STEPS)
+    patched = host.attach(case.model, CacheConfig(), **{which: failing})
+    assert runs.same(runs.sample(patched, case, steps=STEPS), plain)
+    assert seen and seen[-1].completed and any("disk is full" in m for m in seen[-1].messages)
