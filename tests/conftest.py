@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +21,12 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path.append(str(ROOT))
 
 # The same examples every time, however slow the machine.
-settings.register_profile("sencache", deadline=None, derandomize=True)
+settings.register_profile(
+    "sencache",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("sencache")
 
 #: Requirements of ComfyUI that its server can do without.
