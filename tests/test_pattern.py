@@ -15,7 +15,6 @@ STEPS = 20
 SAMPLERS = {
     "midpoint": (0.0, 0.5),
     "ends": (0.0, 1.0),
-    "twice": (0.0, 0.0),
     "kutta3": (0.0, 0.5, 1.0),
     "runge_kutta4": (0.0, 0.5, 0.5, 1.0),
 }
@@ -102,6 +101,16 @@ def test_a_sampler_may_begin_otherwise_than_it_goes_on(head):
         assert abs(report.evaluations - len(asked) / 2) <= 1.5
     reasons = {record.reason for record in report.steps}
     assert "evaluation that was not expected" not in reasons  # the second time it is known
+
+
+def test_two_latents_at_every_noise_level_are_computed():
+    """Editing samplers ask about a source and a target: no forecast may mix the two."""
+    sigmas = flow_sigmas(STEPS, 5.0)
+    asked = [sigma for sigma in sigmas[:-1] for _ in range(2)]
+    report, _ = play(CacheConfig(budget=0.5), "editing", asked)
+    assert all(record.decision != "reused" for record in report.steps[2:])
+    assert sum("follow no pattern" in message for message in report.messages) == 1
+    assert pattern._KNOWN == {}
 
 
 def test_a_sampler_without_a_pattern_is_computed_from_there_on():

@@ -306,6 +306,10 @@ def _refuse_other_caches(
         UnsupportedModel: there is another one.
     """
     network = model.model.diffusion_model
+    loaded = getattr(model.model, "current_patcher", None)
+    if loaded is not None and loaded is not model and _touches_network(loaded):
+        # What another clone has put there goes when this one is loaded; round 0 looks again.
+        network = torch.nn.Module()
     name = other_cache(model_options, wrappers, model.object_patches, network, KEY)
     if name is None:
         return
@@ -317,6 +321,10 @@ def _refuse_other_caches(
         f"{name} is already on this model. Two caches would take each other's forecasts for the "
         f"truth: {ways}."
     )
+
+
+def _touches_network(patcher: Any) -> bool:
+    return any(name.startswith("diffusion_model") for name in patcher.object_patches)
 
 
 def sampler_name(sampler: Any) -> str:

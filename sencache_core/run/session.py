@@ -32,6 +32,10 @@ _HOPELESS = (
     "Caching is off for the rest of this run: forecasts were off by as much as the outputs "
     "themselves, as with distilled models, which are sampled without guidance."
 )
+_NO_PATTERN = (
+    "The sampler's evaluations follow no pattern that could be planned for (several latents at one "
+    "noise level, steps of its own): they are computed in full."
+)
 _NO_PLACE = "Evaluations of {} were computed in full: no places to skip were found in this model."
 _NO_PAIR = (
     "Evaluations of the conditional branch alone were computed in full where no pair of "
@@ -96,7 +100,8 @@ class Session:
         family, schedule = self.run.family, self.run.schedule
         sketches = sketch_latent(x, family) if self.policy.reuses else ()
         before = self._last.x if self._last else None
-        if self.policy.reuses and self._explain.begin(x):
+        at_output = self.policy.reuses and self.report.tap == OUTPUT.tap
+        if at_output and self._explain.begin(x):
             self._hindsight.stop()
             self.report.say(_UNEXPLAINED)
         told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
@@ -150,6 +155,8 @@ class Session:
         if [s.shape for s in step.x] != [s.shape for s in last.x]:
             self._history.clear()
             return Decision(ALL, Reason.CHANGED)
+        if self._watch.lost:
+            self.report.say(_NO_PATTERN)
         if self._watch.puzzled:
             return Decision(ALL, Reason.UNEXPECTED)
         if self._trial.hopeless and self.policy.asked is not None and not self.run.guided:
@@ -177,8 +184,6 @@ class Session:
         t = self._step.t
         rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
         parts = [rule.predict(t, anchors) for anchors in kept]
-        if keys[0].site == OUTPUT:
-            self._explain.observe(parts)
         for key, anchors in zip(keys, kept, strict=True):
             used = [anchor.t for anchor in anchors[-rule.history :]]
             self._hindsight.book(key, rule.weights(used, t), len(anchors))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..sampler.pattern import fits, learn, remember
+from ..sampler.pattern import MOST_HEAD, MOST_STAGES, fits, learn, remember
 from ..sampler.schedule import OWN_GRID, Schedule
 
 #: Patterns that one run may show before it counts as having none (ours).
@@ -24,6 +24,12 @@ class Watch:
         self._blind = schedule.assumed or schedule.adaptive or schedule.comes_back
         self._blind |= schedule.sampler in OWN_GRID
         self.puzzled = False
+        self._since = 0  # rounds without a pattern
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has been puzzled for longer than any pattern takes to show."""
+        return self.puzzled and self._since > MOST_STAGES + MOST_HEAD
 
     def see(self, sigma: float) -> Schedule | None:
         """A round at ``sigma`` begins. The schedule that is now expected, once it is another."""
@@ -33,10 +39,11 @@ class Watch:
         if not self.puzzled and fits(self._schedule, len(self._seen) - 1, sigma):
             return None
         self.puzzled = True
+        self._since += 1
         places = learn(self._schedule, self._seen) if self._patterns < _MOST_PATTERNS else None
         if places is None:
             return None
-        self.puzzled, self._patterns = False, self._patterns + 1
+        self.puzzled, self._since, self._patterns = False, 0, self._patterns + 1
         remember(self._schedule.sampler, places)
         self._schedule = self._schedule.asking_at(places)
         return self._schedule

@@ -109,7 +109,8 @@ def _repeats(sigmas: Sequence[float], seen: Sequence[float], stages: int) -> boo
         start, end = sigmas[step], sigmas[step + 1]
         inside = end * (1 - ON_THE_GRID) <= sigma <= start * (1 + ON_THE_GRID)
         kind = _same(start, sigma), _same(end, sigma)
-        if not inside or (stage == 0 and not kind[0]):
+        # Two evaluations at the start of a step are of two latents: editing samplers ask so.
+        if not inside or (stage == 0) != kind[0]:
             return False
         if step == 0:
             kinds.append(kind)
