@@ -270,13 +270,17 @@ class Planner:
                 costs = costs * hardness[:, None, None]
             before, mask = mask, self._way(costs, done, left) if left > 0 else None
             if mask is None:
+                count, most = len(self.rounds), self.longest
                 raise ValueError(
-                    f"no plan of {evaluations} evaluations in {len(self.rounds)} rounds obeys the "
-                    f"forced rounds and runs of at most {self.longest} reuses"
+                    f"no plan of {evaluations} evaluations in {count} rounds obeys the forced "
+                    f"rounds and runs of at most {most} reuses"
                 )
             if mask == before:
                 break
-            each = np.maximum(self.errors(mask), 1e-12) ** -2
+            errors = self.errors(mask)
+            if not np.isfinite(errors).all():  # what has happened breaks the longest run
+                break
+            each = np.maximum(errors, 1e-12) ** -2
             share = each / each.sum()
         return self.describe(mask)
 
