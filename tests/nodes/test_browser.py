@@ -240,52 +240,6 @@ def test_the_side_panel_leaves_the_chart_as_it_is(page, vue):
     assert viewer_size(page) == before
 
 
-def test_each_node_bypassed_or_muted(page, server):
-    """As the frontend makes a prompt of it: all runs but what ComfyUI's own nodes then lack."""
-    load(page, TINY)
-    small = {"steps": STEPS, "width": 64, "height": 64, "length": 5}
-    own = page.evaluate(
-        f"""(small) => {{
-          for (const node of {NODES}) for (const widget of node.widgets ?? [])
-            if (widget.name in small) widget.value = small[widget.name];
-          return {NODES}.filter((one) => one.type.startsWith("SenCache"))
-            .map((one) => [one.id, one.type]); }}""",
-        small,
-    )
-    assert len(own) > 6
-    for mode in (BYPASS, MUTE):
-        for key, kind in own:
-            case = f"{kind} {key}, mode {mode}"
-            prompt, saved, after = page.evaluate(
-                f"""async ([key, mode]) => {{
-                  const node = {APP}.graph.getNodeById(key);
-                  node.mode = mode;
-                  const {{ output, workflow }} = await {APP}.graphToPrompt();
-                  const after = node.mode;
-                  node.mode = 0;
-                  const saved = workflow.nodes.find((one) => String(one.id) === String(key));
-                  return [output, saved.mode, after]; }}""",
-                [key, mode],
-            )
-            assert saved == after == mode, case
-            answer = server.post("/prompt", {"prompt": prompt})
-            errors = answer.get("node_errors") or {}
-            foreign = {one["class_type"] for one in errors.values()}
-            assert not [name for name in foreign if name.startswith("SenCache")], (case, errors)
-            entry = server.wait(answer["prompt_id"])
-            assert entry["status"]["status_str"] == "success", (case, entry["status"])
-            by_kind = {prompt[k]["class_type"]: v for k, v in entry["outputs"].items()}
-            if kind in ("SenCacheApply", "SenCacheStatsViewer"):
-                assert not errors, case
-                kinds = [prompt[k]["class_type"] for k, v in entry["outputs"].items()]
-                clips = [one for one in kinds if one == "SaveAnimatedWEBP"]
-                assert len(clips) == 2, case
-            if kind == "SenCacheApply":
-                assert by_kind["SenCacheStatsViewer"]["text"][0].startswith("Nothing is cached")
-            if kind == "SenCacheTinyDecode":
-                assert by_kind["SenCacheCompare"]["text"][0].startswith("Nothing to compare")
-
-
 def test_a_bypassed_apply_is_shown_as_such(page):
     run_tiny(page, seed=3)
     page.evaluate(f"(mode) => {{ {APP}.graph.getNodeById(7).mode = mode; }}", MUTE)
@@ -379,3 +333,49 @@ def test_viewer_survives_a_reload(page, server):
     )
     page.wait_for_function("() => !document.querySelector('.sencache-view')?.isConnected")
     assert our_faults(page) == []
+
+
+def test_each_node_bypassed_or_muted(page, server):
+    """As the frontend makes a prompt of it: all runs but what ComfyUI's own nodes then lack."""
+    load(page, TINY)
+    small = {"steps": STEPS, "width": 64, "height": 64, "length": 5}
+    own = page.evaluate(
+        f"""(small) => {{
+          for (const node of {NODES}) for (const widget of node.widgets ?? [])
+            if (widget.name in small) widget.value = small[widget.name];
+          return {NODES}.filter((one) => one.type.startsWith("SenCache"))
+            .map((one) => [one.id, one.type]); }}""",
+        small,
+    )
+    assert len(own) > 6
+    for mode in (BYPASS, MUTE):
+        for key, kind in own:
+            case = f"{kind} {key}, mode {mode}"
+            prompt, saved, after = page.evaluate(
+                f"""async ([key, mode]) => {{
+                  const node = {APP}.graph.getNodeById(key);
+                  node.mode = mode;
+                  const {{ output, workflow }} = await {APP}.graphToPrompt();
+                  const after = node.mode;
+                  node.mode = 0;
+                  const saved = workflow.nodes.find((one) => String(one.id) === String(key));
+                  return [output, saved.mode, after]; }}""",
+                [key, mode],
+            )
+            assert saved == after == mode, case
+            answer = server.post("/prompt", {"prompt": prompt})
+            errors = answer.get("node_errors") or {}
+            foreign = {one["class_type"] for one in errors.values()}
+            assert not [name for name in foreign if name.startswith("SenCache")], (case, errors)
+            entry = server.wait(answer["prompt_id"])
+            assert entry["status"]["status_str"] == "success", (case, entry["status"])
+            by_kind = {prompt[k]["class_type"]: v for k, v in entry["outputs"].items()}
+            if kind in ("SenCacheApply", "SenCacheStatsViewer"):
+                assert not errors, case
+                kinds = [prompt[k]["class_type"] for k, v in entry["outputs"].items()]
+                clips = [one for one in kinds if one == "SaveAnimatedWEBP"]
+                assert len(clips) == 2, case
+            if kind == "SenCacheApply":
+                assert by_kind["SenCacheStatsViewer"]["text"][0].startswith("Nothing is cached")
+            if kind == "SenCacheTinyDecode":
+                assert by_kind["SenCacheCompare"]["text"][0].startswith("Nothing to compare")
