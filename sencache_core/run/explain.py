@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..types import sketch
 
-#: Rounds at the start of a run that are looked at; all of them are computed.
+#: Steps at the start of a run that are looked at.
 LOOKED_AT = 3
 
 #: RMS that a step may move the latent by for reasons of its own, per RMS that it moves it in all
@@ -22,25 +22,18 @@ class Explain:
     """Compares the first latents of a run with what outputs and earlier latents span.
 
     Every deterministic sampler moves the latent along its outputs and the latents before. What is
-    left is fresh noise, or a part of the latent that somebody else sets (masks).
-
-    Attributes:
-        unexplained: whether a step moved the latent by more than that.
+    left is fresh noise, or a part of the latent that somebody else sets (masks). Forecasts need not be
+    shown: they are combinations of outputs that were.
     """
 
     def __init__(self) -> None:
         self._latents: list[Tensor] = []
         self._outputs: list[Tensor] = []
-        self._rounds = 0
-        self.unexplained = False
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing more to look at."""
-        return self._rounds > LOOKED_AT
+        self._left = LOOKED_AT  # steps
 
     def clear(self) -> None:
-        """Drop every tensor."""
+        """Look no more, and drop every tensor."""
+        self._left = 0
         self._latents.clear()
         self._outputs.clear()
 
@@ -48,25 +41,25 @@ class Explain:
         """A round begins at the latent ``x``, per modality ``[B, ...]``.
 
         Returns:
-            Whether the step before it is the first that the outputs do not explain.
+            Whether the step before it moved the latent by more than that; said once.
         """
-        if self.done:
+        if not self._left:
             return False
-        before = self.unexplained
-        self._rounds += 1
+        unexplained = False
         latent = torch.cat([part.reshape(-1) for part in map(sketch, x)])
         known = [y for y in (*self._latents, *self._outputs) if y.shape == latent.shape]
         if self._latents and len(known) == len(self._latents) + len(self._outputs):
             rounding = max(torch.finfo(part.dtype).eps for part in x)
-            self.unexplained |= _unexplained(latent, self._latents[-1], known, rounding)
+            unexplained = _unexplained(latent, self._latents[-1], known, rounding)
+        self._left -= bool(self._latents)
         self._latents.append(latent)
-        if self.done:
+        if unexplained or not self._left:
             self.clear()
-        return self.unexplained and not before
+        return unexplained
 
     def observe(self, outputs: Sequence[Tensor]) -> None:
-        """What the branches of a call gave, or were given, each ``[B, ...]``."""
-        if not self.done:
+        """What the branches of a call gave, each ``[B, ...]``."""
+        if self._left:
             self._outputs += [sketch(y).reshape(-1) for y in outputs]
 
 
