@@ -22,8 +22,8 @@ class Explain:
     """Compares the first latents of a run with what outputs and earlier latents span.
 
     Every deterministic sampler moves the latent along its outputs and the latents before. What is
-    left is fresh noise, or a part of the latent that somebody else sets (masks). Forecasts need not be
-    shown: they are combinations of outputs that were.
+    left is fresh noise, or a part of the latent that somebody else sets (masks). Forecasts need not
+    be shown: they are combinations of outputs that were.
     """
 
     def __init__(self) -> None:
