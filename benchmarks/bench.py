@@ -86,8 +86,9 @@ def run_bench(
         ``identity`` of the model; ``setting`` (by name) and ``clips``: of each its number
         ``clip``, ``cost`` (share of the uncached run's block executions, partial blocks by their
         share of arithmetic), and the PSNR of the decoded clip, in dB, to the ``exact`` solution and
-        to the ``uncached`` clip of its host; in rows of uncached clips also ``own``, which the
-        exact solution's own error stays below; ``error`` (``None``, or why there are no figures).
+        to the ``uncached`` clip of its host; in rows of uncached clips also ``own``, the dB
+        that the exact solution's own error stays below; ``error`` (``None``, or why there are no
+        figures).
 
     Raises:
         ValueError: a file to resume that holds no rows.

@@ -107,6 +107,6 @@ def test_the_command_merges_files_and_plots(tmp_path):
 def test_results_hold_what_their_rows_come_to():
     rows = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
     if "clips" not in rows[0]:
-        pytest.skip("results.json is of an earlier bench, which kept no clips")
+        pytest.skip("results.json is older than the tables: it has no clips")
     results = (FOLDER / "RESULTS.md").read_text(encoding="utf-8")
     assert summary.summarise(rows).strip() in results
