@@ -10,7 +10,7 @@ from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
-from .policies.planner import Plan, evaluations_of
+from .policies.plan import Plan, evaluations_of
 from .run.session import Session
 from .run.stats import RunReport
 from .sampler.pattern import known

@@ -15,8 +15,9 @@ from sencache_core import FAMILIES, Moments
 from sencache_core.forecast.moments import fitted_weights
 from sencache_core.measure.prior import prior_moments
 from sencache_core.policies import Guards, Planned, Prior, RunInfo, planner
+from sencache_core.policies.plan import Plan
 from sencache_core.policies.planned import rounds_of
-from sencache_core.policies.planner import Plan, Planner, Round
+from sencache_core.policies.planner import Planner, Round
 
 small = settings(max_examples=40)
 

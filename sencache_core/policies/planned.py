@@ -15,7 +15,8 @@ from ..types import ALL, NONE, Decision, Reason, Step
 from .base import CONDITIONAL, LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
 from .even import even_mask
-from .planner import Plan, Planner, Round, evaluations_of, longest_run
+from .plan import Plan, evaluations_of, longest_run
+from .planner import Planner, Round
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
