@@ -140,7 +140,7 @@ def test_expected_error_is_the_weighted_sum_of_forecast_errors():
         missed = np.zeros(5)
         for k in (2, 3):
             weight = rounds[k].weight * max(model.gain_at(rounds[k].t_after), least) ** power
-            missed[:2] += weight * fitted_weights(gram, np.array([0, 1]), np.array(k))
+            missed[:2] += weight * fitted_weights(gram, np.array([0, 1]), np.array([k]))[0]
             missed[k] -= weight
         assert found(mask)[0] == pytest.approx(np.sqrt(missed @ gram @ missed))
     assert again.errors(mask)[0] <= made.errors(mask)[0]

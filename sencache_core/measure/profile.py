@@ -184,6 +184,9 @@ class Profile:
             if "t" not in arrays:
                 raise ProfileError("it holds no times")
             moments = _below("moments.", arrays)
+            for name in ("t", "gram"):
+                if moments and name not in moments:
+                    raise ProfileError(f"it lacks the array 'moments.{name}'")
             return cls(
                 header,
                 arrays["t"],
