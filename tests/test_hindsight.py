@@ -24,8 +24,8 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
-from sencache_core.config import Facts
 from sencache_core.hosts import loop
+from sencache_core.run.facts import Facts
 from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN
 from sencache_core.sampler.solver import transitions
 from sencache_core.types import OUTPUT, Key

@@ -20,10 +20,11 @@ from toys import (
 )
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
-from sencache_core.config import DEFAULT_GUARDS, Facts
+from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
 from sencache_core.policies import Guarded, Policy, Threshold
 from sencache_core.policies.partial import Partial
+from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sencache_core import CacheConfig, Guards, Schedule, flow_sigmas
-from sencache_core.config import Facts, Stage
 from sencache_core.model.families import FAMILIES
+from sencache_core.run.facts import Facts, Stage
 
 
 def forced(guards, steps):

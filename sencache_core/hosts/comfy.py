@@ -17,13 +17,14 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ..config import CacheConfig, Facts
+from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
 from ..model.families import GENERIC
 from ..model.fingerprint import fingerprint
 from ..model.taps import TAPS
+from ..run.facts import Facts
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
