@@ -147,10 +147,10 @@ class CacheConfig:
         Raises:
             ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
         """
-        session = self.start(family, schedule)
-        if why := self.policy.misfit(session.run):
+        course = self.start(family, schedule).course
+        if why := self.policy.misfit(course.run):
             raise ValueError(why)
-        return session.policy.plan(session.run, DEFAULT_GUARDS)
+        return course.policy.plan(course.run, DEFAULT_GUARDS)
 
     def _moments(self, row: Family, report: RunReport) -> Moments | None:
         """Second moments to plan and forecast by; ``None`` where none would fit the model."""

@@ -412,7 +412,7 @@ def test_off_for_samplers_of_another_form(family, sampler):
 def test_off_where_the_sampler_does_not_step_with_the_payload(changes):
     session = CacheConfig(**changes).start(WAN, schedule(STEPS))
     assert not session._hindsight.on
-    assert session.run.transitions is None
+    assert session.course.run.transitions is None
 
 
 @pytest.mark.parametrize(

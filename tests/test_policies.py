@@ -357,7 +357,7 @@ def test_the_start_is_the_policys_where_the_guards_leave_it(policy, opening):
 
 def test_a_sampler_that_comes_back_is_computed():
     session = CacheConfig().start(WAN, schedule(20, sampler="heunpp2"))
-    assert session.policy.name == "off"
+    assert session.course.policy.name == "off"
     assert any("comes back" in message for message in session.report.messages)
 
 
