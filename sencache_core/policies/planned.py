@@ -219,9 +219,8 @@ class Planned(Policy):
         """Replan what is left, once the last evaluation has shown how its forecast erred."""
         last = state.done[-1]
         expected = state.plan.errors[last]
-        if not state.hardness.learn(step.error, expected) or last + 1 >= len(state.plan.mask):
-            return
-        self._replan(state)
+        if state.hardness.learn(step.error, expected) and last + 1 < len(state.plan.mask):
+            self._replan(state)
 
     def _charge(self, step: Step, state: PlanState) -> None:
         """Pay for what ran in rounds of reuse: context windows that move, prompts that change."""
