@@ -18,7 +18,7 @@ from sencache_core.config import CacheConfig
 from sencache_core.hosts.diffusers import attach
 from sencache_core.model.families import FAMILIES
 from sencache_core.policies import Guards, Planned
-from sencache_core.policies.planner import Plan
+from sencache_core.policies.plan import Plan
 from sencache_core.sampler.schedule import Schedule
 
 from .case import Case, Clip

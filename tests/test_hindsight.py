@@ -24,8 +24,8 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
-from sencache_core.config import Facts
 from sencache_core.hosts import loop
+from sencache_core.run.facts import Facts
 from sencache_core.sampler.schedule import SECOND_AT_NEXT, SECOND_BETWEEN
 from sencache_core.sampler.solver import transitions
 from sencache_core.types import OUTPUT, Key
@@ -412,7 +412,7 @@ def test_off_for_samplers_of_another_form(family, sampler):
 def test_off_where_the_sampler_does_not_step_with_the_payload(changes):
     session = CacheConfig(**changes).start(WAN, schedule(STEPS))
     assert not session._hindsight.on
-    assert session.run.transitions is None
+    assert session.course.run.transitions is None
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from toys import (
 )
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
-from sencache_core.config import DEFAULT_GUARDS, Facts
+from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
 from sencache_core.policies import Guarded, Policy, Threshold
 from sencache_core.policies.partial import Partial
+from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
@@ -356,7 +357,7 @@ def test_the_start_is_the_policys_where_the_guards_leave_it(policy, opening):
 
 def test_a_sampler_that_comes_back_is_computed():
     session = CacheConfig().start(WAN, schedule(20, sampler="heunpp2"))
-    assert session.policy.name == "off"
+    assert session.course.policy.name == "off"
     assert any("comes back" in message for message in session.report.messages)
 
 

@@ -15,7 +15,8 @@ from ..types import ALL, NONE, Decision, Reason, Step
 from .base import CONDITIONAL, LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
 from .even import even_mask
-from .planner import Plan, Planner, Round, evaluations_of, longest_run
+from .plan import Plan, evaluations_of, longest_run
+from .planner import Planner, Round
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
@@ -218,9 +219,8 @@ class Planned(Policy):
         """Replan what is left, once the last evaluation has shown how its forecast erred."""
         last = state.done[-1]
         expected = state.plan.errors[last]
-        if not state.hardness.learn(step.error, expected) or last + 1 >= len(state.plan.mask):
-            return
-        self._replan(state)
+        if state.hardness.learn(step.error, expected) and last + 1 < len(state.plan.mask):
+            self._replan(state)
 
     def _charge(self, step: Step, state: PlanState) -> None:
         """Pay for what ran in rounds of reuse: context windows that move, prompts that change."""

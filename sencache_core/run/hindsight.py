@@ -22,7 +22,7 @@ from torch import Tensor
 from ..forecast.reuse import ReuseRule
 from ..policies import RunInfo
 from ..sampler.solver import unit_scale
-from ..types import Anchor, Key
+from ..types import Anchor, Key, Step
 
 #: Largest share by which the response may feed back into the correction (ours; not tuned): beyond
 #: it the first-order picture has ended.
@@ -127,13 +127,13 @@ class Hindsight:
         return self.on and whole and not self.spoilt and all(key in self.debts for key in keys)
 
     def settle(
-        self, key: Key, y: Tensor, t: float, index: int, history: Sequence[Anchor]
+        self, key: Key, y: Tensor, step: Step, history: Sequence[Anchor]
     ) -> tuple[Tensor, Tensor] | None:
         """Correct a true output after a run of reuse.
 
         Args:
             key: where.
-            y: true output at ``t``, schedule step ``index``; only read.
+            y: true output of the round ``step``; only read.
             history: earlier true outputs, oldest first.
 
         Returns:
@@ -141,21 +141,21 @@ class Hindsight:
             sampler, both float32; ``None`` if there is nothing to take back.
         """
         debt = self.debts.pop(key, None)
-        a, b = self.transitions[index]
+        a, b = self.transitions[step.index]
         if debt is None or len(debt.moved) != len(history) or b == 0:
             return None
-        times = [*(anchor.t for anchor in history), t]
+        times = [*(anchor.t for anchor in history), step.t]
         total = [-weight for weight in debt.moved] + [0.0]
         transport = 1.0
-        for when, step in reversed(self.skipped):
-            factor = transport * self.transitions[step][1]
+        for when, index in reversed(self.skipped):
+            factor = transport * self.transitions[index][1]
             for place, weight in enumerate(self.interpolate(times, when)):
                 total[place] += factor * weight
-            transport *= self.transitions[step][0]
+            transport *= self.transitions[index][0]
         off = y.float() * total[-1]
         for weight, anchor in zip(total[:-1], history, strict=True):
             off.add_(anchor.y, alpha=weight)
-        kappa = self.response(t)
+        kappa = self.response(step.t)
         feedback = max(-MOST_FEEDBACK, min(MOST_FEEDBACK, total[-1] * kappa))
         off.div_(1 - feedback)
         if self.keep:
