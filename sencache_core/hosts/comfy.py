@@ -213,6 +213,8 @@ class _Host:
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """Ask first for those outputs that others are rebuilt from."""
         run = model_options["transformer_options"].get(KEY)
+        if run is not None and run.open:
+            run.sums(conds, timestep)
         if run is None or not run.open or not run.decision.partial:
             return executor(model, conds, x_in, timestep, model_options)
         later = [run.later(cond, i) for i, cond in enumerate(conds)]

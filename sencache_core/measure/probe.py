@@ -159,6 +159,9 @@ class Probe:
         self._session.observe(keys, y)
         return y
 
+    def branches_changed(self) -> None:
+        self._session.branches_changed()
+
     def called(self, branches: Sequence[Branch], share: float) -> None:
         self._log.called(branches, share)
         # To the session inside, what is repeated from memory is an evaluation like any other.

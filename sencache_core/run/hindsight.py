@@ -63,8 +63,8 @@ class Hindsight:
             float32, and the ``a / b`` with which that went into the output handed on. For hosts
             that show the clean latent which an output stands for: it lacks the first and has the
             second too much.
-        spoilt: whether a branch was computed in between, so that the guided output of some skipped
-            round was no forecast of the same branches.
+        spoilt: whether a branch was computed in between, came or went, so that the guided output of
+            some skipped round was no forecast of the same branches.
     """
 
     transitions: Sequence[tuple[float, float]] | None
@@ -113,7 +113,9 @@ class Hindsight:
         debt.rounds += 1
 
     def spoil(self) -> None:
-        """A branch was computed in a round of reuse: nothing of this run of reuse is taken back."""
+        """Branches came or went, or one was computed in a round of reuse: of this run of reuse
+        nothing is taken back.
+        """
         self.spoilt = True
         self.debts.clear()
 
@@ -123,6 +125,8 @@ class Hindsight:
         A guidance pair of which one half is corrected is off by the other half times the guidance
         scale: so every branch must have been forecast in every skipped round.
         """
+        if self.skipped and not all(key in self.debts for key in keys):
+            self.spoil()  # a branch that was not forecast: whatever comes after it stays as it is
         whole = all(debt.rounds == len(self.skipped) for debt in self.debts.values())
         return self.on and whole and not self.spoilt and all(key in self.debts for key in keys)
 

@@ -109,6 +109,9 @@ class Session:
         self._step, self._decision = step, decision
         return decision
 
+    def branches_changed(self) -> None:
+        self._hindsight.spoil()
+
     def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> Tensor | None:
         compute = self._decision.compute
         if compute is ALL or any(compute.test(key) for key in keys):
