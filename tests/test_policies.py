@@ -339,6 +339,18 @@ def test_a_lowered_longest_run_holds_for_plans_while_the_budget_has_room(wanted,
 
 
 @pytest.mark.parametrize(
+    ("steps", "budget", "weighed"), [(50, 0.5, 20), (400, 0.5, 11), (800, 0.5, 8), (800, 0.06, 17)]
+)
+def test_long_runs_of_reuse_are_weighed_where_that_takes_no_time(steps, budget, weighed):
+    """Of very many rounds only as far as the budget needs them."""
+    run, asked = run_info(schedule(steps)), half_up(steps * budget)
+    guards = Guards(warmup=2, longest_run=20)
+    fitted = Planned().fit_guards(guards, asked, run).longest_run
+    assert fitted == weighed
+    assert guards.fewest(run.schedule.steps(), steps) <= asked
+
+
+@pytest.mark.parametrize(
     ("policy", "opening"), [(Planned(), 2), (SenCache(), 5), (Interval(4.0), 5), (CfgCache(4.0), 5)]
 )
 def test_the_start_is_the_policys_where_the_guards_leave_it(policy, opening):

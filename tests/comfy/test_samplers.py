@@ -103,6 +103,10 @@ def test_asked_and_achieved_cost_agree(runs, host, name, sampler):
 
 def test_evaluations_beside_the_grid_by_rounding_make_no_line(runs, host):
     """exp_heun's second evaluation lies 6e-8 beside the next step's first."""
+    import comfy.samplers
+
+    if "exp_heun_2_x0" not in comfy.samplers.SAMPLER_NAMES:
+        pytest.skip("this ComfyUI lacks it")
     case, error = models.load("wan_t2v"), {}
     mask = CacheConfig(
         Planned(mask="CCCC" + "C." * 9 + "C"),
