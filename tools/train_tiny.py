@@ -6,13 +6,12 @@ The work directory holds the latent pool, the checkpoint (model, average, optimi
 state), the loss log and the sample sheets. ``--export`` writes the averaged weights (fp16, under
 ComfyUI's names) into the package.
 
-The bundled weights were trained from scratch as above, mostly on windows of more varied clips.
-Those of LTX-Video (``--clips 2000``, 270 steps) and CogVideoX (200 steps) were then continued on
-the clips of ``data.py`` as they are now:
+The bundled weights were trained from scratch as above, mostly on windows of more varied clips, and
+then continued on the clips of ``data.py`` as they are now, about 1700 steps each:
 
-    python tools/train_tiny.py --family cogvideox --start bundled --clips 900 --batch 8 \\
-        --rate 8e-4 --ema 0.99 --warmup 20 --crop-until 0 --train-shift 5 --dropout 0.08 \\
-        --threads 1 --minutes 9 --resume --export
+    python tools/train_tiny.py --family wan --start bundled --clips 6000 --batch 12 --rate 1e-3 \\
+        --ema 0.998 --crop-until 0.35 --train-shift 5 --dropout 0.08 --decay 0.6 --threads 1 \\
+        --minutes 100 --resume --export
 
 The same command with more ``--minutes`` goes on from there. ``--fit-kernels`` refits what decodes
 and leaves the latents, and so the weights, their meaning; ``--fit-codec`` refits both.
@@ -253,9 +252,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         clean = latents[index].float()
         if progress < args.crop_until:
             clean = salient_crop(clean, clean.shape[-1] * 5 // 8, generator)
-        loss = loss_of(
-            family, module, clean, context, generator, args.train_shift, args.bf16
-        )
+        loss = loss_of(family, module, clean, context, generator, args.train_shift, args.bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
