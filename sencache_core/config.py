@@ -10,12 +10,13 @@ from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
-from .policies.planner import Plan, evaluations_of
+from .policies.plan import Plan, evaluations_of
+from .run.facts import Facts, Stage
 from .run.session import Session
 from .run.stats import RunReport
 from .sampler.pattern import known
 from .sampler.schedule import Schedule
-from .sampler.solver import Clean, transitions
+from .sampler.solver import transitions
 from .types import GAP, OUTPUT, STACK
 
 #: Taps that hold one payload for the whole model, for policies that decide about all of it.
@@ -27,73 +28,9 @@ TAPS = (OUTPUT.tap, STACK.tap)
 #: that no table holds; ``planned-first-tenth`` in benchmarks/RESULTS.md has it on others.
 DEFAULT_GUARDS = Guards(warmup=2, start=None)
 
-
 #: Expected RMS error of the final latent, of RMS 1, beyond which a short run is not cached: runs of
-#: 10 to 12 steps of the bundled models are ruined there (ours; docs/theory.md, section 7).
-MOST_EXPECTED = 0.2
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a run lies in its clip, which may be sampled in several calls.
-
-    Attributes:
-        before: steps of the clip that other runs have done.
-        whole: steps of the clip in all, as far as can be told; 0: those up to this run's end.
-        carry: evaluations left over from the budget of the runs before; negative: overspent.
-    """
-
-    before: int = 0
-    whole: int = 0
-    carry: float = 0.0
-
-    def steps(self, own: int) -> int:
-        """Steps of the clip in all, ``own`` of them this run's."""
-        return max(self.whole, self.before + own)
-
-    def guards(self, guards: Guards, own: int) -> Guards:
-        """Guards of the clip as they hold for this run of ``own`` steps."""
-        whole = self.steps(own)
-        if whole == own:
-            return guards
-
-        def here(share: float) -> float:
-            """As share of this run's steps, what is a share of the clip's."""
-            below = sum(step / whole < share for step in range(whole))
-            return min(max(below - self.before, 0), own) / own
-
-        return replace(
-            guards,
-            warmup=max(guards.warmup - self.before, 1),
-            cooldown=max(guards.cooldown - (whole - self.before - own), 0),
-            start=here(guards.start or 0.0),
-            end=here(guards.end),
-        )
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a host knows of a run beside its family and noise levels.
-
-    Attributes:
-        prediction: what the model's own sampling object says it predicts (see
-            ``Family.prediction``); ``None``: as its family does.
-        linear_guidance: whether the guided output is one fixed linear combination of the branches,
-            with weights that sum to 1.
-        x0_seen: whether the clean latent that an output stands for is seen, and not put right by
-            the host (see ``Session.keep_offsets``).
-        stage: of its clip.
-        clean: how its sampler sees the clean latent, see ``solver.py``.
-        guided: whether more than the conditional branch is asked, as far as can be told. Distilled
-            models are sampled without guidance.
-    """
-
-    prediction: str | None = None
-    linear_guidance: bool = True
-    x0_seen: bool = False
-    stage: Stage = Stage()
-    guided: bool = True
-    clean: Clean | None = None
+#: about 10 steps are ruined there, by the bundled priors (ours; docs/theory.md, section 7).
+MOST_EXPECTED = 0.15
 
 
 @dataclass(frozen=True)
@@ -149,7 +86,7 @@ class CacheConfig:
         family: Family | None,
         schedule: Schedule,
         header: ProfileHeader | None = None,
-        facts: Facts = Facts(),
+        facts: Facts | None = None,
     ) -> Session:
         """A session for one run.
 
@@ -162,7 +99,8 @@ class CacheConfig:
         Raises:
             ProfileError: the profile belongs to another family or tap.
         """
-        row, schedule = _row(family, facts), known(schedule)
+        facts, schedule = facts or Facts(), known(schedule)
+        row = _row(family, facts)
         report = RunReport(
             family=row.name,
             policy=self.policy.name,
@@ -209,10 +147,10 @@ class CacheConfig:
         Raises:
             ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
         """
-        session = self.start(family, schedule)
-        if why := self.policy.misfit(session.run):
+        course = self.start(family, schedule).course
+        if why := self.policy.misfit(course.run):
             raise ValueError(why)
-        return session.policy.plan(session.run, DEFAULT_GUARDS)
+        return course.policy.plan(course.run, DEFAULT_GUARDS)
 
     def _moments(self, row: Family, report: RunReport) -> Moments | None:
         """Second moments to plan and forecast by; ``None`` where none would fit the model."""

@@ -28,7 +28,7 @@ from sencache_core import (
 )
 from sencache_core.measure.profile import combine
 from sencache_core.policies.correction import Hardness
-from sencache_core.policies.planner import evaluations_of
+from sencache_core.policies.plan import evaluations_of
 from sencache_core.types import NONE, Reason
 
 SAMPLERS = ("euler", "uni_pc", "dpmpp_2m", "heun", "euler_ancestral")

@@ -12,7 +12,7 @@ import torch
 
 from sencache_core import Calibration, Profile
 from sencache_core.app import cli
-from sencache_core.measure.profile import AUTHORS_NUMEL
+from sencache_core.measure.authors import AUTHORS_NUMEL
 from sencache_core.model.families import FAMILIES
 from sencache_core.tiny import COG_SCHEDULER, SPECS, weights_path
 

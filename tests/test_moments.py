@@ -21,10 +21,15 @@ def gram_of(y):
     return y @ y.T / y.shape[1]
 
 
+def weights_of(gram, known, wanted):
+    """Of one forecast."""
+    return fitted_weights(gram, np.array(known), np.array([wanted]))[0]
+
+
 @given(seeds, st.integers(1, 4))
 def test_weights_sum_to_one(seed, known):
     gram = gram_of(outputs(seed, known + 1))
-    weights = fitted_weights(gram, np.arange(known), np.array(known))
+    weights = weights_of(gram, range(known), known)
     assert weights.shape == (known,)
     assert weights.sum() == pytest.approx(1, abs=1e-9)
 
@@ -36,7 +41,7 @@ def test_weights_are_the_least_squares_solution(seed, known):
     steps = np.diff(y[:known], axis=0)
     slopes = np.linalg.lstsq(steps.T, y[known] - y[known - 1], rcond=None)[0]
     expected = y[known - 1] + slopes @ steps
-    fitted = fitted_weights(gram_of(y), np.arange(known), np.array(known)) @ y[:known]
+    fitted = weights_of(gram_of(y), range(known), known) @ y[:known]
     floor = np.square(expected - y[known]).mean()
     assert np.square(fitted - y[known]).mean() <= floor + 100 * RIDGE * np.square(y).mean()
     assert np.allclose(fitted, expected, atol=100 * RIDGE * np.abs(y).max())
@@ -48,27 +53,28 @@ def test_linear_outputs_get_the_exact_line(seed, ticks):
     t = np.array(ticks) / 60
     start, slope = outputs(seed, 2)
     y = start + t[:, None] * slope
-    weights = fitted_weights(gram_of(y), np.array([0, 1]), np.array(2))
+    weights = weights_of(gram_of(y), [0, 1], 2)
     line = (t[2] - t[0]) / (t[1] - t[0])
     assert weights[1] == pytest.approx(line, rel=3 * RIDGE, abs=3 * RIDGE * (1 + abs(line)))
 
 
 def test_nothing_moved_is_held():
     y = np.ones((3, 5))
-    assert np.allclose(fitted_weights(gram_of(y), np.array([0, 1]), np.array(2)), [0, 1])
+    assert np.allclose(weights_of(gram_of(y), [0, 1], 2), [0, 1])
     twice = outputs(1, 3)[[0, 0, 1]]  # the same output known twice, as Heun leaves it
-    assert np.allclose(fitted_weights(gram_of(twice), np.array([0, 1]), np.array(2)).sum(), 1)
+    assert np.allclose(weights_of(gram_of(twice), [0, 1], 2).sum(), 1)
     zero = np.zeros((3, 3))
-    assert np.array_equal(fitted_weights(zero, np.array([0, 1]), np.array(2)), [0, 1])
+    assert np.array_equal(weights_of(zero, [0, 1], 2), [0, 1])
 
 
 def test_one_known_output_is_held_and_rows_broadcast():
     gram = gram_of(outputs(0, 6))
-    assert np.array_equal(fitted_weights(gram, np.array([2]), np.array(5)), [1])
-    known, wanted = np.array([[0, 1], [1, 3], [2, 5]]), np.array([2, 4, 4])
+    assert np.array_equal(weights_of(gram, [2], 5), [1])
+    known, wanted = np.array([[0, 1], [1, 3], [2, 5]]), np.array([[2, 4], [4, 0], [4, 3]])
     together = fitted_weights(gram, known, wanted)
-    for row, (k, w) in enumerate(zip(known, wanted, strict=True)):
-        assert np.allclose(together[row], fitted_weights(gram, k, w))
+    for row, column in np.ndindex(wanted.shape):
+        alone = weights_of(gram, known[row], wanted[row, column])
+        assert np.allclose(together[row, column], alone)
 
 
 def moments(seed, samples=3, size=6):

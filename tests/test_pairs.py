@@ -184,14 +184,17 @@ def test_differences_beside_each_other_by_rounding_make_no_line():
         other = noise(1, 2, 3, 4, seed=k)
         pairs.keep(t, {COND: [Anchor(t, y)], UNCOND: [Anchor(t, other)]})
     pairs.alone(COND, y)
-    assert pairs.rebuild(UNCOND, 0.7).abs().max() < 20
+    (rebuilt,) = pairs.rebuild([UNCOND], 0.7, y.shape)
+    assert rebuilt.abs().max() < 20
 
 
 def test_a_difference_serves_the_pair_that_it_was_measured_on():
     pairs, y = Pairs(Hold()), noise(1, 2, 3, 4)
     pairs.keep(0.9, {COND: [Anchor(0.9, y)], UNCOND: [Anchor(0.9, y - 1)]})
     pairs.alone(Branch("cond", "another"), y)
-    assert pairs.rebuild(UNCOND, 0.8) is None
+    assert pairs.rebuild([UNCOND], 0.8, y.shape) is None
     pairs.forget()
     pairs.alone(COND, y)
-    torch.testing.assert_close(pairs.rebuild(UNCOND, 0.8), y - 1)
+    (rebuilt,) = pairs.rebuild([UNCOND], 0.8, y.shape)
+    torch.testing.assert_close(rebuilt, y - 1)
+    assert pairs.rebuild([UNCOND], 0.8, (2, *y.shape[1:])) is None

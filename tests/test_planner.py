@@ -15,8 +15,9 @@ from sencache_core import FAMILIES, Moments
 from sencache_core.forecast.moments import fitted_weights
 from sencache_core.measure.prior import prior_moments
 from sencache_core.policies import Guards, Planned, Prior, RunInfo, planner
+from sencache_core.policies.plan import Plan
 from sencache_core.policies.planned import rounds_of
-from sencache_core.policies.planner import Plan, Planner, Round
+from sencache_core.policies.planner import Planner, Round
 
 small = settings(max_examples=40)
 
@@ -139,7 +140,7 @@ def test_expected_error_is_the_weighted_sum_of_forecast_errors():
         missed = np.zeros(5)
         for k in (2, 3):
             weight = rounds[k].weight * max(model.gain_at(rounds[k].t_after), least) ** power
-            missed[:2] += weight * fitted_weights(gram, np.array([0, 1]), np.array(k))
+            missed[:2] += weight * fitted_weights(gram, np.array([0, 1]), np.array([k]))[0]
             missed[k] -= weight
         assert found(mask)[0] == pytest.approx(np.sqrt(missed @ gram @ missed))
     assert again.errors(mask)[0] <= made.errors(mask)[0]

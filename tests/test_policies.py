@@ -20,10 +20,11 @@ from toys import (
 )
 
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
-from sencache_core.config import DEFAULT_GUARDS, Facts
+from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
 from sencache_core.policies import Guarded, Policy, Threshold
 from sencache_core.policies.partial import Partial
+from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
@@ -338,6 +339,18 @@ def test_a_lowered_longest_run_holds_for_plans_while_the_budget_has_room(wanted,
 
 
 @pytest.mark.parametrize(
+    ("steps", "budget", "weighed"), [(50, 0.5, 20), (400, 0.5, 11), (800, 0.5, 8), (800, 0.06, 17)]
+)
+def test_long_runs_of_reuse_are_weighed_where_that_takes_no_time(steps, budget, weighed):
+    """Of very many rounds only as far as the budget needs them."""
+    run, asked = run_info(schedule(steps)), half_up(steps * budget)
+    guards = Guards(warmup=2, longest_run=20)
+    fitted = Planned().fit_guards(guards, asked, run).longest_run
+    assert fitted == weighed
+    assert guards.fewest(run.schedule.steps(), steps) <= asked
+
+
+@pytest.mark.parametrize(
     ("policy", "opening"), [(Planned(), 2), (SenCache(), 5), (Interval(4.0), 5), (CfgCache(4.0), 5)]
 )
 def test_the_start_is_the_policys_where_the_guards_leave_it(policy, opening):
@@ -356,7 +369,7 @@ def test_the_start_is_the_policys_where_the_guards_leave_it(policy, opening):
 
 def test_a_sampler_that_comes_back_is_computed():
     session = CacheConfig().start(WAN, schedule(20, sampler="heunpp2"))
-    assert session.policy.name == "off"
+    assert session.course.policy.name == "off"
     assert any("comes back" in message for message in session.report.messages)
 
 

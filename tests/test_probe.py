@@ -24,7 +24,7 @@ from sencache_core.hosts import loop
 from sencache_core.measure.calibration import probe_masks
 from sencache_core.measure.probe import Probe
 from sencache_core.measure.profile import combine
-from sencache_core.policies.planner import Plan
+from sencache_core.policies.plan import Plan
 
 STEPS = 12
 SHAPE = (2, 2, 3, 4)

@@ -18,7 +18,8 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
-from sencache_core.measure.profile import AUTHORS_NUMEL, Recording, combine, import_npz
+from sencache_core.measure.authors import AUTHORS_NUMEL, import_npz
+from sencache_core.measure.profile import Recording, combine
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 positive = st.floats(0, 1e6, allow_subnormal=False)

@@ -118,13 +118,16 @@ def changed(name, place, value):
     return {**arrays, name: array}
 
 
+LACKS = r"it lacks the array 'moments\.{}'\. Calibrate again, or choose another profile$"
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
         ({**moments(), "gram": np.empty((0, 3, 3))}, "no sample"),
         ({**moments(), "gain": np.empty((0, 3)), "response": np.empty((0, 3))}, "no sample"),
-        ({k: v for k, v in moments().items() if k != "t"}, "'t'"),
-        ({k: v for k, v in moments().items() if k != "gram"}, "'gram'"),
+        ({k: v for k, v in moments().items() if k != "t"}, LACKS.format("t")),
+        ({k: v for k, v in moments().items() if k != "gram"}, LACKS.format("gram")),
         ({k: v for k, v in moments().items() if k != "gain"}, "together"),
         ({**moments(), "gram": np.ones((2, 3))}, "matrices of that size"),
         ({**moments(), "lead": np.ones((2, 2))}, "matrices of that size"),

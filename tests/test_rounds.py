@@ -4,7 +4,7 @@ import pytest
 
 from sencache_core import Branch, RunReport, StepRecord
 from sencache_core.run.rounds import RoundLog
-from sencache_core.types import Reason
+from sencache_core.types import ALL, NONE, Decision, Only, Reason
 
 COND, UNCOND = Branch("cond"), Branch("uncond")
 
@@ -69,3 +69,27 @@ def test_a_round_that_an_interrupt_cut_short_is_none(completed):
     log.close()
     log.finish(completed)
     assert len(log.report.steps) == 1 + completed
+
+
+PART = Only("conditional branch", lambda key: True)
+
+
+@pytest.mark.parametrize(
+    ("compute", "share", "in_pairs", "decision", "said"),
+    [
+        (NONE, 0.0, False, "reused", None),
+        (NONE, 1.0, False, "forced", None),
+        (PART, 0.5, True, "partial", None),
+        (PART, 1.0, True, "forced", "no pair"),
+        (PART, 1.0, False, "forced", "no places"),
+    ],
+)
+def test_what_could_not_be_spared_makes_a_full_round(compute, share, in_pairs, decision, said):
+    log = log_of(*range(3))
+    wanted = Decision(compute, Reason.WITHIN)
+    opened(log, "reused" if compute is NONE else "partial")
+    log.called((COND,), share)
+    found = log.came_to(wanted, in_pairs)
+    assert (found == wanted) == (decision != "forced") and log.record.decision == decision
+    assert (found.compute is ALL) == (decision == "forced")
+    assert [said in message for message in log.report.messages] == ([True] if said else [])

@@ -81,6 +81,29 @@ def test_what_samplers_tell_is_believed_where_they_can_be(name):
     assert schedule.level(0.01, len(rounds)) == 0.01
 
 
+@pytest.mark.parametrize("name", ["heun", "dpm_2_ancestral", "dpm_2", "seeds_3"])
+def test_a_sampler_around_another_asks_as_often_as_that(name):
+    """And where less noise is told than its list holds, it is where its rounds say."""
+    inner = Schedule(flow_sigmas(20, 3.0), name)
+    outer = Schedule(inner.sigmas, f"more_detail/{name}_gpu")
+    assert outer.rounds == inner.rounds and outer.steps() == inner.steps()
+    on_the_list = [k for k, sigma in enumerate(outer.rounds) if sigma in outer.sigmas]
+    for told in (0.93, 0.7):
+        levels = [outer.level(told * sigma, k) for k, sigma in enumerate(outer.rounds)]
+        assert [levels[k] for k in on_the_list] == [outer.rounds[k] for k in on_the_list]
+        located = [outer.step_of(level, k) for k, level in enumerate(levels)]
+        assert located == list(outer.steps())
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "heunpp2", "dpm_fast"])
+def test_what_a_sampler_is_wrapped_around_is_not_forgotten(name):
+    outer = Schedule(flow_sigmas(20), f"more_detail/{name}")
+    inner = Schedule(outer.sigmas, name)
+    for fact in ("adaptive", "comes_back", "own_grid"):
+        assert getattr(outer, fact) == getattr(inner, fact)
+    assert outer.adaptive or outer.comes_back or outer.own_grid
+
+
 @pytest.mark.parametrize("sampler", sorted(SECOND_AT_NEXT | SECOND_BETWEEN))
 def test_two_evaluations_a_step_but_the_last(sampler):
     schedule = Schedule(flow_sigmas(12, 5), sampler)

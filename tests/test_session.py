@@ -24,8 +24,8 @@ from sencache_core import (
     Schedule,
     SenCache,
 )
-from sencache_core.config import Facts
 from sencache_core.hosts import loop
+from sencache_core.run.facts import Facts
 from sencache_core.types import NONE, OUTPUT, Reason
 
 #: Reuses wherever the guards allow it.

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sencache_core import CacheConfig, Guards, Schedule, flow_sigmas
-from sencache_core.config import Facts, Stage
 from sencache_core.model.families import FAMILIES
+from sencache_core.run.facts import Facts, Stage
 
 
 def forced(guards, steps):
@@ -55,7 +55,7 @@ def test_what_one_stage_leaves_the_next_one_spends():
     asked = [
         config.start(
             FAMILIES["wan"], schedule, facts=Facts(stage=Stage(15, 30, carry))
-        ).policy.asked
+        ).course.policy.asked
         for carry in (-0.9, 0.0, 0.9)
     ]
     assert asked[0] == 7 and asked[2] == 8 and asked[1] in (7, 8)

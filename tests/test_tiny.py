@@ -274,7 +274,13 @@ def test_training_step_and_resume(family, tmp_path, monkeypatch):
         "decay": 0.5,
         "seed": 1,
     }
-    options |= {"dropout": 0.5, "train_shift": 3.0, "crop_until": 0.4, "print_every": 1}
+    options |= {
+        "bf16": False,
+        "dropout": 0.5,
+        "train_shift": 3.0,
+        "crop_until": 0.4,
+        "print_every": 1,
+    }
     script.train(argparse.Namespace(**options), tmp_path)
     weights = script.train(argparse.Namespace(**(options | {"steps": 3})), tmp_path)
     assert torch.load(tmp_path / f"{family}.pt")["step"] == 3

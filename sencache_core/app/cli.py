@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import __version__
 from ..forecast.reuse import REUSE_RULES, Fitted
-from ..measure.profile import AUTHORS_NUMEL, Profile, import_npz
+from ..measure.authors import AUTHORS_NUMEL, import_npz
+from ..measure.profile import Profile
 from ..model.families import FAMILIES
 from ..policies import POLICIES, Planned
 from ..tiny import SPECS

@@ -133,21 +133,11 @@ def fitted_weights(gram: np.ndarray, known: np.ndarray, wanted: np.ndarray) -> n
     Args:
         gram: ``[n, n]`` moments.
         known: ``[..., m]`` rows of the known outputs, the newest last.
-        wanted: ``[...]`` row of the output that is asked for.
-
-    Returns:
-        ``[..., m]`` float64.
-    """
-    return fitted_table(gram, known, np.asarray(wanted)[..., None])[..., 0, :]
-
-
-def fitted_table(gram: np.ndarray, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """As :func:`fitted_weights`, of several outputs ``[..., K]`` from the same known ones.
+        wanted: ``[..., K]`` rows of the outputs that are asked for, all from the same known ones.
 
     Returns:
         ``[..., K, m]`` float64.
     """
-    known, wanted = np.asarray(known), np.asarray(wanted)
     count = known.shape[-1]
     hold = np.zeros((*wanted.shape, count))
     hold[..., -1] = 1.0

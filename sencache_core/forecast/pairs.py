@@ -66,17 +66,22 @@ class Pairs:
         if self.wanted and branch.role == "cond":
             self._alone[branch] = y.clone()
 
-    def rebuild(self, branch: Branch, t: float) -> Tensor | None:
-        """The unconditional output ``[B, ...]`` of the present round, in the branch's dtype.
+    def rebuild(
+        self, branches: Sequence[Branch], t: float, shape: Sequence[int]
+    ) -> list[Tensor] | None:
+        """The unconditional outputs of the present round, each of ``shape``, in their dtypes.
 
-        ``None`` where its partner has not been answered in this round, or is not known for sure,
-        or is another than at the last full evaluation (a prompt schedule).
+        ``None`` where a partner has not been answered in this round, or is not known for sure, or
+        is another than at the last full evaluation (a prompt schedule).
         """
-        partner = _partner(branch, self._alone)
-        gaps = self._gaps.get((branch, partner))
-        if not gaps or gaps[-1].y.shape != self._alone[partner].shape:
-            return None
-        return self._alone[partner] - self._rule.predict(t, gaps)
+        outputs = []
+        for branch in branches:
+            partner = _partner(branch, self._alone)
+            gaps = self._gaps.get((branch, partner))
+            if not gaps or not gaps[-1].y.shape == self._alone[partner].shape == tuple(shape):
+                return None
+            outputs.append(self._alone[partner] - self._rule.predict(t, gaps))
+        return outputs
 
     def forget(self) -> None:
         """Drop what belongs to the present round only."""

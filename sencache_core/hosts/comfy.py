@@ -17,19 +17,20 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ..config import CacheConfig, Facts
+from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
 from ..model.families import GENERIC
 from ..model.fingerprint import fingerprint
 from ..model.taps import TAPS
+from ..run.facts import Facts
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
 from .comfy_guidance import guidance_scale, linear_guidance, plain_guidance
 from .comfy_keys import KEY
-from .comfy_neighbours import cache_on, other_cache, replaced_forward
+from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
 from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
@@ -132,7 +133,7 @@ class _Host:
         guider = executor.class_obj
         options = guider.model_options["transformer_options"]
         patcher = guider.model_patcher
-        _refuse_other_caches(patcher, guider.model_options, options.get("wrappers", {}))
+        refuse_other_caches(patcher, guider.model_options, options.get("wrappers", {}))
         schedule = Schedule(as_floats(sigmas), sampler_name(sampler))
         shapes = kwargs.get("latent_shapes") or [noise.shape]
         header = self._header(guider, schedule, noise.dtype, shapes)
@@ -203,7 +204,7 @@ class _Host:
             return executor(x, timestep, model_options, *args, **kwargs)
         if not run.runner.report.steps:  # other packs put theirs in place as late as we do
             patcher = executor.class_obj.model_patcher
-            _refuse_other_caches(patcher, executor.class_obj.model_options, {})
+            refuse_other_caches(patcher, executor.class_obj.model_options, {})
         with run.round(executor.class_obj, x, timestep):
             out = executor(x, timestep, model_options, *args, **kwargs)
         _tell(self.live, run.runner.report)
@@ -212,6 +213,8 @@ class _Host:
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """Ask first for those outputs that others are rebuilt from."""
         run = model_options["transformer_options"].get(KEY)
+        if run is not None and run.open:
+            run.sums(conds, timestep)
         if run is None or not run.open or not run.decision.partial:
             return executor(model, conds, x_in, timestep, model_options)
         later = [run.later(cond, i) for i, cond in enumerate(conds)]
@@ -282,7 +285,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.APPLY_MODEL: host.apply_model,
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
-    _refuse_other_caches(clone, clone.model_options, clone.wrappers)
+    refuse_other_caches(clone, clone.model_options, clone.wrappers)
     if not TAPS[host.tap].inside:  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
@@ -295,36 +298,6 @@ def _bare(model: Any) -> Any:
     for kind in clone.wrappers:
         clone.remove_wrappers_with_key(kind, KEY)
     return clone
-
-
-def _refuse_other_caches(
-    model: Any, model_options: Mapping[str, Any], wrappers: Mapping[str, Any]
-) -> None:
-    """Two caches on one model each take the other's forecast for the truth.
-
-    Raises:
-        UnsupportedModel: there is another one.
-    """
-    network = model.model.diffusion_model
-    loaded = getattr(model.model, "current_patcher", None)
-    if loaded is not None and loaded is not model and _touches_network(loaded):
-        # What another clone has put there goes when this one is loaded; round 0 looks again.
-        network = torch.nn.Module()
-    name = other_cache(model_options, wrappers, model.object_patches, network, KEY)
-    if name is None:
-        return
-    other = name[0].lower() + name[1:] if name.startswith(("The ", "A ")) else name
-    ways = f"remove or bypass either {other} or SenCache"
-    if cache_on(network):
-        ways += ". If its node is gone already, the loaded model still holds it: restart ComfyUI"
-    raise UnsupportedModel(
-        f"{name} is already on this model. Two caches would take each other's forecasts for the "
-        f"truth: {ways}."
-    )
-
-
-def _touches_network(patcher: Any) -> bool:
-    return any(name.startswith("diffusion_model") for name in patcher.object_patches)
 
 
 def sampler_name(sampler: Any) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 
 from torch import nn
 
+from .comfy_keys import KEY
+from .comfy_run import UnsupportedModel
+
 #: Names of caching methods and packs, in letters and digits only. What holds one is a cache.
 _METHODS = {
     "lazycache": "LazyCache",
@@ -68,6 +71,32 @@ _TRUSTED = ("torch", "comfy", "comfy_extras", "comfy_api", "builtins", "functool
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def refuse_other_caches(
+    model: Any, model_options: Mapping[str, Any], wrappers: Mapping[str, Any]
+) -> None:
+    """Two caches on one model each take the other's forecast for the truth.
+
+    Raises:
+        UnsupportedModel: there is another one.
+    """
+    network = model.model.diffusion_model
+    loaded = getattr(model.model, "current_patcher", None)
+    if loaded is not None and loaded is not model and _touches_network(loaded):
+        # What another clone has put there goes when this one is loaded; round 0 looks again.
+        network = nn.Module()
+    name = other_cache(model_options, wrappers, model.object_patches, network, KEY)
+    if name is None:
+        return
+    other = name[0].lower() + name[1:] if name.startswith(("The ", "A ")) else name
+    ways = f"remove or bypass either {other} or SenCache"
+    if cache_on(network):
+        ways += ". If its node is gone already, the loaded model still holds it: restart ComfyUI"
+    raise UnsupportedModel(
+        f"{name} is already on this model. Two caches would take each other's forecasts for the "
+        f"truth: {ways}."
+    )
 
 
 def other_cache(
@@ -130,6 +159,10 @@ def replaced_forward(network: nn.Module, patches: Mapping[str, Any]) -> str | No
         if not _trusted(function):
             return _called(function)
     return None
+
+
+def _touches_network(patcher: Any) -> bool:
+    return any(name.startswith("diffusion_model") for name in patcher.object_patches)
 
 
 def _of_wrappers(wrappers: Mapping[str, Mapping[Any, Any]], own: str) -> Iterator[str | None]:

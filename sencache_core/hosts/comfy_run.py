@@ -46,6 +46,7 @@ class Run:
         watched: the model whose passes are counted in the round at hand.
         passes: of any model in this round.
         known: of those, the ones under calls whose branches are known.
+        summed: conditions of every sum of the round at hand, and of the round before.
     """
 
     runner: Runner
@@ -58,6 +59,7 @@ class Run:
     watched: Any = None
     passes: int = 0
     known: int = 0
+    summed: tuple[list[frozenset], list[frozenset]] = field(default_factory=lambda: ([], []))
     # Multi-GPU setups call the model from several threads at once.
     lock: threading.RLock = field(default_factory=threading.RLock)
     _mine: threading.local = field(default_factory=threading.local)
@@ -82,6 +84,7 @@ class Run:
             return
         self.open, self.batch = True, x.shape[0]
         self.passes = self.known = 0
+        self.summed = [], self.summed[0]
         self.keys.begin(guider)
         self.decision = self.runner.begin(self._modalities(x), sigma)
 
@@ -143,6 +146,19 @@ class Run:
         with self.lock:
             return self.keys.branches(*args)
 
+    def sums(self, conds: Sequence[Sequence[Mapping[str, Any]] | None], sigma: Tensor) -> None:
+        """A sum over ``conds`` begins; see ``Runner.branches_changed``."""
+        now, before = self.summed
+        asked = frozenset(
+            (index, cond.get("uuid"))
+            for index, listed in enumerate(conds)
+            for cond in listed or ()
+            if _holds(cond, sigma)
+        )
+        if before and before[len(now) : len(now) + 1] != [asked]:
+            self.runner.branches_changed()
+        now.append(asked)
+
     def later(self, conds: Sequence[Mapping[str, Any]] | None, index: int) -> bool:
         """Whether the ``index``-th list of conditions is answered from others' outputs."""
         roles = self.keys.roles(conds, index)
@@ -199,6 +215,15 @@ class Tapped(NamedTuple):
     tap: Tap
     places: Places
     visit: Visit
+
+
+def _holds(cond: Mapping[str, Any], sigma: Tensor) -> bool:
+    """Whether a condition's range of noise levels holds ``sigma``, as ComfyUI judges it."""
+    start, end = cond.get("timestep_start"), cond.get("timestep_end")
+    if start is None and end is None:
+        return True
+    level = float(sigma.reshape(-1)[0])
+    return (start is None or level <= start) and (end is None or level >= end)
 
 
 def model_family(base_model: Any) -> Family | None:

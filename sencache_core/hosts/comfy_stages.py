@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import Stage
+from ..run.facts import Stage
 from ..run.stats import RunReport
 from ..sampler.schedule import ON_THE_GRID
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from ..config import CacheConfig, Facts
+from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..model.taps import TAPS
 from ..policies import Off
+from ..run.facts import Facts
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule

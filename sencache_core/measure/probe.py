@@ -13,8 +13,9 @@ from torch import Tensor
 from ..forecast.reuse import Fitted
 from ..model.families import Family
 from ..policies import Guards, Planned, RunInfo
+from ..policies.plan import Plan
 from ..policies.planned import rounds_of
-from ..policies.planner import Plan, Planner
+from ..policies.planner import Planner
 from ..run.rounds import RoundLog
 from ..run.runner import EvaluateAt, read_round, sketch_latent
 from ..run.session import Session
@@ -157,6 +158,9 @@ class Probe:
         y = torch.cat([known[branch] for branch in branches]).to(self._x[0].device)
         self._session.observe(keys, y)
         return y
+
+    def branches_changed(self) -> None:
+        self._session.branches_changed()
 
     def called(self, branches: Sequence[Branch], share: float) -> None:
         self._log.called(branches, share)

@@ -94,6 +94,9 @@ class Recorder:
     def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> None:
         return None
 
+    def branches_changed(self) -> None:
+        """Of no account: nothing is forecast."""
+
     def called(self, branches: Sequence[Branch], share: float) -> None:
         self._log.called(branches, share)
 

@@ -13,7 +13,7 @@ from ..model.families import Family
 from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
 from ..types import Decision, Only, Reason, Step
-from .planner import Plan
+from .plan import Plan
 
 #: Reuses in a row that a budget may demand (ours): the smallest budget offered, 0.2 of 20 steps,
 #: needs 6; beyond about 8 a forecast is a guess.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..types import ALL, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
-from .planner import Plan
+from .plan import Plan
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..forecast.moments import Moments
 from ..forecast.reuse import Fitted, ReuseRule
+from .plan import Plan, longest_run, spacing
 
 #: Share of a forecast's error that taking it back leaves in the latent: the evaluation in between
 #: saw the wrong latent, and its first-order correction is only measured on average (ours: with 0.2
@@ -30,16 +30,6 @@ REWEIGHTED = 3
 #: Runs of reuse that are priced at once: bounds the memory that a plan takes, whatever its length.
 BLOCK = 64
 
-COMPUTE, HALF, REUSE = "C", "h", "."
-
-
-def evaluations_of(budget: float, rounds: int, carry: float = 0.0) -> int:
-    """Evaluations that ``budget``, a share of ``rounds``, comes to: halves go up, at least one.
-
-    ``carry`` is added: what earlier stages of the same clip have left over.
-    """
-    return max(1, math.floor(budget * rounds + carry + 0.5 + 1e-9))
-
 
 @dataclass(frozen=True)
 class Round:
@@ -56,63 +46,6 @@ class Round:
     weight: float
     t_after: float
     forced: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which rounds to compute.
-
-    Attributes:
-        mask: ``True`` where the model runs, one entry a round.
-        error: expected RMS error of the final latent, by the planner's first-order model;
-            geometric mean over the calibration samples.
-        errors: expected RMS of (forecast - truth) / RMS of truth, on the leading branch, of a
-            forecast for each round from the evaluations before it; ``nan`` where there are none.
-        half: rounds of ``mask`` that run the conditional branch alone.
-    """
-
-    mask: tuple[bool, ...]
-    error: float = float("nan")
-    errors: tuple[float, ...] = ()
-    half: frozenset[int] = frozenset()
-
-    @classmethod
-    def parse(cls, text: str) -> Plan:
-        """A plan from its string: ``C``, ``1`` and ``x`` compute, ``h`` computes the conditional
-        branch alone, ``.``, ``0``, ``r`` and ``-`` reuse.
-
-        White space and commas are skipped.
-
-        Raises:
-            ValueError: another character, no character at all, or a first round that is not
-                computed in full.
-        """
-        letters = [c for c in text.lower() if not c.isspace() and c != ","]
-        if bad := sorted(set(letters) - set("c1xh.0r-")):
-            raise ValueError(
-                "a mask is written with C (compute), h (conditional branch alone) and . (reuse), "
-                f"not {' '.join(bad)}: {text!r}"
-            )
-        if not letters or letters[0] not in "c1x":
-            raise ValueError("a mask must begin with C: the first evaluation has nothing to reuse")
-        half = frozenset(k for k, letter in enumerate(letters) if letter == "h")
-        return cls(tuple(letter in "c1xh" for letter in letters), half=half)
-
-    @property
-    def evaluations(self) -> int:
-        return sum(self.mask)
-
-    @property
-    def cost(self) -> float:
-        """Evaluations, those of the conditional branch alone counted by half."""
-        return sum(self.mask) - len(self.half) / 2
-
-    def __str__(self) -> str:
-        """``C`` for an evaluation, ``h`` for one of the conditional branch, ``.`` for reuse."""
-        return "".join(
-            REUSE if not compute else HALF if k in self.half else COMPUTE
-            for k, compute in enumerate(self.mask)
-        )
 
 
 class Planner:
@@ -315,14 +248,14 @@ class Planner:
 
     def errors(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` RMS errors that plans are chosen by; infinite if the mask is not allowed."""
-        done, backs, aheads = _runs(mask)
+        done, backs, aheads = spacing(mask)
         if longest_run(mask) > self.longest:
             return np.full(len(self._weights), np.inf)
         return np.sqrt(self._squares[:, done, backs, aheads].sum(axis=1))
 
     def expected(self, mask: Sequence[bool]) -> np.ndarray:
         """``[S]`` expected RMS error of each sample's final latent, gains in full."""
-        done, _, aheads = map(np.array, _runs(mask))
+        done, _, aheads = map(np.array, spacing(mask))
         known, total = self._before(done)[:, None], np.zeros(len(self._weights))
         runs = np.flatnonzero(aheads > 1)
         for part in (runs[i : i + BLOCK] for i in range(0, len(runs), BLOCK)):
@@ -390,15 +323,3 @@ def _square(
     cross = across[:, np.arange(len(known))[:, None, None], known]
     square = np.einsum("spbn,spbnm,spbm->spb", part, inner, part)
     return np.maximum(square - 2 * (part * cross).sum(axis=-1) + own[:, :, None], 0)
-
-
-def longest_run(mask: Sequence[bool]) -> int:
-    """Most reuses in a row."""
-    return max(_runs(mask)[2]) - 1
-
-
-def _runs(mask: Sequence[bool]) -> tuple[list[int], list[int], list[int]]:
-    """Every evaluation of a mask, its distance from the one before and to the next, or the end."""
-    done = [i for i, compute in enumerate(mask) if compute]
-    backs = [0, *(b - a for a, b in zip(done[:-1], done[1:], strict=True))]
-    return done, backs, [*backs[1:], len(mask) - done[-1]]

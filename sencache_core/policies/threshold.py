@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..types import ALL, NONE, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
-from .planner import Plan
+from .plan import Plan
 
 #: Share of the measured-to-expected ratio that one new measurement contributes (ours): a sample's
 #: speed along its trajectory changes slowly, single displacements are noisy.

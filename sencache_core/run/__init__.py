@@ -1,1 +1,1 @@
-"""The step: who owns it, what it keeps, what it reports."""
+"""The step: what is known of a run, who owns it, what it keeps and reports."""

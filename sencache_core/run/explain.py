@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..types import sketch
+from .stats import RunReport
 
 #: Steps at the start of a run that are looked at.
 LOOKED_AT = 3
@@ -24,9 +25,13 @@ class Explain:
     Every deterministic sampler moves the latent along its outputs and the latents before. What is
     left is fresh noise, or a part of the latent that somebody else sets (masks). Forecasts need not
     be shown: they are combinations of outputs that were.
+
+    Args:
+        report: told, once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: RunReport) -> None:
+        self._report = report
         self._latents: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._left = LOOKED_AT  # steps
@@ -53,6 +58,12 @@ class Explain:
             unexplained = _unexplained(latent, self._latents[-1], known, rounding)
         self._left -= bool(self._latents)
         self._latents.append(latent)
+        if unexplained:
+            self._report.say(
+                "The latent moves by more than the outputs explain (fresh noise at every step, or "
+                "masked parts): outputs are harder to forecast; expect less quality at the same "
+                "budget."
+            )
         if unexplained or not self._left:
             self.clear()
         return unexplained

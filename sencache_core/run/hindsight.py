@@ -22,7 +22,7 @@ from torch import Tensor
 from ..forecast.reuse import ReuseRule
 from ..policies import RunInfo
 from ..sampler.solver import unit_scale
-from ..types import Anchor, Key
+from ..types import Anchor, Key, Step
 
 #: Largest share by which the response may feed back into the correction (ours; not tuned): beyond
 #: it the first-order picture has ended.
@@ -63,8 +63,8 @@ class Hindsight:
             float32, and the ``a / b`` with which that went into the output handed on. For hosts
             that show the clean latent which an output stands for: it lacks the first and has the
             second too much.
-        spoilt: whether a branch was computed in between, so that the guided output of some skipped
-            round was no forecast of the same branches.
+        spoilt: whether a branch was computed in between, came or went, so that the guided output of
+            some skipped round was no forecast of the same branches.
     """
 
     transitions: Sequence[tuple[float, float]] | None
@@ -113,7 +113,9 @@ class Hindsight:
         debt.rounds += 1
 
     def spoil(self) -> None:
-        """A branch was computed in a round of reuse: nothing of this run of reuse is taken back."""
+        """Branches came or went, or one was computed in a round of reuse: of this run of reuse
+        nothing is taken back.
+        """
         self.spoilt = True
         self.debts.clear()
 
@@ -123,17 +125,19 @@ class Hindsight:
         A guidance pair of which one half is corrected is off by the other half times the guidance
         scale: so every branch must have been forecast in every skipped round.
         """
+        if self.skipped and not all(key in self.debts for key in keys):
+            self.spoil()  # a branch that was not forecast: whatever comes after it stays as it is
         whole = all(debt.rounds == len(self.skipped) for debt in self.debts.values())
         return self.on and whole and not self.spoilt and all(key in self.debts for key in keys)
 
     def settle(
-        self, key: Key, y: Tensor, t: float, index: int, history: Sequence[Anchor]
+        self, key: Key, y: Tensor, step: Step, history: Sequence[Anchor]
     ) -> tuple[Tensor, Tensor] | None:
         """Correct a true output after a run of reuse.
 
         Args:
             key: where.
-            y: true output at ``t``, schedule step ``index``; only read.
+            y: true output of the round ``step``; only read.
             history: earlier true outputs, oldest first.
 
         Returns:
@@ -141,21 +145,21 @@ class Hindsight:
             sampler, both float32; ``None`` if there is nothing to take back.
         """
         debt = self.debts.pop(key, None)
-        a, b = self.transitions[index]
+        a, b = self.transitions[step.index]
         if debt is None or len(debt.moved) != len(history) or b == 0:
             return None
-        times = [*(anchor.t for anchor in history), t]
+        times = [*(anchor.t for anchor in history), step.t]
         total = [-weight for weight in debt.moved] + [0.0]
         transport = 1.0
-        for when, step in reversed(self.skipped):
-            factor = transport * self.transitions[step][1]
+        for when, index in reversed(self.skipped):
+            factor = transport * self.transitions[index][1]
             for place, weight in enumerate(self.interpolate(times, when)):
                 total[place] += factor * weight
-            transport *= self.transitions[step][0]
+            transport *= self.transitions[index][0]
         off = y.float() * total[-1]
         for weight, anchor in zip(total[:-1], history, strict=True):
             off.add_(anchor.y, alpha=weight)
-        kappa = self.response(t)
+        kappa = self.response(step.t)
         feedback = max(-MOST_FEEDBACK, min(MOST_FEEDBACK, total[-1] * kappa))
         off.div_(1 - feedback)
         if self.keep:

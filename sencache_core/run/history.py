@@ -33,9 +33,10 @@ class History:
         """The reuse rule at ``site``."""
         return self._rules.get(site.tap, _HOLD)
 
-    def at(self, key: Key) -> Sequence[Anchor]:
-        """True outputs at ``key``, oldest first."""
-        return self._anchors.get(key, ())
+    def at(self, key: Key, shape: Sequence[int] | None = None) -> Sequence[Anchor]:
+        """True outputs at ``key``, oldest first; none if ``shape`` is asked for and not theirs."""
+        kept = self._anchors.get(key, ())
+        return () if kept and shape is not None and kept[-1].y.shape != tuple(shape) else kept
 
     def of(self, site: Site) -> dict[Branch, Sequence[Anchor]]:
         """True outputs at one site by branch."""
@@ -56,10 +57,8 @@ class History:
             since: time of the evaluation that all of them must have been part of.
             shape: of one chunk's payload.
         """
-        kept = [self.at(key) for key in keys]
-        if not all(self.fresh(key, since) for key in keys):
-            return None
-        return kept if all(list(a[-1].y.shape) == list(shape) for a in kept) else None
+        kept = [self.at(key, shape) for key in keys]
+        return kept if all(kept) and all(self.fresh(key, since) for key in keys) else None
 
     def put(self, key: Key, t: float, y: Tensor, dtype=None) -> None:
         """Keep a copy of the true output ``y`` at time ``t``; one at the same time gives way.

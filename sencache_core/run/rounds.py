@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ..types import Branch, Reason
+from ..types import ALL, Branch, Decision, Reason
 from .stats import RunReport, StepRecord
+
+_NO_PLACE = "Evaluations of {} were computed in full: no places to skip were found in this model."
+_NO_PAIR = (
+    "Evaluations of the conditional branch alone were computed in full where no pair of "
+    "conditional and unconditional outputs was known to belong together."
+)
 
 
 class RoundLog:
@@ -63,15 +69,29 @@ class RoundLog:
         else:
             self.report.calls_saved += 1
 
+    def came_to(self, decision: Decision, in_pairs: bool) -> Decision:
+        """What the present round has come to: a full one, if nothing could be spared of what was
+        asked for (context windows that rotate, a tap that finds no place).
+
+        Args:
+            decision: what was wanted of it.
+            in_pairs: whether a part of it spares one output of guidance pairs.
+        """
+        if decision.compute is not ALL and self.asked and not self.spared:
+            paired = decision.partial and in_pairs
+            if decision.partial and not paired:
+                self.report.say(_NO_PLACE.format(decision.compute.name))
+            decision = Decision(ALL, Reason.NO_PAIR if paired else Reason.NO_HISTORY)
+            self._became("forced", decision.reason)
+        if decision.reason is Reason.NO_PAIR:
+            self.report.say(_NO_PAIR)
+        return decision
+
     def close(self) -> None:
         """The present round has ended: what it cost is known."""
         self.record.cost = self._ran / self._asked if self._asked else 0.0
         if not self.asked:
             self._became("idle", Reason.IDLE)
-
-    def forced(self, reason: Reason) -> None:
-        """What was to be spared in the present round could not be."""
-        self._became("forced", reason)
 
     def _became(self, decision: str, reason: Reason) -> None:
         record = self.record

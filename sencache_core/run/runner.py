@@ -35,6 +35,13 @@ class Runner(Protocol):
                 decision needs, in one device-to-host copy.
         """
 
+    def branches_changed(self) -> None:
+        """The present round asks for other branches than the one before; said before its calls.
+
+        Half a guidance pair must not be corrected without the other, and the first of them is
+        handed on before the last is seen.
+        """
+
     def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> Tensor | None:
         """Payload ``[n B, ...]`` at one site over ``n`` branches, or ``None``: compute it.
 

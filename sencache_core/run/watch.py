@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..sampler.pattern import MOST_HEAD, MOST_STAGES, fits, learn, remember
-from ..sampler.schedule import OWN_GRID, Schedule
+from ..sampler.schedule import Schedule
 
 #: Patterns that one run may show before it counts as having none (ours).
 _MOST_PATTERNS = 4
@@ -22,7 +22,7 @@ class Watch:
         # Where only a number of steps is known, noise levels tell nothing; and such samplers have
         # no pattern to be learnt.
         self._blind = schedule.assumed or schedule.adaptive or schedule.comes_back
-        self._blind |= schedule.sampler in OWN_GRID
+        self._blind |= schedule.own_grid
         self.puzzled = False
         self._since = 0  # rounds without a pattern
 

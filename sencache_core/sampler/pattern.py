@@ -125,6 +125,4 @@ def _same(a: float, b: float) -> bool:
 
 def _between(schedule: Schedule, sigma: float) -> int:
     """Step strictly inside of which ``sigma`` lies; -1 if it is one of the list."""
-    if any(_same(value, sigma) for value in schedule.sigmas):
-        return -1
-    return schedule.locate(sigma)
+    return -1 if schedule.listed(sigma) else schedule.locate(sigma)

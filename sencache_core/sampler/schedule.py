@@ -48,7 +48,8 @@ class Schedule:
 
     Attributes:
         sigmas: the sampler's list, ``num_steps + 1`` falling values, the last one where it ends.
-        sampler: name of the sampler (kept as its :func:`sampler_key`), empty if unknown.
+        sampler: name of the sampler (kept as its :func:`sampler_key`), empty if unknown. One around
+            another has both names, the inner one's last, with a slash between.
         assumed: only the number of steps is known; evaluations may lie elsewhere, and rounds are
             counted to tell the step.
         places: for each step in turn, the last one for all that follow, where within it evaluations
@@ -78,15 +79,25 @@ class Schedule:
         """Whether noise only falls: false for unsampling and restart-style lists."""
         return all(a >= b for a, b in zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
 
+    @cached_property
+    def _named(self) -> tuple[str, ...]:
+        """The sampler, and those that it is wrapped around; the innermost asks the model."""
+        return tuple(map(sampler_key, self.sampler.split("/")))
+
     @property
     def adaptive(self) -> bool:
         """Whether the number of rounds depends on the model's outputs."""
-        return self.sampler in ADAPTIVE
+        return not ADAPTIVE.isdisjoint(self._named)
 
     @property
     def comes_back(self) -> bool:
         """Whether evaluations go back up to more noise within a step."""
-        return self.sampler in TWO_AHEAD
+        return not TWO_AHEAD.isdisjoint(self._named)
+
+    @property
+    def own_grid(self) -> bool:
+        """Whether its steps are not those of the list."""
+        return not OWN_GRID.isdisjoint(self._named)
 
     def locate(self, sigma: float, expected: int = 0) -> int:
         """Index of the step that ``sigma`` belongs to: its grid point, else the last one above.
@@ -118,15 +129,23 @@ class Schedule:
         do it: the list rules then. One that is told less than :data:`MOST_TOLD_LESS` allows is
         taken at its word: the sampler has gone on by itself.
         """
-        steps = self.steps()
-        if self.assumed or ordinal >= len(steps) or self.sampler in OWN_GRID | ADAPTIVE | TWO_AHEAD:
+        known = not (self.assumed or self.own_grid or self.adaptive or self.comes_back)
+        if not known or ordinal >= len(self.rounds):
             return told
-        step = steps[ordinal]
-        within = ordinal > 0 and steps[ordinal - 1] == step
-        lowest = self.sigmas[step + 1] if within else self.sigmas[step]
+        expected, step = self.rounds[ordinal], self.steps()[ordinal]
+        after = self.sigmas[step + 1]
+        # Where between two levels of the list an evaluation lies is not known.
+        lowest = expected if self.listed(expected) else after
+        within = ordinal > 0 and self.steps()[ordinal - 1] == step
+        if within and abs(told - after) <= ON_THE_GRID * after:  # it asks less often than expected
+            return told
         if not lowest * MOST_TOLD_LESS <= told < lowest * (1 - ON_THE_GRID):
             return told
-        return self.rounds[ordinal]
+        return expected
+
+    def listed(self, sigma: float) -> bool:
+        """Whether ``sigma`` is one of the list's noise levels."""
+        return any(abs(level - sigma) <= ON_THE_GRID * max(level, 1e-8) for level in self.sigmas)
 
     @cached_property
     def rounds(self) -> tuple[float, ...]:
@@ -145,7 +164,7 @@ class Schedule:
     def _expected(self) -> list[tuple[float, int]]:
         """Sigma and step index of every round."""
         out: list[tuple[float, int]] = []
-        last = self.num_steps - 1
+        last, asks = self.num_steps - 1, self._named[-1]
         for index, (a, b) in enumerate(zip(self.sigmas[:-1], self.sigmas[1:], strict=True)):
             out.append((a, index))
             if b <= 0:
@@ -153,13 +172,13 @@ class Schedule:
             if self.places:
                 for place in self.places[min(index, len(self.places) - 1)][1:]:
                     out.append((a + place * (b - a), min(index + (place >= 1), last)))
-            elif self.sampler in SECOND_AT_NEXT:
+            elif asks in SECOND_AT_NEXT:
                 out.append((b, min(index + 1, last)))
-            elif self.sampler in SECOND_BETWEEN:
+            elif asks in SECOND_BETWEEN:
                 out.append(((a * b) ** 0.5, index))
-            elif self.sampler in TWO_BETWEEN:
+            elif asks in TWO_BETWEEN:
                 out += [((a * a * b) ** (1 / 3), index), ((a * b * b) ** (1 / 3), index)]
-            elif self.sampler in TWO_AHEAD:  # never to the very end
+            elif asks in TWO_AHEAD:  # never to the very end
                 out += [(self.sigmas[k], k) for k in range(index + 1, min(index + 3, last + 1))]
         return out
 

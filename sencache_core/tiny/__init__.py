@@ -3,11 +3,8 @@
 The models (Wan 2.1, LTX-Video and CogVideoX layouts, about 5 to 6 million parameters each) draw
 short clips of moving shapes from prompts such as "a red circle moving left on a dark striped
 background". They were trained from scratch with ``tools/train_tiny.py`` on procedural clips, for
-little more than an hour each on half a CPU. LTX-Video and CogVideoX then went on for two to three
-hundred steps on the clips of ``data.py`` as they are now, which vary less; the same cost Wan shapes
-(8 of 24 right instead of 14), so it was left as it was.
-Colour and most motions follow the prompt, while outlines are blobs that often only hint at the
-named shape.
+about an hour and a half each on half a CPU: colour and motion follow the prompt, outlines are soft,
+and some shapes, crosses and triangles above all, come out as blobs.
 
 ``python tools/judge_tiny.py --steps 20`` reads the clips of the 24 held-out prompts with a small
 classifier, which reads shape, colour and motion of procedural clips of the same prompts right in
@@ -16,9 +13,9 @@ classifier, which reads shape, colour and motion of procedural clips of the same
     =========  =====  ======  ======  ===
     model      shape  colour  motion  all
     =========  =====  ======  ======  ===
-    Wan           14      24      17    9
-    LTX-Video      6      24      20    5
-    CogVideoX      5      24      21    3
+    Wan           12      24      21   11
+    LTX-Video     16      24      24   16
+    CogVideoX      8      24      24    8
     =========  =====  ======  ======  ===
 """
 

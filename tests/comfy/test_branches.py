@@ -14,7 +14,7 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig, CfgCache
+from sencache_core import CacheConfig, CfgCache, Guards, Planned
 
 pytestmark = pytest.mark.comfyui
 
@@ -132,6 +132,36 @@ def test_several_positives_and_a_prompt_schedule(runs, host, tap):
         + models.text("wan_t2v", 4)
     )
     check(runs, host, case, tap=tap)
+
+
+@pytest.mark.parametrize("change", ["prompt", "guidance ends"])
+@pytest.mark.parametrize("split", [False, True])
+def test_what_one_prompt_owes_is_not_taken_back_from_the_next(
+    runs, host, monkeypatch, split, change
+):
+    """Split, the unconditional output is asked for first: it must be known by then."""
+    case = models.load("wan_t2v")
+    sampling = case.model.get_model_object("model_sampling")
+    sigmas = runs.sigmas_of(case.model, "euler", 12)
+    half = float(sigmas[3] + sigmas[4]) / 2
+    share = next(k / 2000 for k in range(2000) if sampling.percent_to_sigma(k / 2000) < half)
+    if change == "prompt":
+        case.positive = changed(case.positive, start_percent=0.0, end_percent=share) + changed(
+            models.text("wan_t2v", 3), start_percent=share, end_percent=1.0
+        )
+    else:
+        case.negative = changed(case.negative, start_percent=0.0, end_percent=share)
+    if split:
+        base = type(case.model.model)
+        monkeypatch.setattr(base, "memory_required", lambda self, *args, **kwargs: 1e18)
+    outs = {}
+    for mask in ("CC..CCCCCCCC", "CCC.CC..CC.C"):
+        policy, guards = Planned(mask=mask), Guards(cooldown=0, longest_run=9)
+        for hindsight in (True, False):
+            config = CacheConfig(policy, guards=guards, budget=None, hindsight=hindsight)
+            outs[hindsight] = runs.sample(host.attach(case.model, config), case, sigmas=sigmas)
+        # Of the second mask, the runs of reuse after the change are taken back as ever.
+        assert runs.same(*outs.values()) == (mask == "CC..CCCCCCCC")
 
 
 @TAPS

@@ -201,10 +201,16 @@ def test_a_guider_without_conds(runs, host):
     assert report.reused == STEPS // 2 and report.calls == calls
 
 
-@pytest.mark.parametrize("handed", ["options", "nothing"])
+@pytest.mark.parametrize("handed", ["options", "nothing", "network"])
 def test_a_guider_that_calls_the_model_itself(runs, host, handed):
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         text = self.conds["positive"][0]["model_conds"]["c_crossattn"].cond
+        if handed == "network":
+            sampling = self.inner_model.model_sampling
+            out = self.inner_model.diffusion_model(
+                x, sampling.timestep(timestep), context=text, transformer_options={}
+            )
+            return sampling.calculate_denoised(timestep, out, x)
         more = {"transformer_options": model_options["transformer_options"]}
         return self.inner_model.apply_model(
             x, timestep, c_crossattn=text, **(more if handed == "options" else {})
@@ -214,8 +220,10 @@ def test_a_guider_that_calls_the_model_itself(runs, host, handed):
     plain, out, report, calls = compare(runs, host, case, guide_of(predict_noise=predict_noise))
     assert runs.same(out, plain)
     assert report.calls == calls == STEPS == report.evaluations
-    assert report.reused == 0 and report.cost == 1
+    assert report.reused == 0 and report.cost == 1 and report.idle == 0
     told_once(report, "computed in full")
+    network = case.model.model.diffusion_model
+    assert not network._forward_pre_hooks
 
 
 def test_a_wrapper_that_rewrites_cond_or_uncond_alone(runs, host):

@@ -63,7 +63,7 @@ def test_a_step_of_euler_is_what_the_core_takes_it_for(runs, host, name, monkeyp
     begin, observe = Session.begin, Session.observe
 
     def begun(self, x, sigma):
-        seen.append([x[0].clone(), None, self.run.transitions])
+        seen.append([x[0].clone(), None, self.course.run.transitions])
         return begin(self, x, sigma)
 
     def observed(self, keys, y, again=None):

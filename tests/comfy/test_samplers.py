@@ -103,6 +103,10 @@ def test_asked_and_achieved_cost_agree(runs, host, name, sampler):
 
 def test_evaluations_beside_the_grid_by_rounding_make_no_line(runs, host):
     """exp_heun's second evaluation lies 6e-8 beside the next step's first."""
+    import comfy.samplers
+
+    if "exp_heun_2_x0" not in comfy.samplers.SAMPLER_NAMES:
+        pytest.skip("this ComfyUI lacks it")
     case, error = models.load("wan_t2v"), {}
     mask = CacheConfig(
         Planned(mask="CCCC" + "C." * 9 + "C"),
@@ -174,3 +178,33 @@ def test_a_sampler_for_more_detail_keeps_its_place(runs, host, amount, rising):
         runs.sample(host.attach(case.model, whole), case, sampler=sampler, sigmas=sigmas), plain
     )
     assert runs.error(out, plain) < 1
+
+
+@pytest.mark.parametrize("name", ["heun", "dpm_2", "seeds_3"])
+@pytest.mark.parametrize("rising", [False, True])
+def test_a_sampler_for_more_detail_around_one_that_asks_more_often(runs, host, name, rising):
+    """The name of the inner one tells how often, though no noise level lies on the list."""
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    patched = host.attach(case.model, CacheConfig(), reports)
+    sigmas = runs.sigmas_of(patched, name, 20)
+    sampler = for_detail(runs, name, 0.4, rising)
+    with runs.counted(case.model) as calls:
+        runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
+    report = reports.last
+    rounds = {"heun": 39, "dpm_2": 39, "seeds_3": 58}[name]
+    assert len(report.steps) == rounds == len(Schedule(tuple(sigmas.tolist()), name).rounds)
+    assert report.evaluations == calls[0] and abs(calls[0] - rounds / 2) <= 1
+    steps = [record.step for record in report.steps]
+    assert steps == sorted(steps) and steps[-1] == 19
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "heunpp2"])
+def test_a_sampler_around_one_that_cannot_be_cached_is_not_cached(runs, host, name):
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    patched = host.attach(case.model, CacheConfig(), reports)
+    sigmas = runs.sigmas_of(patched, name, 12)
+    sampler = for_detail(runs, name, 0.0, False)
+    out = runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
+    assert reports.last.reused == 0
+    assert any(said.startswith("Caching is off") for said in reports.last.messages)
+    assert runs.same(out, runs.sample(case.model, case, sampler=sampler, sigmas=sigmas))

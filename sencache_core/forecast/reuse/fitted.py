@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..moments import Moments, fitted_table
+from ..moments import Moments, fitted_weights
 from .base import ReuseRule, Weigh
 from .polynomial import MOST_UNDAMPED, Polynomial
 
@@ -40,4 +40,4 @@ class Fitted(Polynomial):
         if self.moments is None:
             return super()._among(times)
         gram = self.moments.mean_at(times)
-        return lambda known, wanted: fitted_table(gram, known, wanted)
+        return lambda known, wanted: fitted_weights(gram, known, wanted)

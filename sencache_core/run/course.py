@@ -1,0 +1,102 @@
+"""The course of a run: what the policy wants of each round, under the schedule that shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..policies import Policy, RunInfo
+from ..sampler.schedule import Schedule
+from ..types import ALL, Decision, Reason, Step
+from .stats import RunReport
+from .watch import Watch
+
+#: What a sampler that asks otherwise than expected is met with: the policy, and what is known of
+#: the run, under the schedule that has shown.
+Replan = Callable[[Schedule], tuple[Policy, RunInfo]]
+
+_HOPELESS = (
+    "Caching is off for the rest of this run: forecasts were off by as much as the outputs "
+    "themselves, as with distilled models, which are sampled without guidance."
+)
+_NO_PATTERN = (
+    "The sampler's evaluations follow no pattern that could be planned for (several latents at one "
+    "noise level, steps of its own): they are computed in full."
+)
+
+
+class Course:
+    """Asks the policy, round by round, and tells it what the evaluations have shown.
+
+    Owned by a session, dropped with it.
+
+    Args:
+        policy: decides; ask it through ``Guarded``.
+        run: family, schedule and what is known of the model.
+        report: told what the user should know of the course.
+        replan: see :class:`~sencache_core.run.session.Session`.
+
+    Attributes:
+        policy, run: as they hold now; others once the sampler has shown that it asks otherwise.
+    """
+
+    def __init__(
+        self, policy: Policy, run: RunInfo, report: RunReport, replan: Replan | None = None
+    ) -> None:
+        self.policy, self.run = policy, run
+        self._report, self._replan = report, replan
+        self._watch = Watch(run.schedule)
+        self._state: Any = policy.start(run)
+        self._computed: list[Step] = []  # in full, without their latents
+
+    def level(self, told: float, ordinal: int) -> float:
+        """Noise level of the round ``ordinal``, which the sampler says is ``told``."""
+        sigma = self.run.schedule.level(told, ordinal)
+        if self._replan is not None and self.policy.asked is not None:
+            another = self._watch.see(sigma)
+            if another is not None:
+                self._change(another)
+        return sigma
+
+    def _change(self, schedule: Schedule) -> None:
+        """Go on under another schedule: the sampler has shown where it asks."""
+        self.policy, self.run = self._replan(schedule)
+        self._state = self.policy.resume(self.run, self._computed)
+        asked = self.policy.asked
+        spent = "" if asked is None else f", of which {asked:g} are computed"
+        self._report.say(
+            f"The sampler asks {len(schedule.places[-1])} times a step: {len(schedule.rounds)} "
+            f"evaluations are expected{spent}."
+        )
+
+    def decide(self, step: Step, last: Step | None, hopeless: bool) -> Decision:
+        """What is to run in the round ``step``.
+
+        Args:
+            step: the round at hand.
+            last: the round of the last true evaluation, ``None`` before the first.
+            hopeless: whether forecasts say nothing about the outputs.
+        """
+        if last is None:
+            return Decision(ALL, Reason.FIRST)
+        if [s.shape for s in step.x] != [s.shape for s in last.x]:
+            return Decision(ALL, Reason.CHANGED)
+        if self._watch.lost:
+            self._report.say(_NO_PATTERN)
+        if self._watch.puzzled:
+            return Decision(ALL, Reason.UNEXPECTED)
+        if hopeless and self.policy.asked is not None and not self.run.guided:
+            self._report.say(_HOPELESS)
+            return Decision(ALL, Reason.HOPELESS)
+        decision, self._state = self.policy.decide(step, last, self._state)
+        return decision
+
+    def computed(self, step: Step) -> None:
+        """The round ``step`` was computed in full."""
+        self._computed.append(replace(step, x=()))
+        self._state = self.policy.observe(step, self._state)
+
+    def end(self) -> None:
+        """Drop what the policy has kept."""
+        self._state = self._replan = None

@@ -1,0 +1,71 @@
+"""What a host knows of a run: where it lies in its clip, how it is guided and sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..policies import Guards
+from ..sampler.solver import Clean
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a run lies in its clip, which may be sampled in several calls.
+
+    Attributes:
+        before: steps of the clip that other runs have done.
+        whole: steps of the clip in all, as far as can be told; 0: those up to this run's end.
+        carry: evaluations left over from the budget of the runs before; negative: overspent.
+    """
+
+    before: int = 0
+    whole: int = 0
+    carry: float = 0.0
+
+    def steps(self, own: int) -> int:
+        """Steps of the clip in all, ``own`` of them this run's."""
+        return max(self.whole, self.before + own)
+
+    def guards(self, guards: Guards, own: int) -> Guards:
+        """Guards of the clip as they hold for this run of ``own`` steps."""
+        whole = self.steps(own)
+        if whole == own:
+            return guards
+
+        def here(share: float) -> float:
+            """As share of this run's steps, what is a share of the clip's."""
+            below = sum(step / whole < share for step in range(whole))
+            return min(max(below - self.before, 0), own) / own
+
+        return replace(
+            guards,
+            warmup=max(guards.warmup - self.before, 1),
+            cooldown=max(guards.cooldown - (whole - self.before - own), 0),
+            start=here(guards.start or 0.0),
+            end=here(guards.end),
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host knows of a run beside its family and noise levels.
+
+    Attributes:
+        prediction: what the model's own sampling object says it predicts (see
+            ``Family.prediction``); ``None``: as its family does.
+        linear_guidance: whether the guided output is one fixed linear combination of the branches,
+            with weights that sum to 1.
+        x0_seen: whether the clean latent that an output stands for is seen, and not put right by
+            the host (see ``Session.keep_offsets``).
+        stage: of its clip.
+        clean: how its sampler sees the clean latent, see ``solver.py``.
+        guided: whether more than the conditional branch is asked, as far as can be told. Distilled
+            models are sampled without guidance.
+    """
+
+    prediction: str | None = None
+    linear_guidance: bool = True
+    x0_seen: bool = False
+    stage: Stage = Stage()
+    guided: bool = True
+    clean: Clean | None = None
