@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sencache_core.policies.planner import evaluations_of
+from sencache_core.policies.plan import evaluations_of
 from sencache_core.tiny.sampling import flow_sigmas
 
 from .host import DiffusersHost, Shot

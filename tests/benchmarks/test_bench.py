@@ -224,7 +224,7 @@ def test_refusals(small, tmp_path):
         run_bench(Plan([], [], [], [0.5]), file, resume=True)
     config = tmp_path / "config.json"
     for facts, word in (
-        ({"family": "wan"}, "needs the keys"),
+        ({"family": "wan", "config": {}}, "needs the keys"),
         ({"family": "wan", "config": {}, "latent": [], "step": 3}, "unknown keys step"),
         ({"family": "none", "config": {}, "latent": []}, "'none' is not one of"),
     ):
