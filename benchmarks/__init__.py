@@ -3,7 +3,7 @@
 ``python -m pip install -e ".[bench]"``, then ``sencache bench --json FILE``; see ``README.md``.
 """
 
-from .bench import run_bench
+from .bench import Plan, run_bench
 from .checkpoint import load_checkpoint
 from .method import Method, Setting, Sweep, find_methods
 from .models import REGIMES, Model, Regime, load_tiny
@@ -12,6 +12,7 @@ __all__ = [
     "REGIMES",
     "Method",
     "Model",
+    "Plan",
     "Regime",
     "Setting",
     "Sweep",

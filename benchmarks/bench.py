@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,175 +17,195 @@ import torch
 
 from sencache_core.tiny import SPECS
 
-from .case import Case, Clip, make_case, run_tuned
+from .case import Case, Clip, choose, make_case
 from .checkpoint import load_checkpoint
-from .measures import measure
-from .method import Method, Setting, describe, find_methods, need
+from .measures import distance
+from .method import Method, find_methods, need
 from .models import REGIMES, Model, Regime, load_tiny
+from .store import Kept, Store
 
-#: Name of the rows of uncached sampling, with which the others are compared.
+#: Name of the rows of uncached sampling.
 UNCACHED = "uncached"
-
-#: Fields that name a row, and those that are measured.
+#: Fields that name a row.
 KEYS = ("family", "regime", "method", "budget")
-MEASURED = (
-    *("cost", "psnr_mean", "psnr_worst", "ssim_mean", "msssim_mean", "lpips_mean"),
-    *("rms_final", "rms_worst", "seconds"),
-)
 
 Row = dict[str, Any]
 Key = tuple[str, str, str, float]
 
 
-def run_bench(
-    models: Sequence[Model],
-    regimes: Sequence[Regime],
-    methods: Sequence[Method],
-    budgets: Sequence[float],
-    json_file: str | Path,
-    samples: int = 8,
-    tune_samples: int = 2,
-    calibration_samples: int = 8,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> list[Row]:
-    """Compare methods with uncached sampling, at the same cost.
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
 
-    The JSON file is rewritten after every row.
-
-    Args:
+    Attributes:
         models, regimes, methods: everything in every combination.
-        budgets: shares of the uncached run's block executions to spend, in (0, 1].
-        json_file: the list of rows.
+        budgets: shares of the uncached run's block executions to spend, in (0, 1]. At 1 only
+            methods that do more than to skip are run.
         samples: test clips, one prompt and seed each.
         tune_samples: clips that settings are tried on; never among the test clips.
         calibration_samples: clips that methods calibrate on; never among the test clips.
-        out: folder for a Pareto plot per model and regime; ``None``: no plots.
-        resume: keep the file's rows of this many samples that have no error, and add the others.
+    """
+
+    models: Sequence[Model]
+    regimes: Sequence[Regime]
+    methods: Sequence[Method]
+    budgets: Sequence[float]
+    samples: int = 16
+    tune_samples: int = 2
+    calibration_samples: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.budgets or any(not 0 < budget <= 1 for budget in self.budgets):
+            raise ValueError("budgets are shares of the uncached cost in (0, 1]")
+
+    @property
+    def rows(self) -> list[tuple[Method, float]]:
+        """Of one model in one regime."""
+        return [(m, b) for m in self.methods for b in self.budgets if b < 1 or m.at_full]
+
+
+def run_bench(
+    plan: Plan,
+    json_file: str | Path,
+    references: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[Row]:
+    """Compare methods, at the same cost, with the exact solution and with uncached sampling.
+
+    Args:
+        plan: what is run.
+        json_file: the list of rows, rewritten after every clip.
+        references: folder of exact solutions, uncached clips and profiles, which later runs take
+            from it; ``None``: beside the file, under its name with the ending ``.references``.
+        resume: keep what the file has of the same models, and add what is missing, clip by clip.
         progress: show a progress bar.
 
     Returns:
-        The rows: ``family, regime, method, setting, budget, cost`` (share of the uncached run's
-        block executions, partial blocks by their share of arithmetic), ``psnr_mean, psnr_worst``
-        (dB, over clips), ``ssim_mean, msssim_mean, lpips_mean`` (``None``: not measured),
-        ``rms_final, rms_worst`` (of the final latents' difference, mean and worst), ``seconds``
-        (mean per clip), ``samples, error`` (``None``, or why there are no figures).
+        The rows: ``family, regime, method, budget``; ``title, ours`` as of the method;
+        ``identity`` of the model; ``setting`` (by name) and ``clips``: of each its number
+        ``clip``, ``cost`` (share of the uncached run's block executions, partial blocks by their
+        share of arithmetic), and the PSNR of the decoded clip, in dB, to the ``exact`` solution and
+        to the ``uncached`` clip of its host; in rows of uncached clips also ``own``, the dB
+        that the exact solution's own error stays below; ``error`` (``None``, or why there are no
+        figures).
 
     Raises:
-        ValueError: a budget outside (0, 1], no sample, or a file to resume that holds no rows.
+        ValueError: a file to resume that holds no rows.
         ImportError: the ``bench`` extra is not installed.
     """
-    if not budgets or any(not 0 < budget <= 1 for budget in budgets):
-        raise ValueError("budgets are shares of the uncached cost in (0, 1]")
     need("tqdm")
-    if any(model.codec for model in models):
-        need("kornia", "torchmetrics")
-    if out is not None:
-        need("matplotlib")
-        Path(out).mkdir(parents=True, exist_ok=True)
     path = Path(json_file)
-    rows = _read(path, samples) if resume and path.exists() else {}
-    with _quiet(), _bar(progress, len(models) * len(regimes) * len(methods) * len(budgets)) as bar:
-        for model, regime in ((m, r) for m in models for r in regimes):
-            cases: dict[str, Case] = {}
-            try:
-                for method, budget in ((m, b) for m in methods for b in budgets):
-                    key = model.name, regime.name, method.name, budget
-                    bar.set_description(" ".join(map(str, key)))
-                    if key not in rows:
-                        try:
-                            if method.host not in cases:
-                                case = make_case(
-                                    model,
-                                    regime,
-                                    method.host,
-                                    samples,
-                                    tune_samples,
-                                    calibration_samples,
-                                )
-                                cases[method.host] = case
-                                _add_uncached(rows, case, method.host)
-                            rows[key] = _row(cases[method.host], method, budget)
-                        except Exception as error:  # a peer that cannot run is a result
-                            rows[key] = _failed(key, samples, error)
-                        _write(path, rows)
-                    bar.update()
-            finally:
-                for case in cases.values():
-                    case.host.close()
-    if out is not None:
-        from .summary import plot  # not before it may run as a program of its own
-
-        plot(list(rows.values()), Path(out))
+    folder = Path(references or path.with_suffix(".references"))
+    rows = _read(path) if resume and path.exists() else {}
+    total = len(plan.models) * len(plan.regimes) * len(plan.rows) * plan.samples
+    with _quiet(), _bar(progress, total) as bar:
+        for model in plan.models:
+            store = Store(folder, model)
+            for regime in plan.regimes:
+                bench = _Bench(plan, path, rows, bar, store, model, regime)
+                with contextlib.closing(bench):
+                    for method, budget in plan.rows:
+                        bench.fill(method, budget)
     return list(rows.values())
 
 
-def _add_uncached(rows: dict[Key, Row], case: Case, host: str) -> None:
-    name = UNCACHED if host == "diffusers" else f"{UNCACHED}-{host}"
-    key = case.model.name, case.regime.name, name, 1.0
-    if key not in rows:
-        rows[key] = _figures(key, case, {}, case.uncached)
+class _Bench:
+    """One model in one regime."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        path: Path,
+        rows: dict[Key, Row],
+        bar: Any,
+        store: Store,
+        model: Model,
+        regime: Regime,
+    ) -> None:
+        self._path, self._rows, self._bar, self._store = path, rows, bar, store
+        self._model, self._regime, self._samples = model, regime, plan.samples
+        self._counts = plan.samples, plan.tune_samples, plan.calibration_samples
+        self.case = cache(self._case)
+        self._open: list[Case] = []
+
+    def close(self) -> None:
+        for case in self._open:
+            case.host.close()
+
+    def _case(self, host: str) -> Case:
+        case = make_case(self._model, self._regime, host, self._store, *self._counts)
+        self._open.append(case)
+        return case
+
+    def _uncached(self, case: Case) -> None:
+        """The row of a host's uncached clips."""
+        host = case.host.name
+        self._bar.set_description(f"{self._model.name} {self._regime.name} {host} references")
+        row = self._row(UNCACHED if host == "diffusers" else f"{UNCACHED}-{host}", 1.0)
+        row["setting"] = {}
+        for k in range(len(row["clips"]), self._samples):
+            self._add(row, k, case.references[k], case, own=self._truths[k][1])
+
+    @property
+    def _truths(self) -> list[Kept]:
+        return self.case("diffusers").truths
+
+    def _row(self, method: str, budget: float, title: str = "", ours: bool = False) -> Row:
+        """The row as far as it is there, without an error from before."""
+        key = self._model.name, self._regime.name, method, budget
+        row = self._rows.get(key)
+        if row is None or row["identity"] != self._store.identity or row["error"]:
+            about = {"title": title or method, "ours": ours, "identity": self._store.identity}
+            row = {**dict(zip(KEYS, key)), **about, "setting": None, "clips": [], "error": None}
+            self._rows[key] = row
+        return row
+
+    def fill(self, method: Method, budget: float) -> None:
+        """Sample what the row has not got; a method that cannot run is a result."""
+        row = self._row(method.name, budget, method.title, method.ours)
+        done = len(row["clips"])
+        self._bar.update(min(done, self._samples))
+        try:
+            if done < self._samples:
+                self._sample(row, method, budget)
+        except Exception as error:
+            row |= {"clips": [], "error": f"{type(error).__name__}: {error}"}
+            self._bar.update(self._samples - done)
+        _write(self._path, self._rows)
+
+    def _sample(self, row: Row, method: Method, budget: float) -> None:
+        case = self.case(method.host)
+        self._uncached(case)
+        self._bar.set_description(" ".join(str(row[key]) for key in KEYS))
+        case.prepare(method)
+        if row["setting"] is None:
+            row["setting"], clips = choose(case, method, budget)
+            for k, clip in enumerate(clips):
+                self._add(row, k, clip, case)
+        first = len(row["clips"])
+        for k, clip in enumerate(case.clips(method, row["setting"], case.tests[first:]), first):
+            self._add(row, k, clip, case)
+            self._bar.update()
+
+    def _add(self, row: Row, k: int, clip: Clip, case: Case, **more: float) -> None:
+        figures = {
+            "clip": k,
+            "cost": case.cost([clip]),
+            "exact": distance(case.model, clip.latent, self._truths[k][0]),
+            "uncached": distance(case.model, clip.latent, case.references[k].latent),
+        }
+        row["clips"].append({**figures, **more})
+        _write(self._path, self._rows)
 
 
-def _row(case: Case, method: Method, budget: float) -> Row:
-    setting, clips = run_tuned(case, method, budget)
-    key = case.model.name, case.regime.name, method.name, budget
-    return _figures(key, case, setting, clips)
-
-
-def _figures(key: Key, case: Case, setting: Setting, clips: Sequence[Clip]) -> Row:
-    """A row of clips that were sampled."""
-    decode = case.model.decode
-    figures = [
-        measure(clip.latent, reference.latent, decode(clip.latent), decode(reference.latent))
-        for clip, reference in zip(clips, case.uncached, strict=True)
-    ]
-    if not all(math.isfinite(f.rms) for f in figures):
-        raise ArithmeticError("the latents are not finite")
-    return {
-        **dict(zip(KEYS, key)),
-        "setting": describe(setting),
-        "cost": case.cost(clips),
-        "psnr_mean": _mean(f.psnr for f in figures),
-        "psnr_worst": min(f.psnr for f in figures),
-        "ssim_mean": _mean(f.ssim for f in figures),
-        "msssim_mean": _mean(f.msssim for f in figures),
-        "lpips_mean": _mean(f.lpips for f in figures),
-        "rms_final": _mean(f.rms for f in figures),
-        "rms_worst": max(f.rms for f in figures),
-        "seconds": _mean(clip.seconds for clip in clips),
-        "samples": len(clips),
-        "error": None,
-    }
-
-
-def _failed(key: Key, samples: int, error: Exception) -> Row:
-    return {
-        **dict(zip(KEYS, key)),
-        "setting": None,
-        **dict.fromkeys(MEASURED),
-        "samples": samples,
-        "error": f"{type(error).__name__}: {error}",
-    }
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    values = list(values)
-    return None if None in values else sum(values) / len(values)
-
-
-def _read(path: Path, samples: int) -> dict[Key, Row]:
-    """The rows of a file that need not be made again, by key."""
+def _read(path: Path) -> dict[Key, Row]:
+    """The rows of a file by key."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(rows, list):
-            raise TypeError("not a list")
-        return {
-            tuple(row[name] for name in KEYS): row
-            for row in rows
-            if row["samples"] == samples and row["error"] is None
-        }
+        if not isinstance(rows, list) or not all("clips" in row for row in rows):
+            raise TypeError("no list of rows with clips")
+        return {tuple(row[name] for name in KEYS): row for row in rows}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} holds no rows of a bench: {error}") from error
 
@@ -213,11 +234,11 @@ def _quiet() -> Iterator[None]:
 def _bar(show: bool, total: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="row", disable=not show)
+    return tqdm(total=total, unit="clip", disable=not show)
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Run what the command line asks for, and print the table.
+    """Run what the command line asks for, and print the tables.
 
     Returns:
         Exit code: 1 if a method that was asked for by name has a row that failed, or if every row
@@ -226,42 +247,29 @@ def bench(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: as for ``run_bench`` and the loading of models.
     """
-    from .summary import markdown, table
+    from .summary import summarise  # not before it may run as a program of its own
 
-    if bool(arguments.checkpoint) != bool(arguments.config):
-        raise ValueError("--checkpoint and --config go together")
+    if arguments.config and not arguments.checkpoint:
+        raise ValueError("--config describes a --checkpoint")
     if arguments.checkpoint and arguments.family:
         raise ValueError("--checkpoint takes the family from its config, not from --family")
     methods = find_methods(arguments.methods)
     regimes = [REGIMES[name] for name in arguments.regime or REGIMES]
     if arguments.checkpoint:
-        models = [load_checkpoint(arguments.checkpoint, arguments.config)]
+        models = [load_checkpoint(path, arguments.config) for path in arguments.checkpoint]
     else:
         models = [load_tiny(family) for family in dict.fromkeys(arguments.family or SPECS)]
-    for path in map(Path, filter(None, (arguments.json, arguments.markdown))):
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder, not a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(arguments.json)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Threads of networks this small wait for each other longer than they compute.
     torch.set_num_threads(1)
-    rows = run_bench(
-        models,
-        regimes,
-        methods,
-        arguments.budgets,
-        arguments.json,
-        samples=arguments.samples,
-        tune_samples=arguments.tune_samples,
-        calibration_samples=arguments.calibration_samples,
-        out=arguments.out,
-        resume=arguments.resume,
-    )
-    print(table(rows))
-    if arguments.markdown:
-        Path(arguments.markdown).write_text(markdown(rows) + "\n", encoding="utf-8")
-    print(f"Rows: {Path(arguments.json).resolve()}")
-    if arguments.out:
-        print(f"Plots: {Path(arguments.out).resolve()}")
+    counts = arguments.samples, arguments.tune_samples, arguments.calibration_samples
+    plan = Plan(models, regimes, methods, arguments.budgets, *counts)
+    rows = run_bench(plan, path, arguments.references, arguments.resume)
+    print(summarise(rows))
+    print(f"Rows: {path.resolve()}")
     asked = [{model.name for model in models}, {regime.name for regime in regimes}]
     asked += [{method.name for method in methods}, set(arguments.budgets)]
     own = [row for row in rows if all(row[key] in any_of for key, any_of in zip(KEYS, asked))]

@@ -1,12 +1,11 @@
-"""One model in one regime and host: its prompts, its uncached clips, and settings that are tried.
+"""One model in one regime and host: its clips, what they are compared with, and settings tried.
 
 Settings are found on calibration clips, with which a method costs what a budget allows.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from sencache_core.tiny import calibration_prompts, held_out_prompts
 
-from .host import HOSTS, Host
+from .host import HOSTS, Host, Shot
 from .measures import rms
 from .method import Method, Setting, Sweep, describe
 from .models import Model, Regime
+from .solvers import GOOD, exact
+from .store import Kept, Store
 
 #: First seed of calibration clips; test clips count from 0.
 CALIBRATION_SEED = 10_000
@@ -27,6 +28,11 @@ CALIBRATION_SEED = 10_000
 TOLERANCE = 0.02
 #: A search ends early when it is this near.
 NEAR = 0.01
+#: Test clips whose cost, never their error, says whether a setting costs on them what it did on the
+#: calibration clips.
+CHECKED = 4
+#: Clips in one call of the network, where none of them decides anything.
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,10 @@ class Clip:
     Attributes:
         latent: final latent ``[1, C, F, H, W]``.
         work: arithmetic executed in transformer blocks.
-        seconds: wall-clock time.
     """
 
     latent: Tensor
     work: int
-    seconds: float
 
 
 @dataclass
@@ -53,50 +57,63 @@ class Case:
         tests: prompt and seed of each test clip.
         calibration: prompt and seed of each clip that methods may calibrate on.
         tuning: those of them that settings are tried on.
+        store: where clips to compare with are kept.
         prepared: by method name, what its ``prepare`` returned.
     """
 
     model: Model
     regime: Regime
     host: Host
-    tests: tuple[tuple[str, int], ...]
-    calibration: tuple[tuple[str, int], ...]
-    tuning: tuple[tuple[str, int], ...]
+    tests: tuple[Shot, ...]
+    calibration: tuple[Shot, ...]
+    tuning: tuple[Shot, ...]
+    store: Store
     prepared: dict[str, Any] = field(default_factory=dict)
     _tried: dict[Any, tuple[float, float]] = field(default_factory=dict)
 
-    def sample(self, prompt: str, seed: int) -> Tensor:
-        """The final latent of a clip, with whatever is attached at the time."""
-        return self.host.sample(prompt, seed)
+    def clips(
+        self, method: Method | None, setting: Setting, shots: Sequence[Shot]
+    ) -> Iterator[Clip]:
+        """Clips by a method, or uncached, one after the other; in batches where that is the same.
 
-    def clip(self, method: Method | None, setting: Setting, prompt: str, seed: int) -> Clip:
-        """A clip by a method; ``None``: uncached."""
-        with method.attach(self, setting) if method else nullcontext():
-            self.host.work.reset()
-            started = time.perf_counter()
-            latent = self.sample(prompt, seed)
-            return Clip(latent, self.host.work.reset(), time.perf_counter() - started)
+        The method is attached anew for every call of the host.
+        """
+        size = BATCH if method is None or method.batched else 1
+        for start in range(0, len(shots), size):
+            with method.attach(self, setting) if method else nullcontext():
+                self.host.work.reset()
+                latents = self.host.sample(shots[start : start + size])
+            work = self.host.work.reset()
+            yield from (Clip(one, work // len(latents)) for one in latents.split(1))
+
+    def uncached(self, shots: Sequence[Shot]) -> list[Clip]:
+        """Uncached clips of this host, sampled once and kept on disk."""
+
+        def make(missing: Sequence[Shot]) -> Iterator[tuple[int, Tensor, float]]:
+            for k, clip in enumerate(self.clips(None, {}, missing)):
+                yield k, clip.latent, clip.work
+
+        regime = self.regime
+        kind = f"{self.host.name}-{regime.steps}-{regime.shift:g}-{regime.guidance:g}"
+        return [Clip(latent, int(work)) for latent, work in self.store.all(kind, shots, make)]
 
     @cached_property
-    def uncached(self) -> tuple[Clip, ...]:
-        """The test clips' references."""
-        return tuple(self.clip(None, {}, *test) for test in self.tests)
+    def references(self) -> list[Clip]:
+        """The test clips, uncached."""
+        return self.uncached(self.tests)
 
     @cached_property
-    def _uncached_tuning(self) -> tuple[Clip, ...]:
-        return tuple(self.clip(None, {}, *one) for one in self.tuning)
+    def truths(self) -> list[Kept]:
+        """The test clips' exact solutions, each with the dB that its own error stays below.
 
-    @cached_property
-    def full_work(self) -> int:
-        """Arithmetic of one uncached clip, which does not depend on its contents."""
-        works = {clip.work for clip in self.uncached}
-        if len(works) != 1:
-            raise RuntimeError(f"uncached clips differ in work: {sorted(works)}")
-        return works.pop()
+        Only of the diffusers host: the equation does not depend on the host.
+        """
+        kind = f"exact-{GOOD:g}-{self.regime.guidance:g}"
+        return self.store.all(kind, self.tests, lambda missing: exact(self.host, missing))
 
     def cost(self, clips: Sequence[Clip]) -> float:
-        """Mean share of the uncached work that these clips took."""
-        return sum(clip.work for clip in clips) / (len(clips) * self.full_work)
+        """Mean share of the uncached work, which does not depend on the clip, that these took."""
+        return sum(clip.work for clip in clips) / (len(clips) * self.references[0].work)
 
     def prepare(self, method: Method) -> None:
         """Let the method calibrate, once."""
@@ -107,8 +124,8 @@ class Case:
         """Cost and RMS of the final latents' error over the tuning clips, remembered."""
         key = method.name, describe(setting)
         if key not in self._tried:
-            clips = [self.clip(method, setting, *one) for one in self.tuning]
-            pairs = zip(clips, self._uncached_tuning, strict=True)
+            clips = list(self.clips(method, setting, self.tuning))
+            pairs = zip(clips, self.uncached(self.tuning), strict=True)
             errors = [rms(a.latent - b.latent) for a, b in pairs]
             self._tried[key] = self.cost(clips), sum(errors) / len(errors)
         return self._tried[key]
@@ -118,6 +135,7 @@ def make_case(
     model: Model,
     regime: Regime,
     host: str,
+    store: Store,
     samples: int,
     tune_samples: int,
     calibration_samples: int,
@@ -142,18 +160,41 @@ def make_case(
         tuple((held_out[k % len(held_out)], k) for k in range(samples)),
         tuple((known[k], CALIBRATION_SEED + k) for k in range(calibration_samples)),
         tuple((known[k], CALIBRATION_SEED + k) for k in range(tune_samples)),
+        store,
     )
 
 
+def choose(case: Case, method: Method, budget: float) -> tuple[Setting, list[Clip]]:
+    """The setting to run, and the first test clips if they were sampled for that.
+
+    It is found on the calibration clips. Where the first test clips cost another share than those,
+    its sweep is searched once more, for a budget moved by the difference, and the setting that
+    comes nearer is kept. Test clips give their cost to this, never their error.
+
+    Raises:
+        Exception: whatever the method raises where it cannot run.
+    """
+    setting, sweep = tune(case, method, budget)
+    if len(sweep.settings) == 1:
+        return setting, []
+    clips = list(case.clips(method, setting, case.tests[:CHECKED]))
+    cost = case.cost(clips)
+    if abs(cost - budget) > TOLERANCE:
+        expected, _ = case.try_setting(method, setting)
+        other = search(case, method, sweep, budget + expected - cost)
+        if other != setting:
+            again = list(case.clips(method, other, case.tests[:CHECKED]))
+            if abs(case.cost(again) - budget) < abs(cost - budget):
+                return other, again
+    return setting, clips
+
+
 def tune(case: Case, method: Method, budget: float) -> tuple[Setting, Sweep]:
-    """The setting to run, found on the calibration clips alone, and the sweep it belongs to.
+    """The best setting on the calibration clips alone, and the sweep it belongs to.
 
     Each sweep is searched for its setting nearest to the budget, by cost only. Of the sweeps that
     come within :data:`TOLERANCE` the one with the smallest error is taken; if none does, the
     nearest.
-
-    Raises:
-        Exception: whatever the method raises where it cannot run.
     """
     case.prepare(method)
     sweeps = method.sweeps(case, budget)
@@ -165,26 +206,6 @@ def tune(case: Case, method: Method, budget: float) -> tuple[Setting, Sweep]:
     if meeting:
         return min(meeting, key=lambda r: r[1])[2]
     return min(results, key=lambda r: abs(r[0] - budget))[2]
-
-
-def run_tuned(case: Case, method: Method, budget: float) -> tuple[Setting, list[Clip]]:
-    """The test clips at the budget, and the setting that made them.
-
-    Where a method spends more or less on the test clips than on the calibration clips, its sweep is
-    searched once more, for a budget moved by the difference, and the nearer result is kept. The
-    test clips give their cost to this, never their error.
-    """
-    setting, sweep = tune(case, method, budget)
-    clips = [case.clip(method, setting, *test) for test in case.tests]
-    cost = case.cost(clips)
-    if len(sweep.settings) > 1 and abs(cost - budget) > TOLERANCE:
-        expected, _ = case.try_setting(method, setting)
-        other = search(case, method, sweep, budget + expected - cost)
-        if other != setting:
-            again = [case.clip(method, other, *test) for test in case.tests]
-            if abs(case.cost(again) - budget) < abs(cost - budget):
-                return other, again
-    return setting, clips
 
 
 def search(case: Case, method: Method, sweep: Sweep, budget: float) -> Setting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import math
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from sencache_core.tiny import SPECS, to_diffusers_keys
 from sencache_core.tiny.model import LTX_ROPE_SCALE, cog_rotary
+from sencache_core.tiny.specs import COG_ROPE_SCALE
 
 from .models import Model
 
@@ -24,14 +26,14 @@ OVERRIDES = ("steps", "shift", "guidance")
 OPTIONAL = {"scheduler", "rope_scale", "name", "codec", *OVERRIDES}
 
 
-def load_checkpoint(weights: str | Path, config: str | Path) -> Model:
+def load_checkpoint(weights: str | Path, config: str | Path | None = None) -> Model:
     """Any text-to-video model of the three families.
 
     Args:
         weights: safetensors under diffusers' or ComfyUI's names, or a folder that diffusers saved:
             a pipeline's, or its transformer's.
         config: a JSON object, described in ``README.md``. What a folder says of itself need not
-            stand there.
+            stand there, nor what the shapes of weights under ComfyUI's names say.
 
     Raises:
         ValueError: a key or value that does not fit, or weights that do not fit the configuration.
@@ -40,8 +42,11 @@ def load_checkpoint(weights: str | Path, config: str | Path) -> Model:
     """
     import diffusers
 
-    config, weights = Path(config), Path(weights)
-    facts = {**_said_by(weights), **_described(config)}
+    weights = Path(weights)
+    facts = {**_said_by(weights), **(_described(Path(config)) if config else {})}
+    if "config" not in facts:
+        facts = {**_said_by_shapes(weights), **facts}
+    config = Path(config or weights)
     if missing := NEEDED - facts.keys():
         raise ValueError(f"{config}: needs the keys {', '.join(sorted(missing))}")
     family, codec = facts["family"], facts.get("codec")
@@ -116,6 +121,72 @@ def _said_by(folder: Path) -> dict[str, Any]:
     return _with_family(facts)
 
 
+def _said_by_shapes(weights: Path) -> dict[str, Any]:
+    """What a file under ComfyUI's names says, by the same rules as there: see ``specs.py``.
+
+    All that no shape shows is as in the bundled model: patches, rotary grid, and the latent and its
+    codec if the channels are as many.
+    """
+    named = _tensors(weights)
+    for family, spec in SPECS.items():
+        with contextlib.suppress(KeyError):
+            tensors = to_diffusers_keys(family, named)
+            config = spec.config | _SIZES[family]({k: v.shape for k, v in tensors.items()})
+            facts = {"family": family, "config": config, "name": weights.stem}
+            if family == "cogvideox":
+                facts["rope_scale"] = [1.0, COG_ROPE_SCALE, COG_ROPE_SCALE]
+            if config["in_channels"] == spec.latent[0]:
+                facts |= {"latent": list(spec.latent), "codec": family}
+            return facts
+    return {}
+
+
+def _layers(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return 1 + max(int(name.split(".")[1]) for name in shapes if "blocks." in name)
+
+
+def _wan_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    width, channels, *patch = shapes["patch_embedding.weight"]
+    return {
+        "patch_size": tuple(patch),
+        "num_attention_heads": width // 128,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // math.prod(patch),
+        "text_dim": shapes["condition_embedder.text_embedder.linear_1.weight"][1],
+        "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
+        "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
+        "num_layers": _layers(shapes),
+        "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
+    }
+
+
+def _ltx_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    width, channels = shapes["proj_in.weight"]
+    return {
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0],
+        "attention_head_dim": width // SPECS["ltx"].config["num_attention_heads"],
+        "cross_attention_dim": shapes["transformer_blocks.0.attn2.to_k.weight"][1],
+        "num_layers": _layers(shapes),
+        "caption_channels": shapes["caption_projection.linear_1.weight"][1],
+    }
+
+
+def _cog_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    width, channels, *patch = shapes["patch_embed.proj.weight"]
+    return {
+        "num_attention_heads": width // SPECS["cogvideox"].config["attention_head_dim"],
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0] // math.prod(patch),
+        "time_embed_dim": shapes["time_embedding.linear_1.weight"][0],
+        "text_embed_dim": shapes["patch_embed.text_proj.weight"][1],
+        "num_layers": _layers(shapes),
+    }
+
+
+_SIZES = {"wan": _wan_sizes, "ltx": _ltx_sizes, "cogvideox": _cog_sizes}
+
+
 def _transformer(folder: Path) -> Path:
     return folder if (folder / "config.json").is_file() else folder / "transformer"
 
@@ -176,20 +247,7 @@ def _fill(module: nn.Module, family: str, weights: Path) -> None:
     Raises:
         ValueError: they do not fit; the message names the first of them.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    files = [weights]
-    if weights.is_dir():
-        files = sorted(_transformer(weights).glob("*.safetensors"))
-        # A half-precision copy may lie beside the weights themselves.
-        files = [file for file in files if ".fp16" not in file.name] or files
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            tensors |= load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is no safetensors file: {error}") from error
+    tensors = _tensors(weights)
     own = module.state_dict()
     if not tensors.keys() <= own.keys():
         try:
@@ -207,6 +265,25 @@ def _fill(module: nn.Module, family: str, weights: Path) -> None:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ValueError(f"{weights} does not fit the config: {wrong[0]}{more}")
     module.load_state_dict(tensors)
+
+
+def _tensors(weights: Path) -> dict[str, Tensor]:
+    """All tensors of a file, or of a folder's files."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    files = [weights]
+    if weights.is_dir():
+        files = sorted(_transformer(weights).glob("*.safetensors"))
+        # A half-precision copy may lie beside the weights themselves.
+        files = [file for file in files if ".fp16" not in file.name] or files
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is no safetensors file: {error}") from error
+    return tensors
 
 
 def _rope(

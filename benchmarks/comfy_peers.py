@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 
 from sencache_core.config import CacheConfig
-from sencache_core.forecast.reuse import Linear
-from sencache_core.policies import SenCache
 from sencache_core.sampler.schedule import flow_sigmas
 from sencache_core.tiny import to_comfyui_keys
 from sencache_core.tiny.sampling import cog_timesteps
 
 from .case import Case
-from .host import HOSTS, BlockWork, DiffusersHost
+from .host import HOSTS, BlockWork, DiffusersHost, Shot
 from .measures import rms
 from .method import Method, Setting, Sweep
 from .models import Model, Regime
@@ -99,6 +97,8 @@ class ComfyHost:
             diffusers does. The message says why.
     """
 
+    name = "comfyui"
+
     def __init__(self, model: Model, regime: Regime) -> None:
         load()
         import comfy.sd
@@ -133,7 +133,7 @@ class ComfyHost:
         other = DiffusersHost(self.model, short)
         self.regime, self.sigmas = short, self._schedule(short)
         try:
-            clip, reference = (host.sample("a red circle", 0) for host in (self, other))
+            clip, reference = (host.sample([("a red circle", 0)]) for host in (self, other))
         finally:
             self.regime, self.sigmas = usual
             other.close()
@@ -156,7 +156,10 @@ class ComfyHost:
         sampling.set_parameters(shift=np.log(regime.shift) if logarithmic else regime.shift)
         return torch.tensor(flow_sigmas(regime.steps, regime.shift))
 
-    def sample(self, prompt: str, seed: int) -> Tensor:
+    def sample(self, shots: Sequence[Shot]) -> Tensor:
+        return torch.cat([self._one(*shot) for shot in shots])
+
+    def _one(self, prompt: str, seed: int) -> Tensor:
         import comfy.samplers
 
         spec = self.model.spec
@@ -233,7 +236,7 @@ def _node(name: str, patcher: Any, setting: Setting) -> Any:
 def _own(patcher: Any, setting: Setting) -> Any:
     from sencache_core.hosts.comfy import attach
 
-    return attach(patcher, CacheConfig(SenCache(), Linear(), budget=setting["budget"]))
+    return attach(patcher, CacheConfig(budget=setting["budget"]))
 
 
 def _peer(name: str, node: str) -> Method:
@@ -251,9 +254,10 @@ METHODS = (
     _peer("easycache", "EasyCacheNode"),
     _peer("lazycache", "LazyCacheNode"),
     Method(
-        "sencache (ComfyUI)",
+        "planned (ComfyUI)",
         lambda case, budget: [Sweep.over("budget", [budget])],
         partial(patched, make=_own),
         host="comfyui",
+        ours=True,
     ),
 )

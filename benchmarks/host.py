@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .models import Model, Regime
+
+#: A prompt and a seed.
+Shot = tuple[str, int]
 
 #: Names under which attention modules hold their query and key projections.
 PROJECTIONS = (("to_q", "to_k"), ("q", "k"))
@@ -73,16 +77,18 @@ class Host(Protocol):
     """Where a method runs. Its rows are compared with uncached clips of the same host.
 
     Attributes:
+        name: key in :data:`HOSTS`.
         model, regime: what is sampled, and how.
         work: counts what is executed.
     """
 
+    name: str
     model: Model
     regime: Regime
     work: BlockWork
 
-    def sample(self, prompt: str, seed: int) -> Tensor:
-        """The final latent ``[1, C, F, H, W]``, with whatever is attached at the time."""
+    def sample(self, shots: Sequence[Shot]) -> Tensor:
+        """The final latents ``[B, C, F, H, W]``, with whatever is attached at the time."""
 
     def close(self) -> None:
         """Leave the model as it was found."""
@@ -92,41 +98,85 @@ class DiffusersHost:
     """Wan is asked twice a step, conditional first; the others once, as [negative, positive].
 
     Attributes:
-        scheduler: of the regime.
-        timestep: the present step's, in the units of the pipelines' ``current_timestep``.
+        scheduler: of the regime; another one while :meth:`stepping`.
     """
+
+    name = "diffusers"
 
     def __init__(self, model: Model, regime: Regime) -> None:
         self.model, self.regime = model, regime
-        self.scheduler = model.scheduler(regime)
-        self.timestep = math.inf
+        self._own = self.scheduler = model.scheduler(regime)
+        self._steps = regime.steps
         self.work = BlockWork(model.blocks)
 
     def close(self) -> None:
         self.work.close()
 
+    @contextmanager
+    def stepping(self, scheduler: Any, steps: int) -> Iterator[None]:
+        """Sample with another scheduler, or other steps, for a while; flows on the same levels."""
+        before = self.scheduler, self._steps
+        self.scheduler, self._steps = scheduler, steps
+        try:
+            yield
+        finally:
+            self.scheduler, self._steps = before
+
     @torch.no_grad()
-    def sample(self, prompt: str, seed: int) -> Tensor:
-        spec, scheduler, steps = self.model.spec, self.scheduler, self.regime.steps
-        positive, negative = self.model.encode(prompt), self.model.encode(spec.negative)
-        x = torch.randn((1, *spec.latent), generator=torch.Generator().manual_seed(seed))
-        if spec.prediction == "flow":
-            # By number of steps alone, this scheduler shifts its smallest noise level twice.
-            scheduler.set_timesteps(sigmas=[1 - k / steps for k in range(steps)])
-        else:
-            scheduler.set_timesteps(steps)
-        ask = self._ask_twice if spec.family == "wan" else self._ask_once
+    def sample(self, shots: Sequence[Shot]) -> Tensor:
+        scheduler, (x, positive, negative) = self.scheduler, self.start(shots)
+        self._set_steps()
         for k, t in enumerate(scheduler.timesteps):
-            self.timestep = float(t)
             where = {
                 "step_index": k,
                 "sigma": self._sigma(k),
                 "num_inference_steps": len(scheduler.timesteps),
             }
-            with_prompt, without = ask(x, t, positive, negative, where)
-            guided = without + self.regime.guidance * (with_prompt - without)
+            guided = self.guided(x, self._time(k), positive, negative, **where)
             x = scheduler.step(guided, t, x, return_dict=False)[0]
         return x
+
+    def _set_steps(self) -> None:
+        steps, own = self._steps, self._own
+        if self.model.spec.prediction == "v":
+            self.scheduler.set_timesteps(steps)
+            return
+        # By number of steps alone, this scheduler shifts its smallest noise level twice.
+        own.set_timesteps(sigmas=[1 - k / steps for k in range(steps)])
+        if self.scheduler is not own:
+            self.scheduler.set_timesteps(steps)
+            # Logarithms of the signal are taken: there must be some.
+            self.scheduler.sigmas = own.sigmas.clamp(max=1 - 1e-6)
+            self.scheduler.timesteps = own.timesteps
+            self.scheduler.set_begin_index(0)
+
+    def start(self, shots: Sequence[Shot]) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise ``[B, C, F, H, W]``, text with and without the prompts ``[B, tokens, width]``."""
+        size = self.model.spec.latent
+        noise = [torch.randn(size, generator=torch.Generator().manual_seed(s)) for _, s in shots]
+        texts = torch.stack([self.model.encode(prompt) for prompt, _ in shots])
+        without = self.model.encode(self.model.spec.negative).expand_as(texts)
+        return torch.stack(noise), texts, without
+
+    def guided(
+        self, x: Tensor, t: float | Tensor, positive: Tensor, negative: Tensor, **where
+    ) -> Tensor:
+        """The network's guided output.
+
+        Args:
+            x: latents ``[B, C, F, H, W]``.
+            t: as ``tiny.forward`` takes it.
+            positive, negative: text ``[B, tokens, width]``.
+            where: of the step, for caches that ask their context.
+        """
+        ask = self._ask_twice if self.model.family == "wan" else self._ask_once
+        with_prompt, without = ask(x, t, positive, negative, where)
+        return without + self.regime.guidance * (with_prompt - without)
+
+    def _time(self, k: int) -> float | Tensor:
+        """What the network is told at step ``k``, as ``tiny.forward`` takes it."""
+        flow = self.model.spec.prediction == "flow"
+        return float(self.scheduler.sigmas[k]) if flow else self.scheduler.timesteps[k]
 
     def _sigma(self, k: int) -> float:
         """Noise level in 0..1; CogVideoX's as of the flow with the same signal-to-noise ratio."""
@@ -136,20 +186,16 @@ class DiffusersHost:
         noise, signal = math.sqrt(1 - alpha), math.sqrt(alpha)
         return noise / (noise + signal)
 
-    def _call(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        flow = self.model.spec.prediction == "flow"
-        return self.model.call(x, t / 1000 if flow else t, context)
-
     def _ask_twice(self, x, t, positive, negative, where) -> tuple[Tensor, Tensor]:
-        module = self.model.module
-        with module.cache_context("cond", **where):
-            with_prompt = self._call(x, t, positive)
-        with module.cache_context("uncond", **where):
-            return with_prompt, self._call(x, t, negative)
+        model = self.model
+        with model.module.cache_context("cond", **where):
+            with_prompt = model.call(x, t, positive)
+        with model.module.cache_context("uncond", **where):
+            return with_prompt, model.call(x, t, negative)
 
     def _ask_once(self, x, t, positive, negative, where) -> tuple[Tensor, Tensor]:
         with self.model.module.cache_context("cond_uncond", **where):
-            both = self._call(torch.cat([x, x]), t, torch.stack([negative, positive]))
+            both = self.model.call(torch.cat([x, x]), t, torch.cat([negative, positive]))
         without, with_prompt = both.chunk(2)
         return with_prompt, without
 

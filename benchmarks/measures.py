@@ -1,66 +1,24 @@
-"""How far a cached clip is from the uncached clip of the same prompt and seed."""
+"""How far clips are from what they are compared with, and what many distances come to."""
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sencache_core.app.metrics import PSNR_CAP, ssim
+from sencache_core.app.metrics import PSNR_CAP
 
-#: Exponents of MS-SSIM's five scales (Wang et al. 2003), fine to coarse.
-MSSSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-#: LPIPS backbones in order of preference, with the start of their file names in torch's hub folder.
-LPIPS_BACKBONES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
+if TYPE_CHECKING:
+    from .models import Model
 
-
-@dataclass(frozen=True)
-class Figures:
-    """One clip's distance from its reference.
-
-    Attributes:
-        psnr: dB over the whole clip, at most 100; without a codec, of the latents, whose peak is
-            then the range of the reference.
-        ssim, msssim: means over frames; ``None`` without a codec.
-        lpips: mean over frames; ``None`` without a codec or without weights on this machine.
-        rms: of the difference of the final latents.
-    """
-
-    psnr: float
-    ssim: float | None
-    msssim: float | None
-    lpips: float | None
-    rms: float
-
-
-def measure(
-    latent: Tensor, reference: Tensor, clip: Tensor | None, reference_clip: Tensor | None
-) -> Figures:
-    """Figures of a clip.
-
-    Args:
-        latent, reference: final latents ``[1, C, F, H, W]``.
-        clip, reference_clip: decoded, ``[F, 3, H, W]`` in 0..1, or ``None``.
-
-    Raises:
-        ImportError: the ``bench`` extra is not installed.
-        ValueError: the frames are smaller than SSIM's window.
-    """
-    error = rms(latent - reference)
-    if clip is None or reference_clip is None:
-        peak = float(reference.max() - reference.min())
-        return Figures(psnr(latent, reference, peak), None, None, None, error)
-    model, _ = lpips_model()
-    return Figures(
-        psnr(clip, reference_clip),
-        float(ssim(reference_clip, clip).mean()),
-        ms_ssim(clip, reference_clip),
-        None if model is None else _lpips(model, clip, reference_clip),
-        error,
-    )
+#: Share of the clips that are allowed to be farther away than the percentile shown.
+TAIL = 10.0
+#: Resamples of a bootstrap, and the ends of its interval in percent (Efron and Tibshirani 1993,
+#: chapter 13).
+RESAMPLES, ENDS = 2000, (2.5, 97.5)
 
 
 def rms(x: Tensor) -> float:
@@ -77,49 +35,60 @@ def psnr(clip: Tensor, reference: Tensor, peak: float = 1.0) -> float:
     return min(value, PSNR_CAP)
 
 
-def ms_ssim(clip: Tensor, reference: Tensor) -> float:
-    """MS-SSIM, mean over the frames.
+def distance(model: Model, latent: Tensor, reference: Tensor) -> float:
+    """PSNR of two clips as the model's codec decodes them, in dB.
 
-    Frames of fewer than 177 pixels a side have no room for all five scales at the usual window of
-    11; they get as many as fit (four at 128), with the exponents scaled to the same sum.
+    Without a codec it is that of the latents, with the range of the reference as its peak.
 
     Args:
-        clip, reference: ``[F, 3, H, W]`` in 0..1.
+        model: whose latents.
+        latent, reference: final latents ``[C, F, H, W]`` or ``[1, C, F, H, W]``.
 
     Raises:
-        ValueError: not even one scale fits.
+        ArithmeticError: the latent is not finite.
     """
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure as compute,
-    )
-
-    side = min(clip.shape[-2:])
-    fitting = [n for n in range(1, 6) if side // max(1, n - 1) ** 2 > 10]
-    if not fitting:
-        raise ValueError("MS-SSIM needs frames of at least 11 pixels a side")
-    exponents = MSSSIM_EXPONENTS[: fitting[-1]]
-    total = sum(exponents) / sum(MSSSIM_EXPONENTS)
-    betas = tuple(value / total for value in exponents)
-    return float(compute(clip.clamp(0, 1), reference.clamp(0, 1), data_range=1.0, betas=betas))
+    if not latent.isfinite().all():
+        raise ArithmeticError("the latents are not finite")
+    latent, reference = (x.reshape(1, *model.spec.latent) for x in (latent, reference))
+    if model.codec is None:
+        return psnr(latent, reference, float(reference.max() - reference.min()))
+    return psnr(model.decode(latent), model.decode(reference))
 
 
-@functools.cache
-def lpips_model() -> tuple[torch.nn.Module | None, str]:
-    """LPIPS and the name of its backbone, or ``None`` and why there is none.
+def tail(values: Sequence[float]) -> float:
+    """The tenth percentile, linear between values: nine clips of ten are at least as near."""
+    return float(np.percentile(values, TAIL))
 
-    Nothing is downloaded: the backbone's weights must be in torch's hub folder.
+
+class Nearer(NamedTuple):
+    """How often a method is nearer than the best of others.
+
+    Attributes:
+        peer: whose mean is best.
+        share: of the clips, compared one by one; equal ones count half.
+        low, high: ends of its bootstrap interval.
     """
-    try:
-        import lpips
-    except ImportError:
-        return None, "the lpips package is not installed"
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for name, file in LPIPS_BACKBONES.items():
-        if any(folder.glob(f"{file}*.pth")):
-            return lpips.LPIPS(net=name, verbose=False).eval().requires_grad_(False), name
-    return None, f"no backbone weights (alexnet, vgg16 or squeezenet1_1) in {folder}"
+
+    peer: str
+    share: float
+    low: float
+    high: float
 
 
-def _lpips(model: torch.nn.Module, clip: Tensor, reference: Tensor) -> float:
-    with torch.no_grad():
-        return float(model(clip * 2 - 1, reference * 2 - 1).mean())
+def nearer(ours: Sequence[float], peers: Mapping[str, Sequence[float]]) -> Nearer:
+    """Compare dB clip by clip with the peer of the best mean.
+
+    The interval is of clips drawn anew, with the best peer chosen anew among each draw.
+
+    Args:
+        ours: dB of each clip.
+        peers: the same clips by others, at least one.
+    """
+    own, names = np.asarray(ours), list(peers)
+    table = np.array([peers[name] for name in names])
+    won = (own > table) + 0.5 * (own == table)
+    draws = np.random.default_rng(0).integers(len(own), size=(RESAMPLES, len(own)))
+    best = table[:, draws].mean(axis=2).argmax(axis=0)
+    low, high = np.percentile(won[best[:, None], draws].mean(axis=1), ENDS)
+    first = int(table.mean(axis=1).argmax())
+    return Nearer(names[first], float(won[first].mean()), float(low), float(high))

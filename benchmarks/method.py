@@ -46,6 +46,10 @@ class Method:
         host: key of ``host.HOSTS``.
         prepare: called once per case before anything else; what it returns is ``case.prepared``
             under the method's name. For calibration, on ``case.calibration`` only.
+        title: what tables call it; empty: its name.
+        ours: whether it is this repository's; all others are its peers.
+        batched: whether it decides nothing from what it sees, so that clips may share calls.
+        at_full: whether it differs from the uncached run when nothing is skipped.
     """
 
     name: str
@@ -53,6 +57,10 @@ class Method:
     attach: Callable[[Case, Setting], AbstractContextManager]
     host: str = "diffusers"
     prepare: Callable[[Case], Any] | None = None
+    title: str = ""
+    ours: bool = False
+    batched: bool = False
+    at_full: bool = False
 
 
 def describe(setting: Setting) -> str:
@@ -65,7 +73,7 @@ def describe(setting: Setting) -> str:
 #: Modules with a tuple ``METHODS``. One that brings a host of its own adds it to ``host.HOSTS``.
 #: What they need beyond diffusers they import when a method is attached, so that a package that is
 #: missing becomes the ``error`` of its own rows.
-MODULES = ("ours", "oracle", "peers", "cache_dit_peers", "comfy_peers")
+MODULES = ("ours", "solvers", "peers", "comfy_peers")
 
 
 def find_methods(names: Sequence[str] | None = None) -> list[Method]:

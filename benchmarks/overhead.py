@@ -4,19 +4,16 @@
 
 For the real shapes of four video models, with random weights, two branches of guidance at batch 1:
 
-* a full evaluation: the diffusers network in bfloat16. One block stands for all of them; what was
-  multiplied or extrapolated is printed and lies in the JSON's ``full_how``. (At Wan 1.3B, a block
-  extrapolated from 12,480 tokens came out 10 % above the one timed at 32,760.)
-* the output tap, our default: decision and forecast of the real ``Session`` on float32 latents,
-  asked branch by branch, and for both in one call;
-* the stack tap: the same session on block-stack residuals, inside the real network without blocks;
-* EasyCache of the ComfyUI that is found: its own wrapper around a network that answers at once.
+* a full evaluation: the diffusers network in bfloat16, of which one block stands for all. Where it
+  would take too long, its time is extrapolated; how it came about lies in the JSON's ``full_how``
+  (at Wan 1.3B a block extrapolated from 12,480 tokens came out 10 % above the one timed at 32,760);
+* the output tap, our default: decision and forecast of the real ``Session`` on float32 latents;
+* the stack tap: the same session on residuals of the block stack, in bfloat16; a reused step there
+  also runs the embeddings and the head.
 
-Not included, on either side: what the host does around the network at every step anyway. ComfyUI's
-host code of the output tap also turns ``denoised`` back into the raw output at evaluated steps, and
-the diffusers one compares its inputs with the last ones: a few passes over one latent.
-On a CPU with one thread matrix products are slow, on a GPU the launches of small operations are:
-shares measured on one say little about the other.
+Not included: what the host does around the network at every step anyway. On a CPU
+with one thread matrix products are slow, on a GPU the launches of small operations are: shares
+measured on one say little about the other.
 """
 
 from __future__ import annotations
@@ -24,44 +21,284 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-# To the end of the path: the pack's `nodes` folder must not hide ComfyUI's nodes.py.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.comfy_peers import Unavailable, load
-from benchmarks.overhead_full import SHAPES, Full, Network, Shape, clock_name, clocked, measure
-from sencache_core import CacheConfig, Schedule, flow_sigmas
-from sencache_core.model.taps import TAPS
+from sencache_core import FAMILIES, CacheConfig, Schedule, flow_sigmas
 from sencache_core.run.runner import Call
-from sencache_core.types import OUTPUT, Branch, Site
+from sencache_core.tiny.model import cog_rotary
+from sencache_core.types import OUTPUT, STACK, Branch
 
 BRANCHES = (Branch("cond", 0), Branch("uncond", 1))
-#: Steps of the run that is timed; fewer at the stack tap, whose steps take seconds on a CPU.
-STEPS, STACK_STEPS = 50, 12
+#: Steps of the run that is timed.
+STEPS = 20
+#: Timings of which the median is taken.
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One model at one clip size.
+
+    Attributes:
+        title: for people, with the clip's pixels and frames.
+        family: key in ``FAMILIES``.
+        network: name of the transformer class in diffusers.
+        config: keyword arguments of that class, without the number of blocks.
+        blocks: number of transformer blocks.
+        latents: shape without batch of each modality's latent as ComfyUI samples it.
+        grid: tokens of the video latent in (frames, rows, columns).
+        text: (tokens, width) of the text embedding.
+    """
+
+    title: str
+    family: str
+    network: str
+    config: dict[str, Any] = field(hash=False)
+    blocks: int
+    latents: tuple[tuple[int, ...], ...]
+    grid: tuple[int, int, int]
+    text: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        """Video tokens of one branch."""
+        return prod(self.grid)
+
+
+def _wan(title: str, heads: int, ffn: int, blocks: int, sides: tuple[int, int]) -> Shape:
+    config = {"attention_head_dim": 128, "text_dim": 4096}
+    config |= {"num_attention_heads": heads, "ffn_dim": ffn}
+    grid = 21, sides[0] // 2, sides[1] // 2
+    latents = ((16, 21, *sides),)
+    return Shape(title, "wan", "WanTransformer3DModel", config, blocks, latents, grid, (512, 4096))
+
+
+#: By what ``--model`` takes: transformer/config.json of Wan-AI/Wan2.1-T2V-*-Diffusers and
+#: zai-org/CogVideoX-5b, their VAEs 4 x 8 x 8; LTX-2 by the defaults of diffusers' classes (121
+#: frames at 24 a second, VAE 8 x 32 x 32, 25 audio latents of 8 x 16 a second).
+SHAPES = {
+    "wan-1.3b": _wan("Wan 2.1 1.3B 832x480x81", 12, 8960, 30, (60, 104)),
+    "wan-14b": _wan("Wan 2.1 14B 1280x720x81", 40, 13824, 40, (90, 160)),
+    "ltx-2": Shape(
+        "LTX-2 19B 768x512x121 with audio",
+        "ltx2",
+        "LTX2VideoTransformer3DModel",
+        {},
+        48,
+        ((128, 16, 16, 24), (8, 126, 16)),
+        (16, 16, 24),
+        (1024, 3840),
+    ),
+    "cogvideox-5b": Shape(
+        "CogVideoX 5B 720x480x49",
+        "cogvideox",
+        "CogVideoXTransformer3DModel",
+        {"num_attention_heads": 48, "use_rotary_positional_embeddings": True},
+        42,
+        ((16, 13, 60, 90),),
+        (13, 30, 45),
+        (226, 4096),
+    ),
+}
+
+
+class Network:
+    """A model's network with one block of random weights, bfloat16 as ``from_pretrained`` loads it.
+
+    Attributes:
+        shape: what it is a network of.
+        module: the diffusers transformer.
+        block: its block.
+        width: of the residuals of its block stack.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        import diffusers
+
+        torch.manual_seed(0)
+        self.shape, self.device = shape, device
+        with device:
+            module = getattr(diffusers, shape.network)(**shape.config, num_layers=1)
+        kept = tuple(module._keep_in_fp32_modules or ())
+        for name, parameter in module.named_parameters():
+            if not any(part in kept for part in name.split(".")):
+                parameter.data = parameter.data.bfloat16()
+        self.module: nn.Module = module.eval().requires_grad_(False)
+        self._stack = FAMILIES[shape.family].diffusers_places.blocks
+        self.block: nn.Module = getattr(module, self._stack)[0]
+        heads = module.config.num_attention_heads
+        self.width = heads * module.config.attention_head_dim
+
+    def stack(self, blocks: list[nn.Module]) -> None:
+        """Replace the block stack."""
+        setattr(self.module, self._stack, nn.ModuleList(blocks))
+
+    def call(self, frames: int | None = None) -> Callable[[], Any]:
+        """A call for one branch, ready to be timed; ``frames``: of its latent, if not the real."""
+        kwargs = self._inputs(frames or self.shape.grid[0])
+        return lambda: self.module(**kwargs, return_dict=False)
+
+    def _inputs(self, frames: int) -> dict[str, Any]:
+        (channels, _, height, width), *others = self.shape.latents
+        inputs: dict[str, Any] = {
+            "timestep": torch.full((1,), 500.0, device=self.device),
+            "encoder_hidden_states": self._noise(*self.shape.text),
+        }
+        if self.shape.family == "wan":
+            return inputs | {"hidden_states": self._noise(channels, frames, height, width)}
+        if self.shape.family == "cogvideox":
+            grid = frames, *self.shape.grid[1:]
+            return inputs | {
+                "hidden_states": self._noise(frames, channels, height, width),
+                "image_rotary_emb": cog_rotary(*grid, device=self.device),
+            }
+        audio, length, bins = others[0]
+        return inputs | {
+            "hidden_states": self._noise(frames * height * width, channels),
+            "audio_hidden_states": self._noise(length, audio * bins),
+            "audio_encoder_hidden_states": self._noise(*self.shape.text),
+            "num_frames": frames,
+            "height": height,
+            "width": width,
+            "audio_num_frames": length,
+        }
+
+    def _noise(self, *size: int) -> Tensor:
+        return torch.randn(1, *size, device=self.device, dtype=torch.bfloat16)
+
+
+def clocked(device: torch.device, call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of ``call``, and what it returned.
+
+    With one thread on a CPU these are the process's own seconds, which other processes on a shared
+    machine do not lengthen by taking turns.
+    """
+    own = device.type == "cpu" and torch.get_num_threads() == 1
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.process_time() if own else time.perf_counter()
+
+    start = now()
+    out = call()
+    return now() - start, out
+
+
+@dataclass(frozen=True)
+class Full:
+    """A full evaluation: the whole network for both branches of guidance.
+
+    Attributes:
+        seconds: of both branches; twice the time of one.
+        shell: seconds of what is not a block (embeddings, head), of one branch.
+        block: seconds of one block, of one branch.
+        how: in words, how ``seconds`` came about.
+    """
+
+    seconds: float
+    shell: float
+    block: float
+    how: str
+
+
+def full_evaluation(network: Network, patience: float) -> Full:
+    """Time a full evaluation.
+
+    One block of the right width stands for all of them. Where its time at the real number of tokens
+    would exceed ``patience`` seconds, it is read off ``a n + b n^2``, fitted to clips of fewer
+    latent frames.
+    """
+    shape, whole = network.shape, network.shape.grid[0]
+    network.stack([])
+    call = network.call()
+    call()  # warms up
+    shell = statistics.median(clocked(network.device, call)[0] for _ in range(REPEATS))
+    network.stack([network.block])
+    times: dict[int, float] = {}
+    frames = 1
+    while frames <= whole:
+        tokens = frames * shape.tokens // whole
+        if len(times) >= 3 and fit(times, tokens)[0] > patience:
+            break
+        run = _block_timer(network, frames)
+        times[tokens] = statistics.median(run() for _ in range(REPEATS))
+        frames = min(2 * frames, whole) if frames < whole else whole + 1
+    if shape.tokens in times:
+        one, how = times[shape.tokens], f"one block timed at {shape.tokens} tokens"
+    else:
+        one, worst = fit(times, shape.tokens)
+        how = (
+            f"one block extrapolated to {shape.tokens} tokens by a n + b n^2 from "
+            f"{', '.join(map(str, list(times)[-3:]))} (fit within {worst:.1%})"
+        )
+    how += f", times {shape.blocks}; two branches"
+    return Full(2 * (shell + one * shape.blocks), shell, one, how)
+
+
+def _block_timer(network: Network, frames: int) -> Callable[[], float]:
+    """Runs the network on so many latent frames; returns the seconds of its block."""
+    call, block, forward = network.call(frames), network.block, network.block.forward
+
+    def run() -> float:
+        inside: list[float] = []
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            seconds, out = clocked(network.device, lambda: forward(*args, **kwargs))
+            inside.append(seconds)
+            return out
+
+        block.forward = timed
+        try:
+            call()
+        finally:
+            del block.forward
+        return sum(inside)
+
+    return run
+
+
+def fit(times: dict[int, float], tokens: int) -> tuple[float, float]:
+    """Seconds at ``tokens`` by ``a n + b n^2``, and the fit's largest relative error.
+
+    Fitted to the three largest clips, relative errors minimised. Neither part may be negative:
+    noise at small n must not bend the curve down at the end.
+    """
+    n, t = (np.array(values, float) for values in zip(*list(times.items())[-3:]))
+    both = np.stack([n / t, n * n / t], axis=1)
+    best = np.linalg.lstsq(both, np.ones_like(t), rcond=None)[0]
+    if best.min() < 0:
+        single = [np.linalg.lstsq(both[:, [k]], np.ones_like(t), rcond=None) for k in (0, 1)]
+        keep = int(single[1][1].sum() < single[0][1].sum())
+        best = np.zeros(2)
+        best[keep] = single[keep][0][0]
+    worst = float(abs(both @ best - 1).max())
+    return float(best @ np.array([tokens, float(tokens) ** 2])), worst
 
 
 @dataclass
 class Costs:
-    """Seconds by round, both branches together, and bytes.
+    """Seconds by step, both branches together, and bytes.
 
     Attributes:
-        decision: seconds of each decision; empty if the method does not separate it.
-        reused: seconds of each reused step, decision included.
-        evaluated: seconds that each evaluated step takes longer, decision included.
+        reused: seconds of each reused step, its decision included.
+        evaluated: seconds that each evaluated step takes longer, its decision included.
         held: largest number of bytes held between two rounds, all branches together.
     """
 
-    decision: list[float] = field(default_factory=list)
     reused: list[float] = field(default_factory=list)
     evaluated: list[float] = field(default_factory=list)
     held: int = 0
@@ -93,153 +330,51 @@ def held_bytes(owner: Any) -> int:
     return sum(storages.values())
 
 
-class Trajectory:
-    """Synthetic latents and outputs of the real shape along one run.
+def drive(shape: Shape, device: torch.device, config: CacheConfig, width: int = 0) -> Costs:
+    """One sampling run without a model, asked branch by branch as a host asks.
 
-    Only sizes matter for time; both move smoothly, so that the budget is spent as on a real sample.
-
-    Attributes:
-        family: the model's row.
-        schedule: noise levels.
-        times: the family's time coordinate at each step.
-    """
-
-    def __init__(self, shape: Shape, device: torch.device, steps: int = STEPS) -> None:
-        self.device = device
-        self.family = family = shape.row
-        self.times = [min(t, 0.999) for t in flow_sigmas(steps, shift=5.0)[:-1]]
-        self.schedule = Schedule((*map(family.sigma, self.times), 0.0), "euler")
-        sizes = [(1, *latent) for latent in shape.latents]
-        generator = torch.Generator(device).manual_seed(0)
-        self._ends = [
-            [torch.randn(size, device=device, generator=generator) for size in sizes]
-            for _ in range(2)
-        ]
-
-    def x(self, step: int) -> tuple[Tensor, ...]:
-        """Noisy latents, new tensors, float32."""
-        t = self.times[step]
-        return tuple(a * t + b * (1 - t) for a, b in zip(*self._ends, strict=True))
-
-    def packed(self, step: int) -> Tensor:
-        """A model output in the form that ComfyUI hands on, several modalities as ``[1, 1, n]``."""
-        y = [a - b * t for a, b in zip(*self._ends, strict=True) for t in (self.times[step],)]
-        return y[0] if len(y) == 1 else torch.cat([part.reshape(1, 1, -1) for part in y], dim=-1)
-
-
-def output_tap(
-    shape: Shape, device: torch.device, config: CacheConfig, together: bool = False
-) -> Costs:
-    """Our session at the output tap, fed as a host feeds it: float32 latents, sigma a tensor.
+    Only sizes matter for time. Latents and outputs move smoothly, so that the budget is spent as on
+    a real sample.
 
     Args:
-        shape: the model's shape.
-        device: where the latents lie.
-        config: what the session is started with.
-        together: both branches in one call, as ComfyUI makes it where memory allows.
+        shape: sizes of the latents, which are float32.
+        device: where they lie.
+        config: what the session is started with; its tap says what is kept.
+        width: of the residuals at the stack tap.
     """
+    family = FAMILIES[shape.family]
+    times = [min(t, 0.999) for t in flow_sigmas(STEPS, shift=5.0)[:-1]]
+    schedule = Schedule((*map(family.sigma, times), 0.0), "euler")
+    generator = torch.Generator(device).manual_seed(0)
 
-    def answer(call: Call, y: Tensor) -> tuple[bool, float]:
-        visit = _Timed(call, device)
-        skipped = visit.skip(OUTPUT, y.shape) is not None
-        if not skipped:
-            visit.ran(OUTPUT, y)
-        return skipped, visit.seconds
+    def noise(*size: int) -> Tensor:
+        return torch.randn((1, *size), device=device, generator=generator)
 
-    return _drive(Trajectory(shape, device), config, answer, together)
-
-
-def stack_tap(network: Network, config: CacheConfig) -> Costs:
-    """Our session at the stack tap, inside the real network, whose blocks alone are left out."""
-    device, run, places = network.device, network.call(), network.shape.row.diffusers_places
-    network.stack([_Instead(places.second)])
-
-    def answer(call: Call, _: Tensor) -> tuple[bool, float]:
-        visit = _Timed(call, device)
-        with TAPS["stack"].on(network.module, places, visit):
-            whole = clocked(device, run)[0]
-        return visit.skipped, whole if visit.skipped else visit.seconds
-
-    return _drive(Trajectory(network.shape, device, STACK_STEPS), config, answer)
-
-
-def easycache(shape: Shape, device: torch.device) -> Costs:
-    """ComfyUI's own EasyCache around a network that answers at once.
-
-    Fed as ComfyUI does: both branches in one call, in the network's bfloat16.
-
-    Raises:
-        Unavailable: there is no ComfyUI. The message says why.
-    """
-    load()
-    from comfy_extras import nodes_easycache as peer
-
-    trajectory, costs = Trajectory(shape, device), Costs()
-    holder = peer.EasyCacheHolder(0.2, 0.15, 0.95, 8, False, output_channels=shape.latents[0][0])
-    holder.start_t, holder.end_t = float("inf"), -1.0
-    uuids = [branch.role for branch in BRANCHES]
-    options: dict[str, Any] = {"easycache": holder, "uuids": uuids}
-    for step, t in enumerate(trajectory.times):
-        options["sigmas"] = torch.full((2,), t, device=device)
-        x, out = (
-            [part.repeat(2, *[1] * (part.ndim - 1)).bfloat16() for part in parts]
-            for parts in (trajectory.x(step), trajectory.x(step // 2))
-        )
-        if len(x) == 1:
-            x, out = x[0], out[0]
-        # Every second step from the tenth on is reused; the threshold is the only switch.
-        holder.reuse_threshold = 1e9 if step >= 10 and step % 2 else 0.0
-        ran = []
-
-        def network(*args: Any, out: Any = out, ran: list = ran) -> Any:
-            ran.append(True)
-            return out
-
-        def call(x: Any = x, t: Tensor = options["sigmas"], network: Callable = network) -> Any:
-            def forward(*_: Any) -> Any:
-                return peer.easycache_forward_wrapper(network, x, t, None, options)
-
-            model_options = {"transformer_options": options}
-            return peer.easycache_calc_cond_batch_wrapper(forward, model_options)
-
-        seconds, _ = clocked(device, call)
-        (costs.evaluated if ran else costs.reused).append(seconds)
-        costs.held = max(costs.held, held_bytes(holder))
-    return costs
-
-
-def _drive(
-    trajectory: Trajectory,
-    config: CacheConfig,
-    answer: Callable[[Call, Tensor], tuple[bool, float]],
-    together: bool = False,
-) -> Costs:
-    """One sampling run without a model.
-
-    Args:
-        trajectory: what the session is fed.
-        config: what it is started with.
-        answer: answers one model call, given a true output; returns whether it was forecast, and
-            the seconds.
-        together: one call for both branches.
-    """
-    device, costs = trajectory.device, Costs()
-    session = config.start(trajectory.family, trajectory.schedule)
-    calls = [BRANCHES] if together else [(branch,) for branch in BRANCHES]
+    ends = [(noise(*size), noise(*size)) for size in shape.latents]
+    site, first, second = (
+        OUTPUT,
+        *(torch.cat([e[k].reshape(1, 1, -1) for e in ends], -1) for k in (0, 1)),
+    )
+    if config.tap == STACK.tap:
+        site, first, second = STACK, *(noise(shape.tokens, width).bfloat16() for _ in range(2))
+    costs, session = Costs(), config.start(family, schedule)
     gc.disable()
     try:
-        for step, sigma in enumerate(trajectory.schedule.sigmas[:-1]):
-            x, y = trajectory.x(step), trajectory.packed(step)
-            y = torch.cat([y] * len(calls[0]))
+        for t, sigma in zip(times, schedule.sigmas):
+            x = tuple(a * t + b * (1 - t) for a, b in ends)
+            y = first - second * t
             level = torch.full((1,), sigma, device=device)
-            decision, _ = clocked(device, lambda x=x, s=level: session.begin(x, s))
-            costs.decision.append(decision)
-            answers = []
-            for branches in calls:
-                with Call(session, branches) as call:
-                    answers.append(answer(call, y))
-            kind = costs.reused if all(reused for reused, _ in answers) else costs.evaluated
-            kind.append(decision + sum(seconds for _, seconds in answers))
+            seconds, _ = clocked(device, lambda x=x, s=level: session.begin(x, s))
+            skipped = []
+            for branch in BRANCHES:
+                with Call(session, (branch,)) as call:
+                    more, made = clocked(device, lambda c=call, y=y: c.skip(site, y.shape))
+                    skipped.append(made is not None)
+                    if made is None:
+                        again, _ = clocked(device, lambda c=call, y=y: c.ran(site, y))
+                        more += again
+                    seconds += more
+            (costs.reused if all(skipped) else costs.evaluated).append(seconds)
             costs.held = max(costs.held, held_bytes(session))
     finally:
         gc.enable()
@@ -247,148 +382,74 @@ def _drive(
     return costs
 
 
-class _Timed:
-    """Passes a tap's questions on, and adds up the seconds that the answers take."""
-
-    def __init__(self, call: Call, device: torch.device) -> None:
-        self._call, self._device = call, device
-        self.seconds, self.skipped = 0.0, False
-
-    def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> Tensor | None:
-        seconds, y = clocked(self._device, lambda: self._call.skip(site, shape, share))
-        self.seconds += seconds
-        self.skipped = y is not None
-        return y
-
-    def ran(self, site: Site, y: Tensor) -> Tensor | None:
-        seconds, handed = clocked(self._device, lambda: self._call.ran(site, y))
-        self.seconds += seconds
-        return handed
+def _packed(parts: Sequence[Tensor]) -> Tensor:
+    """As ComfyUI hands outputs on, several modalities as ``[1, 1, n]``."""
+    return parts[0] if len(parts) == 1 else torch.cat([p.reshape(1, 1, -1) for p in parts], -1)
 
 
-class _Instead(nn.Module):
-    """Takes the place of the block stack, and no time."""
-
-    def __init__(self, second: str) -> None:
-        super().__init__()
-        self._second = second
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = hidden_states.flip(1)
-        return (out, kwargs[self._second]) if self._second else out
-
-
-def rows_of(shape: Shape, full: Full, network: Network, config: CacheConfig) -> list[dict]:
-    """All rows of one model: seconds, shares of a full evaluation, bytes, latents (of float32).
-
-    Args:
-        shape: the model.
-        full: its full evaluation.
-        network: where the stack tap runs.
-        config: what the sessions are started with.
-    """
-    device, stack = network.device, replace(config, tap="stack")
-    methods: dict[str, Callable[[], Costs]] = {
-        "output tap": lambda: output_tap(shape, device, config),
-        "output tap, one call": lambda: output_tap(shape, device, config, True),
-        "stack tap": lambda: stack_tap(network, stack),
-        "EasyCache (ComfyUI)": lambda: easycache(shape, device),
-    }
+def rows_of(name: str, full: Full, network: Network) -> list[dict]:
+    """All rows of one model: seconds, shares of a full evaluation, bytes, latents of float32."""
+    shape, device = network.shape, network.device
+    latent = 4 * sum(prod(size) for size in shape.latents)
     rows = []
-    for name, run in methods.items():
-        row = {"model": shape.name, "method": name}
-        try:
-            run()  # warms up
-            rows.append(row | _figures(shape, full, run()))
-        except Unavailable as error:
-            rows.append(row | {"error": str(error)})
+    for tap, shell in ((OUTPUT.tap, 0.0), (STACK.tap, len(BRANCHES) * full.shell)):
+        config = CacheConfig(tap=tap)
+        drive(shape, device, config, network.width)  # warms up
+        costs = drive(shape, device, config, network.width)
+        held = costs.held / len(BRANCHES)
+        reused = statistics.median(costs.reused) + shell
+        rows.append(
+            {
+                "model": name,
+                "tap": tap,
+                "reused_seconds": reused,
+                "reused_share": reused / full.seconds,
+                "evaluated_seconds": statistics.median(costs.evaluated),
+                "bytes_per_branch": held,
+                "latents_per_branch": held / latent,
+                "full_seconds": full.seconds,
+                "full_how": full.how,
+            }
+        )
     return rows
 
 
-def _figures(shape: Shape, full: Full, costs: Costs) -> dict[str, Any]:
-    latent = 4 * sum(prod(size) for size in shape.latents)
-    held = costs.held / len(BRANCHES)
-    row: dict[str, Any] = {}
-    for name in ("decision", "reused", "evaluated"):
-        seconds = median(getattr(costs, name)) if getattr(costs, name) else None
-        row[f"{name}_seconds"] = seconds
-        row[f"{name}_share"] = None if seconds is None else seconds / full.seconds
-    return row | {
-        "rounds_reused": len(costs.reused),
-        "rounds_evaluated": len(costs.evaluated),
-        "bytes_per_branch": round(held),
-        "latents_per_branch": held / latent,
-        "latent_bytes": latent,
-        "full_seconds": full.seconds,
-        "full_how": full.how,
-        "block_seconds": full.block,
-        "embeddings_and_head_seconds": full.shell,
-        "tokens": shape.tokens,
-        "source": shape.source,
-        "error": None,
-    }
-
-
-def table(rows: Sequence[dict]) -> str:
-    """Rows of one model as text."""
-    heads = ("reused step", "decision", "evaluated: more")
-    lines = [f"  {'method':20} {' '.join(f'{head:>20}' for head in heads)} {'per branch':>22}"]
-    for row in rows:
-        if row["error"]:
-            lines.append(f"  {row['method']:20} skipped: {row['error']}")
-            continue
-        cells = []
-        for name in ("reused", "decision", "evaluated"):
-            seconds, share = row[f"{name}_seconds"], row[f"{name}_share"]
-            cell = "-" if seconds is None else f"{seconds * 1e3:.2f} ms {100 * share:7.2g} %"
-            cells.append(f"{cell:>20}")
-        held = f"{row['bytes_per_branch'] / 2**20:.1f} MiB = {row['latents_per_branch']:.2f} lat."
-        lines.append(f"  {row['method']:20} {' '.join(cells)} {held:>22}")
-    return "\n".join(lines)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def line(row: dict) -> str:
+    """A row as text."""
+    reused, evaluated = (1e3 * row[f"{kind}_seconds"] for kind in ("reused", "evaluated"))
+    return (
+        f"  {row['tap']} tap: a reused step takes {reused:.2f} ms, "
+        f"{100 * row['reused_share']:.2g} % of a full evaluation, an evaluated one "
+        f"{evaluated:.2f} ms more; {row['latents_per_branch']:.2f} latents are kept per branch"
     )
-    out.add_argument("--model", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    out.add_argument("--json", type=Path, metavar="FILE", help="write a list of objects here")
-    out.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    out.add_argument(
-        "--blocks", type=int, help="blocks to run (default: 1 on a CPU, all of them on a GPU)"
-    )
-    out.add_argument("--repeats", type=int, default=3, help="runs of which the median is taken")
-    out.add_argument("--threads", type=int, default=1, help="CPU threads, of both sides")
-    out.add_argument(
-        "--patience",
-        type=float,
-        default=180.0,
-        help="longest run in seconds that is timed; beyond it a block is extrapolated",
-    )
-    return out
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict]:
     """Measure, print, write; returns the JSON's rows."""
-    args = parser().parse_args(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a list of objects here")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, of both sides")
+    parser.add_argument(
+        "--patience", type=float, default=180.0, help="longest time of a block in seconds"
+    )
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    device, config = torch.device(args.device), CacheConfig()
+    device = torch.device(args.device)
     name = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} CPU thread"
-    setup = {"device": name, "clock": clock_name(device), "torch": torch.__version__}
-    setup |= {"policy": config.policy.name, "rule": config.rule.name, "budget": config.budget}
-    print(f"torch {torch.__version__}, {name}, {setup['clock']}", flush=True)
+    print(f"torch {torch.__version__}, {name}", flush=True)
     rows: list[dict] = []
     with torch.inference_mode():
         for key in args.model:
-            shape = SHAPES[key]
-            network = Network(shape, device)
-            blocks = args.blocks or (1 if args.device == "cpu" else shape.blocks)
-            full = measure(network, blocks, args.patience, args.repeats)
-            own = rows_of(shape, full, network, config)
-            print(f"\n{shape.title}: full evaluation {full.seconds:.2f} s\n  {full.how}")
-            print(table(own), flush=True)
-            rows += [row | setup for row in own]
+            network = Network(SHAPES[key], device)
+            full = full_evaluation(network, args.patience)
+            print(f"\n{SHAPES[key].title}: full evaluation {full.seconds:.2f} s\n  {full.how}")
+            own = rows_of(key, full, network)
+            print("\n".join(map(line, own)), flush=True)
+            rows += [row | {"device": name, "torch": torch.__version__} for row in own]
             del network
             if args.json:
                 args.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -1,10 +1,11 @@
-"""The caches of diffusers, unmodified, through ``enable_cache``."""
+"""The caches of diffusers and DBCache of cache-dit, unmodified, through their ``enable_cache``."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,12 +15,10 @@ import numpy as np
 from torch import Tensor
 
 from .case import Case
-from .method import Method, Setting, Sweep
+from .method import Method, Setting, Sweep, need
 
 #: Thresholds to search, from those that skip nothing to those that skip all they may.
 THRESHOLDS = tuple(float(f"{value:.3g}") for value in np.geomspace(1e-4, 30, 128))
-#: Upper ends of the window of timesteps in which reuse is allowed: nowhere to everywhere.
-WINDOWS = tuple(range(0, 1021, 20))
 
 
 @contextmanager
@@ -114,10 +113,10 @@ def magnitude_ratios(case: Case) -> list[float]:
         return MagCacheConfig(calibrate=True, num_inference_steps=case.regime.steps)
 
     lists = []
-    for prompt, seed in case.calibration:
+    for shot in case.calibration:
         said = io.StringIO()
         with enabled(case, {}, calibrating), contextlib.redirect_stdout(said):
-            case.sample(prompt, seed)
+            case.host.sample([shot])
         lines = said.getvalue().splitlines()
         lists += [ast.literal_eval(line) for line in lines if line.startswith("[1.0")]
     if not lists or {len(ratios) for ratios in lists} != {case.regime.steps}:
@@ -139,52 +138,87 @@ def _first_block(case: Case, setting: Setting) -> Any:
     return FirstBlockCacheConfig(**setting)
 
 
-def _faster(case: Case, setting: Setting) -> Any:
-    from diffusers import FasterCacheConfig
+#: cache-dit's ready-made masks, from expensive to cheap.
+MASKS = ("slow", "medium", "fast", "ultra")
 
-    window = -1, setting["window"]
-    return FasterCacheConfig(
-        spatial_attention_block_skip_range=setting["attention"],
-        unconditional_batch_skip_range=setting["uncond"],
-        spatial_attention_timestep_skip_range=window,
-        unconditional_batch_timestep_skip_range=window,
-        # As in its example for CogVideoX.
-        attention_weight_callback=lambda _: 0.3,
-        low_frequency_weight_update_timestep_range=(99, 641),
-        high_frequency_weight_update_timestep_range=(-1, 301),
-        tensor_format={"wan": "BCFHW", "cogvideox": "BFCHW"}.get(case.model.family, "BSC"),
-        current_timestep_callback=lambda: case.host.timestep,
+
+@contextmanager
+def _dbcache(case: Case, setting: Setting) -> Iterator[None]:
+    """The module with DBCache; afterwards without.
+
+    Raises:
+        ImportError: cache-dit is not installed.
+    """
+    need("cache_dit")
+    import cache_dit
+
+    for name in [name for name in logging.root.manager.loggerDict if "cache_dit" in name]:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    module, settings = case.model.module, dict(setting)
+    order, mask = settings.pop("taylorseer_order", None), settings.pop("mask", None)
+    calibrator = None
+    if order is not None:
+        calibrator = cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order)
+    if mask is not None:
+        settings["steps_computation_mask"] = step_mask(case.regime.steps, mask)
+        settings["steps_computation_policy"] = "static"
+    config = cache_dit.DBCacheConfig(
+        **settings,
+        Bn_compute_blocks=0,
+        num_inference_steps=case.regime.steps,
+        enable_separate_cfg=case.model.family == "wan",
+    )
+    try:
+        cache_dit.enable_cache(module, cache_config=config, calibrator_config=calibrator)
+        yield
+    finally:
+        cache_dit.disable_cache(module)
+
+
+def step_mask(steps: int, mask: str | int) -> list[int]:
+    """cache-dit's mask of computed (1) and cached (0) steps.
+
+    Args:
+        steps: sampling steps.
+        mask: one of its ready-made ones, or how many steps to compute: a quarter of them in a
+            row at the start, the others spread evenly, the last step among them.
+    """
+    import cache_dit
+
+    if isinstance(mask, str):
+        return cache_dit.steps_mask(total_steps=steps, mask_policy=mask)
+    first = max(1, mask // 4)
+    single, cached = mask - first, steps - mask
+    gaps = [(k + 1) * cached // single - k * cached // single for k in range(single)]
+    return cache_dit.steps_mask(
+        compute_bins=[first, *[1] * single], cache_bins=gaps, total_steps=steps
     )
 
 
-def _faster_sweeps(case: Case, budget: float) -> list[Sweep]:
-    # Its default is 2 and 5; the others save more within the same window.
+def _thresholds(case: Case, budget: float, **fixed: Any) -> list[Sweep]:
+    # Its default warm-up of 8 steps spends more than small budgets have.
     return [
-        Sweep.over("window", WINDOWS, attention=attention, uncond=uncond)
-        for attention, uncond in ((2, 5), (3, 10), (case.regime.steps, case.regime.steps))
+        Sweep.over(
+            "residual_diff_threshold",
+            THRESHOLDS,
+            Fn_compute_blocks=1,
+            max_warmup_steps=warmup,
+            **fixed,
+        )
+        for warmup in (8, 4, 2)
     ]
 
 
-def _broadcast(case: Case, setting: Setting) -> Any:
-    from diffusers import PyramidAttentionBroadcastConfig
-
-    window = 100, setting["window"]
-    return PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=setting["spatial"],
-        cross_attention_block_skip_range=setting["cross"],
-        spatial_attention_timestep_skip_range=window,
-        cross_attention_timestep_skip_range=window,
-        current_timestep_callback=lambda: case.host.timestep,
-    )
-
-
-def _broadcast_sweeps(case: Case, budget: float) -> list[Sweep]:
-    # The first is the paper's pair of ranges, its window ending at 800.
-    every = 2 * case.regime.steps
+def _masks(case: Case, budget: float, **fixed: Any) -> list[Sweep]:
+    own = range(case.regime.steps, 1, -1)
     return [
-        Sweep.over("window", WINDOWS, spatial=spatial, cross=cross)
-        for spatial, cross in ((2, 6), (4, 12), (every, every))
+        Sweep.over("mask", masks, Fn_compute_blocks=1, max_warmup_steps=1, **fixed)
+        for masks in (MASKS, own)
     ]
+
+
+def _with_orders(sweeps: Callable[..., Sequence[Sweep]], case: Case, budget: float) -> list[Sweep]:
+    return [s for order in (1, 2) for s in sweeps(case, budget, taylorseer_order=order)]
 
 
 METHODS = (
@@ -194,6 +228,8 @@ METHODS = (
     peer("taylorseer-2", _taylor, partial(_taylor_sweeps, 2)),
     peer("magcache", _mag, _mag_sweeps, magnitude_ratios),
     peer("first-block-cache", _first_block, lambda *_: [Sweep.over("threshold", THRESHOLDS)]),
-    peer("fastercache", _faster, _faster_sweeps),
-    peer("pab", _broadcast, _broadcast_sweeps),
+    Method("dbcache", _thresholds, _dbcache),
+    Method("dbcache-taylorseer", partial(_with_orders, _thresholds), _dbcache),
+    Method("dbcache-mask", _masks, _dbcache),
+    Method("dbcache-mask-taylorseer", partial(_with_orders, _masks), _dbcache),
 )

@@ -118,22 +118,26 @@ def _parser() -> argparse.ArgumentParser:
         "named with --methods failed anywhere, or if nothing could be measured of some model and "
         "regime; failed rows are listed at the end in any case.",
     )
-    bench.add_argument("--json", metavar="FILE", required=True, help="rows, rewritten after each")
+    bench.add_argument(
+        "--json", metavar="FILE", required=True, help="rows, rewritten after each clip"
+    )
     bench.add_argument("--family", choices=list(SPECS), action="append", help="may be repeated")
     bench.add_argument("--regime", choices=["smooth", "rough"], action="append", help="as --family")
-    bench.add_argument(
-        "--budgets", type=_shares, default=[0.5, 0.36, 0.25], help="shares (0.5,0.36,0.25)"
-    )
-    bench.add_argument("--samples", **samples, help="test clips per model (8)")
+    bench.add_argument("--budgets", type=_shares, default=[0.5, 0.36], help="shares (0.5,0.36)")
+    bench.add_argument("--samples", type=_at_least(1), default=16, help="test clips (16)")
     bench.add_argument("--tune-samples", type=_at_least(1), default=2, help="to tune on (2)")
     bench.add_argument("--calibration-samples", **samples, help="to calibrate on (8)")
     bench.add_argument("--methods", type=_names, metavar="A,B", help="only these, by name")
     bench.add_argument(
-        "--checkpoint", metavar="PATH", help="safetensors, or a folder of diffusers, to use instead"
+        "--checkpoint",
+        metavar="PATH",
+        action="append",
+        help="safetensors, or a folder of diffusers, to use instead; may be repeated",
     )
-    bench.add_argument("--config", metavar="FILE", help="JSON that describes the checkpoint")
-    bench.add_argument("--out", metavar="DIR", help="folder for Pareto plots")
-    bench.add_argument("--markdown", metavar="FILE", help="also write tables, the best first")
+    bench.add_argument("--config", metavar="FILE", help="JSON that describes the checkpoints")
+    bench.add_argument(
+        "--references", metavar="DIR", help="exact solutions and uncached clips, kept between runs"
+    )
     bench.add_argument("--resume", action="store_true", help="keep the file's rows, add the others")
     bench.set_defaults(run=_bench)
 

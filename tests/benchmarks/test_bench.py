@@ -8,55 +8,37 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from benchmarks import Regime, find_methods, load_checkpoint, load_tiny, measures, run_bench
+from benchmarks import Plan, Regime, find_methods, load_checkpoint, run_bench
 from benchmarks import bench as bench_module
-from benchmarks.bench import KEYS, MEASURED
-from benchmarks.case import make_case, search
+from benchmarks.case import Case, make_case, search
 from benchmarks.host import BlockWork
 from benchmarks.method import Method, Sweep
-from benchmarks.summary import table
+from benchmarks.store import Store
+from benchmarks.summary import summarise
 from sencache_core.app import cli
-from sencache_core.tiny import SPECS, build, forward, weights_path
+from sencache_core.tiny import SPECS, forward
 
-for extra in ("diffusers", "kornia", "matplotlib", "torchmetrics", "tqdm"):
+for extra in ("diffusers", "tqdm"):
     pytest.importorskip(extra, reason=f"needs {extra}, of the extra `bench`")
 ours = pytest.importorskip("benchmarks.ours")
 
 FAMILIES = tuple(SPECS)
 SHORT = Regime("short", steps=10, shift=5.0, guidance=4.0)
 PEERS = [method.name for method in find_methods() if method.host == "diffusers"]
-#: Peers that cannot run on a family, and a word of their error.
-REFUSED = {("fastercache", "wan"): "index", ("fastercache", "ltx"): "tensor_format"}
+FEW = {"samples": 2, "tune_samples": 1, "calibration_samples": 1}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pkg_resources.*")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Checkpoints of random weights, two latent frames of four by four, by family."""
-    folder = tmp_path_factory.mktemp("small")
-    models = {}
-    for family in FAMILIES:
-        torch.manual_seed(0)
-        spec = SPECS[family]
-        config = {**spec.config, "num_layers": 3}
-        module = build(family).__class__(**config)
-        save_file(module.state_dict(), folder / f"{family}.safetensors")
-        latent = [spec.latent[0], 2, 4, 4]
-        facts = {"family": family, "config": config, "latent": latent, "guidance": 3.0}
-        (folder / f"{family}.json").write_text(json.dumps(facts))
-        models[family] = load_checkpoint(
-            folder / f"{family}.safetensors", folder / f"{family}.json"
-        )
-    return models
-
-
-@pytest.fixture(scope="module")
-def cases(small):
+def cases(small, tmp_path_factory):
     """A case of each small model."""
-    made = {f: make_case(small[f], SHORT, "diffusers", 1, 1, 1) for f in FAMILIES}
+    folder = tmp_path_factory.mktemp("store")
+    made = {
+        f: make_case(small[f], SHORT, "diffusers", Store(folder, small[f]), 1, 1, 1)
+        for f in FAMILIES
+    }
     yield made
     for case in made.values():
         case.host.close()
@@ -68,32 +50,71 @@ def method(name: str) -> Method:
     return find_methods([name])[0]
 
 
-def test_rows_of_a_bundled_model(tmp_path, capsys, monkeypatch):
-    if not weights_path("ltx").is_file():
-        pytest.skip("no weights of the tiny ltx model")
-    file, models = tmp_path / "rows.json", [load_tiny("ltx")]
-    methods = find_methods(["interval-hold"])
-    arguments = {"samples": 1, "calibration_samples": 1, "tune_samples": 1, "progress": False}
-    rows = run_bench(models, [SHORT], methods, [0.5], file, out=tmp_path, **arguments)
-    assert [row["method"] for row in rows] == ["uncached", "interval-hold"]
-    for row in rows:
-        assert row.keys() == {*KEYS, *MEASURED, "setting", "samples", "error"}
-        assert row["error"] is None
-    uncached, interval = rows
-    assert uncached["cost"] == 1.0
-    assert (uncached["psnr_worst"], uncached["rms_worst"]) == (100.0, 0.0)
-    assert interval["cost"] == pytest.approx(0.5)
-    assert 5 < interval["psnr_worst"] <= interval["psnr_mean"] < 90
-    assert 0 < interval["msssim_mean"] < 1
+def test_rows_are_of_clips_and_go_on_where_they_stopped(small, tmp_path, monkeypatch):
+    file = tmp_path / "rows.json"
+    methods = find_methods(["interval-hold", "unipc"])
+    plan = Plan([replace(small["wan"], codec="wan")], [SHORT], methods, [0.5, 1.0], **FEW)
+    rows = run_bench(plan, file, progress=False)
+    named = {(row["method"], row["budget"]): row for row in rows}
+    assert list(named) == [
+        ("interval-hold", 0.5),
+        ("uncached", 1.0),
+        ("unipc", 0.5),
+        ("unipc", 1.0),
+    ]
+    assert all(row["error"] is None and len(row["clips"]) == 2 for row in rows)
+    for clip in named["uncached", 1.0]["clips"]:
+        assert (clip["cost"], clip["uncached"]) == (1.0, 100.0)
+        assert clip["own"] > clip["exact"]
+    for name in ("interval-hold", "unipc"):
+        for clip in named[name, 0.5]["clips"]:
+            assert clip["cost"] == 0.5
+            assert 5 < min(clip["exact"], clip["uncached"]) < 99
+    assert named["unipc", 1.0]["clips"][0]["uncached"] < 99
     assert json.loads(file.read_text()) == rows
-    assert (tmp_path / "pareto_ltx_short.png").stat().st_size > 10_000
-    assert "say nothing about real models" in table(rows)
+    assert "say nothing about real ones" in summarise(rows)
 
-    def unexpected(*_):
-        raise AssertionError("a finished row was made again")
+    # An interrupt after one clip of the second row; then one clip more than before.
+    rows[2]["clips"], rows[3]["clips"] = rows[2]["clips"][:1], []
+    file.write_text(json.dumps(rows))
+    sampled = []
+    clips = Case.clips
 
-    monkeypatch.setattr(bench_module, "_row", unexpected)
-    assert run_bench(models, [SHORT], methods, [0.5], file, resume=True, **arguments) == rows
+    def noted(case, method, setting, shots):
+        sampled.append((method and method.name, [seed for _, seed in shots]))
+        return clips(case, method, setting, shots)
+
+    monkeypatch.setattr(Case, "clips", noted)
+    again = run_bench(replace(plan, samples=3), file, resume=True, progress=False)
+    assert sampled == [
+        (None, [2]),
+        ("interval-hold", [2]),
+        ("unipc", [1, 2]),
+        ("unipc", [0, 1, 2]),
+    ]
+    assert [len(row["clips"]) for row in again] == [3, 3, 3, 3]
+    for row in again:
+        for one, other in zip(row["clips"], named[row["method"], row["budget"]]["clips"]):
+            assert one == pytest.approx(other, abs=1e-2)
+
+
+def test_rows_of_other_weights_are_not_kept(small, tmp_path):
+    file = tmp_path / "rows.json"
+    plan = Plan([small["wan"]], [SHORT], find_methods(["fewer-steps"]), [0.5], **FEW)
+    before = run_bench(plan, file, progress=False)
+    other = replace(small["wan"], rope=None, levels={"shift_terminal": 0.2})
+    after = run_bench(replace(plan, models=[other]), file, resume=True, progress=False)
+    assert [row["identity"] for row in before] != [row["identity"] for row in after]
+    assert before[0]["clips"] != after[0]["clips"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_changes_rounding_only(cases, family):
+    one = cases[family]
+    shots = [*one.tests, *one.calibration]
+    together = one.host.sample(shots)
+    for latent, shot in zip(together, shots):
+        torch.testing.assert_close(latent[None], one.host.sample([shot]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,44 +143,42 @@ def test_work_is_what_torch_counts(small, family):
 @pytest.mark.parametrize("name", PEERS)
 def test_a_method_leaves_no_trace(cases, name, family):
     tested, one = method(name), cases[family]
-    prompt, before = one.tests[0], one.uncached[0].latent
-    word = REFUSED.get((name, family))
+    shots, before = one.tests, one.references[0]
     one.prepare(tested)
     setting = tested.sweeps(one, 0.5)[0].settings[-1]
-    if word:
-        with pytest.raises((IndexError, ValueError, RuntimeError), match=word):
-            one.clip(tested, setting, *prompt)
-    else:
-        clip = one.clip(tested, setting, *prompt)
-        assert 0 < clip.work < one.full_work
-        assert not torch.equal(clip.latent, before)
-    assert torch.equal(one.sample(*prompt), before)
+    (clip,) = one.clips(tested, setting, shots)
+    assert 0 < clip.work < before.work
+    assert not torch.equal(clip.latent, before.latent)
+    assert torch.equal(one.host.sample(shots), before.latent)
     assert not any("forward" in vars(part) for part in one.model.blocks.modules())
 
 
-def test_a_method_that_cannot_run_has_its_error_in_the_row(small, tmp_path):
-    arguments = {"samples": 1, "calibration_samples": 1, "tune_samples": 1, "progress": False}
-    rows = run_bench(
-        [small["wan"]],
-        [SHORT],
-        find_methods(["fastercache", "sencache"]),
-        [0.5],
-        tmp_path / "rows.json",
-        **arguments,
-    )
-    by_name = {row["method"]: row for row in rows}
-    assert "index" in by_name["fastercache"]["error"]
-    assert by_name["fastercache"]["cost"] is None
-    assert by_name["sencache"]["cost"] == 0.5
-    # No codec: latents against the reference's range, and nothing on frames.
-    assert 0 < by_name["sencache"]["psnr_mean"] < 100
-    assert by_name["sencache"]["ssim_mean"] is None
-    assert "Without a codec" in table(rows)
+@pytest.fixture
+def refusing(monkeypatch):
+    """A method that fails where it is attached, as peers do on models they do not know."""
+
+    def attach(case, setting):
+        raise IndexError("no index of that")
+
+    refusing = Method("refusing", lambda case, budget: [Sweep([{}])], attach)
+    monkeypatch.setattr("benchmarks.peers.METHODS", (refusing,))
+    return refusing
+
+
+def test_a_method_that_cannot_run_has_its_error_in_the_row(small, tmp_path, refusing):
+    methods = [refusing, *find_methods(["sencache"])]
+    plan = Plan([small["wan"]], [SHORT], methods, [0.5], **FEW)
+    rows = {row["method"]: row for row in run_bench(plan, tmp_path / "r.json", progress=False)}
+    assert rows["refusing"]["error"] == "IndexError: no index of that"
+    assert rows["refusing"]["clips"] == []
+    # No codec: latents against the reference's range.
+    assert 0 < rows["sencache"]["clips"][0]["exact"] < 100
+    assert "`refusing` cannot run: IndexError" in summarise(list(rows.values()))
 
 
 def test_calibration_and_test_prompts_are_disjoint(cases):
     one = cases["ltx"]
-    bigger = make_case(one.model, SHORT, "diffusers", 30, 30, 30)
+    bigger = make_case(one.model, SHORT, "diffusers", one.store, 30, 30, 30)
     bigger.host.close()
     assert len(set(bigger.tests)) == len(set(bigger.calibration)) == 30
     for part in (0, 1):
@@ -171,14 +190,16 @@ def test_profile_on_calibration_clips(cases):
     measured = ours.profile(one)
     assert measured.header.samples == 1
     assert len(measured.t) >= one.regime.steps - 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.host, "sample", None)  # it lies on disk now
+        assert ours.profile(one).header == measured.header
 
 
 def test_a_peer_is_tuned_to_the_budget(small, tmp_path):
-    arguments = {"samples": 2, "calibration_samples": 1, "tune_samples": 1, "progress": False}
-    methods = find_methods(["taylorseer-1"])
-    rows = run_bench([small["ltx"]], [SHORT], methods, [0.5], tmp_path / "rows.json", **arguments)
-    assert rows[1]["cost"] == pytest.approx(0.5, abs=0.05)
-    assert "cache_interval=2" in rows[1]["setting"]
+    plan = Plan([small["ltx"]], [SHORT], find_methods(["taylorseer-1"]), [0.5], **FEW)
+    row, _ = run_bench(plan, tmp_path / "rows.json", progress=False)
+    assert [clip["cost"] for clip in row["clips"]] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert row["setting"]["cache_interval"] == 2
 
 
 def test_search_finds_the_nearest_and_of_two_the_dearer():
@@ -192,38 +213,18 @@ def test_search_finds_the_nearest_and_of_two_the_dearer():
     assert search(Priced(), None, sweep, 0.525) == {"skip": 9}
 
 
-def test_measures():
-    reference = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) / 2
-    assert measures.psnr(reference, reference) == 100.0
-    assert measures.psnr(reference + 0.1, reference) == pytest.approx(20, abs=1e-4)
-    assert measures.ms_ssim(reference, reference) == pytest.approx(1.0)
-    assert 0 < measures.ms_ssim(reference.flip(0), reference) < 0.9
-    assert measures.ms_ssim(reference[..., :32, :32], reference[..., :32, :32]) == pytest.approx(1)
-
-
-def test_lpips_is_never_downloaded(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    measures.lpips_model.cache_clear()
-    try:
-        model, why = measures.lpips_model()
-    finally:
-        measures.lpips_model.cache_clear()
-    assert model is None
-    assert why
-
-
 def test_refusals(small, tmp_path):
     with pytest.raises(ValueError, match=r"unknown methods nothing"):
         find_methods(["nothing"])
     file = tmp_path / "rows.json"
     with pytest.raises(ValueError, match="budgets"):
-        run_bench([], [], [], [1.5], file)
+        Plan([], [], [], [1.5])
     file.write_text("{}")
     with pytest.raises(ValueError, match="no rows"):
-        run_bench([], [], [], [0.5], file, resume=True)
+        run_bench(Plan([], [], [], [0.5]), file, resume=True)
     config = tmp_path / "config.json"
     for facts, word in (
-        ({"family": "wan"}, "needs the keys"),
+        ({"family": "wan", "config": {}}, "needs the keys"),
         ({"family": "wan", "config": {}, "latent": [], "step": 3}, "unknown keys step"),
         ({"family": "none", "config": {}, "latent": []}, "'none' is not one of"),
     ):
@@ -261,15 +262,15 @@ def test_failed_rows_are_listed_and_make_the_exit_code(capsys):
     assert bench_module.show_failures(rows, named=False) == 1
 
 
-def test_command_with_failed_rows_only(small, tmp_path, monkeypatch, capsys):
+def test_command_with_failed_rows_only(small, tmp_path, monkeypatch, capsys, refusing):
     monkeypatch.setattr(bench_module, "load_checkpoint", lambda *_: small["wan"])
     monkeypatch.setitem(bench_module.REGIMES, "smooth", SHORT)
     command = ["bench", "--json", str(tmp_path / "rows.json"), "--checkpoint", "x", "--config", "x"]
-    command += ["--regime", "smooth", "--budgets", "0.5", "--methods", "fastercache"]
+    command += ["--regime", "smooth", "--budgets", "0.5", "--methods", "refusing"]
     command += ["--samples", "1", "--tune-samples", "1", "--calibration-samples", "1"]
     assert cli.main(command) == 1
     error = capsys.readouterr().err
-    assert "wan, short: fastercache at 0.5: IndexError" in error
+    assert "wan, short: refusing at 0.5: IndexError" in error
     assert error.endswith("sencache: 1 of 1 rows failed\n")
 
 
@@ -277,7 +278,7 @@ def test_command_with_failed_rows_only(small, tmp_path, monkeypatch, capsys):
     ("options", "message"),
     [
         (["--methods", "nothing"], "interval-linear"),
-        (["--checkpoint", "y"], "--config"),
+        (["--config", "y"], "--checkpoint"),
         (["--checkpoint", "y", "--config", "z", "--family", "wan"], "not from --family"),
         (["--budgets", "0.5,x"], "--budgets: a budget is a share above 0 and up to 1, not 'x'"),
         (["--budgets", "0.5,nan"], "not 'nan'"),
@@ -298,11 +299,11 @@ def test_wrong_values_are_one_line(options, message, tmp_path, monkeypatch, caps
 
 
 def test_missing_packages_are_named_before_anything_is_sampled(small, tmp_path, monkeypatch):
-    bundled = replace(small["wan"], codec="wan")
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "torchmetrics" else found(name)
+        importlib.util, "find_spec", lambda name: None if name == "tqdm" else found(name)
     )
-    with pytest.raises(ImportError, match="torchmetrics"):
-        run_bench([bundled], [SHORT], find_methods(["sencache"]), [0.5], tmp_path / "rows.json")
+    plan = Plan([small["wan"]], [SHORT], find_methods(["sencache"]), [0.5])
+    with pytest.raises(ImportError, match="tqdm"):
+        run_bench(plan, tmp_path / "rows.json")
     assert not (tmp_path / "rows.json").exists()

@@ -10,6 +10,7 @@ import torch
 from benchmarks import Regime, load_tiny
 from benchmarks.case import make_case
 from benchmarks.measures import rms
+from benchmarks.store import Store
 from sencache_core.tiny import SPECS
 
 SHORT = Regime("short", steps=12, shift=5.0, guidance=4.0)
@@ -26,14 +27,15 @@ def peers(comfyui):
 
 
 @pytest.fixture(scope="module", params=sorted(SPECS))
-def cases(request, peers):
+def cases(request, peers, tmp_path_factory):
     """The same model in both hosts: diffusers, ComfyUI."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     if request.param == "cogvideox":
         pytest.importorskip("comfy_extras.nodes_void", reason="this ComfyUI has no CogVideoX")
     model = load_tiny(request.param)
-    both = [make_case(model, SHORT, host, 1, 1, 1) for host in ("diffusers", "comfyui")]
+    store = Store(tmp_path_factory.mktemp("store"), model)
+    both = [make_case(model, SHORT, host, store, 1, 1, 1) for host in ("diffusers", "comfyui")]
     yield both
     for case in both:
         case.host.close()
@@ -41,29 +43,31 @@ def cases(request, peers):
 
 
 def test_same_clip_as_diffusers(cases):
-    (reference,), (clip,) = (case.uncached for case in cases)
+    (reference,), (clip,) = (case.references for case in cases)
     assert clip.work == reference.work
     # CogVideoX's tables of noise levels differ in their last digits.
     assert rms(clip.latent - reference.latent) < 0.02 * rms(reference.latent)
 
 
-@pytest.mark.parametrize("name", ["easycache", "lazycache", "sencache (ComfyUI)"])
+@pytest.mark.parametrize("name", ["easycache", "lazycache", "planned (ComfyUI)"])
 def test_method_saves_work_and_leaves_no_trace(cases, peers, name):
     case = cases[1]
     (method,) = (m for m in peers.METHODS if m.name == name)
     dear, cheap = (
         ({"budget": 1.0}, {"budget": 0.5})
-        if "sencache" in name
+        if "planned" in name
         else ({"reuse_threshold": 0.0}, {"reuse_threshold": 3.0})
     )
     before = case.host.patcher
-    clip = case.clip(method, cheap, *case.tests[0])
-    assert clip.work < 0.7 * case.full_work
+    (reference,) = case.references
+    (clip,) = case.clips(method, cheap, case.tests)
+    assert clip.work < 0.7 * reference.work
     assert clip.latent.isfinite().all()
-    assert case.clip(method, dear, *case.tests[0]).work == case.full_work
+    (clip,) = case.clips(method, dear, case.tests)
+    assert clip.work == reference.work
     assert case.host.patcher is before
-    (again,) = (case.clip(None, {}, *test) for test in case.tests)
-    assert torch.equal(again.latent, case.uncached[0].latent)
+    (again,) = case.clips(None, {}, case.tests)
+    assert torch.equal(again.latent, reference.latent)
 
 
 def test_sweeps_go_from_dear_to_cheap(peers):
