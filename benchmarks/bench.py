@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +20,8 @@ from .checkpoint import load_checkpoint
 from .measures import distance
 from .method import Method, find_methods, need
 from .models import REGIMES, Model, Regime, load_tiny
+from .rows import KEYS, UNCACHED, Key, Row, read, write
 from .store import Kept, Store
-
-#: Name of the rows of uncached sampling.
-UNCACHED = "uncached"
-#: Fields that name a row.
-KEYS = ("family", "regime", "method", "budget")
-
-Row = dict[str, Any]
-Key = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ def run_bench(
     need("tqdm")
     path = Path(json_file)
     folder = Path(references or path.with_suffix(".references"))
-    rows = _read(path) if resume and path.exists() else {}
+    rows = read(path) if resume and path.exists() else {}
     total = len(plan.models) * len(plan.regimes) * len(plan.rows) * plan.samples
     with _quiet(), _bar(progress, total) as bar:
         for model in plan.models:
@@ -172,7 +163,7 @@ class _Bench:
         except Exception as error:
             row |= {"clips": [], "error": f"{type(error).__name__}: {error}"}
             self._bar.update(self._samples - done)
-        _write(self._path, self._rows)
+        write(self._path, self._rows)
 
     def _sample(self, row: Row, method: Method, budget: float) -> None:
         case = self.case(method.host)
@@ -196,26 +187,7 @@ class _Bench:
             "uncached": distance(case.model, clip.latent, case.references[k].latent),
         }
         row["clips"].append({**figures, **more})
-        _write(self._path, self._rows)
-
-
-def _read(path: Path) -> dict[Key, Row]:
-    """The rows of a file by key."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(rows, list) or not all("clips" in row for row in rows):
-            raise TypeError("no list of rows with clips")
-        return {tuple(row[name] for name in KEYS): row for row in rows}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} holds no rows of a bench: {error}") from error
-
-
-def _write(path: Path, rows: dict[Key, Row]) -> None:
-    """Replace the file as a whole, so that an interrupt leaves the old one or the new one."""
-    text = json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n"
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+        write(self._path, self._rows)
 
 
 @contextlib.contextmanager

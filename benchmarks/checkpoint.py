@@ -44,8 +44,9 @@ def load_checkpoint(weights: str | Path, config: str | Path | None = None) -> Mo
 
     weights = Path(weights)
     facts = {**_said_by(weights), **(_described(Path(config)) if config else {})}
-    if "config" not in facts:
-        facts = {**_said_by_shapes(weights), **facts}
+    tensors = None if "config" in facts else _tensors(weights)
+    if tensors is not None:
+        facts = {**_said_by_shapes(weights.stem, tensors), **facts}
     config = Path(config or weights)
     if missing := NEEDED - facts.keys():
         raise ValueError(f"{config}: needs the keys {', '.join(sorted(missing))}")
@@ -64,7 +65,7 @@ def load_checkpoint(weights: str | Path, config: str | Path | None = None) -> Mo
         raise ValueError(f"{config}: no {cls.__name__} of this config: {error}") from error
     if problem := _pictures_wanted(module, latent[0]):
         raise ValueError(f"{config}: {problem}")
-    _fill(module, family, weights)
+    _fill(module, family, weights, _tensors(weights) if tensors is None else tensors)
     model = Model(
         facts.get("name", family),
         replace(SPECS[family], config=arguments, latent=latent),
@@ -121,18 +122,17 @@ def _said_by(folder: Path) -> dict[str, Any]:
     return _with_family(facts)
 
 
-def _said_by_shapes(weights: Path) -> dict[str, Any]:
-    """What a file under ComfyUI's names says, by the same rules as there: see ``specs.py``.
+def _said_by_shapes(name: str, named: dict[str, Tensor]) -> dict[str, Any]:
+    """What weights under ComfyUI's names say, by the same rules as there: see ``specs.py``.
 
     All that no shape shows is as in the bundled model: patches, rotary grid, and the latent and its
     codec if the channels are as many.
     """
-    named = _tensors(weights)
     for family, spec in SPECS.items():
         with contextlib.suppress(KeyError):
             tensors = to_diffusers_keys(family, named)
             config = spec.config | _SIZES[family]({k: v.shape for k, v in tensors.items()})
-            facts = {"family": family, "config": config, "name": weights.stem}
+            facts = {"family": family, "config": config, "name": name}
             if family == "cogvideox":
                 facts["rope_scale"] = [1.0, COG_ROPE_SCALE, COG_ROPE_SCALE]
             if config["in_channels"] == spec.latent[0]:
@@ -241,13 +241,12 @@ def _pictures_wanted(module: nn.Module, channels: int) -> str | None:
     return None
 
 
-def _fill(module: nn.Module, family: str, weights: Path) -> None:
-    """Load the weights.
+def _fill(module: nn.Module, family: str, weights: Path, tensors: dict[str, Tensor]) -> None:
+    """Load the weights, which were read from ``weights``.
 
     Raises:
         ValueError: they do not fit; the message names the first of them.
     """
-    tensors = _tensors(weights)
     own = module.state_dict()
     if not tensors.keys() <= own.keys():
         try:

@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .measures import Nearer, nearer, tail
 from .method import need
+from .rows import UNCACHED, Key, Row, read
 
-Row = dict[str, Any]
-
-UNCACHED = "uncached"
 #: What clips are compared with: keys of a clip's figures.
 EXACT, SAME = "exact", "uncached"
 #: A peer that spends more than this beyond a row of ours is not put beside it.
@@ -219,10 +216,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("files", nargs="+", type=Path, help="rows that sencache bench wrote")
     parser.add_argument("--plots", type=Path, help="folder for a plot per family and regime")
     given = parser.parse_args(arguments)
-    keyed: dict[tuple, Row] = {}
+    keyed: dict[Key, Row] = {}
     for file in given.files:  # of two rows of one name the later one counts
-        for row in json.loads(file.read_text(encoding="utf-8")):
-            keyed[row["family"], row["regime"], row["method"], row["budget"]] = row
+        keyed |= read(file)
     rows = list(keyed.values())
     print(summarise(rows))
     if given.plots:

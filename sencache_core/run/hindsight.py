@@ -125,10 +125,11 @@ class Hindsight:
         A guidance pair of which one half is corrected is off by the other half times the guidance
         scale: so every branch must have been forecast in every skipped round.
         """
-        if self.skipped and not all(key in self.debts for key in keys):
+        forecast = all(key in self.debts for key in keys)
+        if self.skipped and not forecast:
             self.spoil()  # a branch that was not forecast: whatever comes after it stays as it is
         whole = all(debt.rounds == len(self.skipped) for debt in self.debts.values())
-        return self.on and whole and not self.spoilt and all(key in self.debts for key in keys)
+        return self.on and whole and forecast and not self.spoilt
 
     def settle(
         self, key: Key, y: Tensor, step: Step, history: Sequence[Anchor]

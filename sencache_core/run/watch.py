@@ -21,8 +21,7 @@ class Watch:
         self._patterns = 0
         # Where only a number of steps is known, noise levels tell nothing; and such samplers have
         # no pattern to be learnt.
-        self._blind = schedule.assumed or schedule.adaptive or schedule.comes_back
-        self._blind |= schedule.own_grid
+        self._blind = not schedule.by_list
         self.puzzled = False
         self._since = 0  # rounds without a pattern
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .schedule import ON_THE_GRID, Schedule
+from .schedule import ON_THE_GRID, Schedule, same_level
 
 #: See ``Schedule.places``.
 Places = tuple[tuple[float, ...], ...]
@@ -48,7 +48,10 @@ def fits(schedule: Schedule, ordinal: int, sigma: float) -> bool:
     if ordinal >= len(schedule.rounds):
         return False
     expected = schedule.rounds[ordinal]
-    return _same(expected, sigma) or _between(schedule, expected) == _between(schedule, sigma) != -1
+    return (
+        same_level(expected, sigma)
+        or _between(schedule, expected) == _between(schedule, sigma) != -1
+    )
 
 
 def learn(schedule: Schedule, seen: Sequence[float]) -> Places | None:
@@ -77,7 +80,9 @@ def learn(schedule: Schedule, seen: Sequence[float]) -> Places | None:
 
 def _first(wanted: Sequence[float], seen: Sequence[float]) -> int | None:
     """Round that first asks at the one noise level ``wanted``."""
-    return next((k for k, sigma in enumerate(seen) if wanted and _same(wanted[0], sigma)), None)
+    return next(
+        (k for k, sigma in enumerate(seen) if wanted and same_level(wanted[0], sigma)), None
+    )
 
 
 def _head(sigmas: Sequence[float], seen: Sequence[float], steps: int) -> Places:
@@ -85,7 +90,7 @@ def _head(sigmas: Sequence[float], seen: Sequence[float], steps: int) -> Places:
     own: list[list[float]] = [[] for _ in range(steps)]
     for sigma in seen:
         step = min(max(sum(level > sigma * (1 + ON_THE_GRID) for level in sigmas), 1), steps) - 1
-        step += step + 1 < steps and _same(sigmas[step + 1], sigma)
+        step += step + 1 < steps and same_level(sigmas[step + 1], sigma)
         own[step].append(_place(sigmas, step, sigma))
     return tuple(map(tuple, own))
 
@@ -108,7 +113,7 @@ def _repeats(sigmas: Sequence[float], seen: Sequence[float], stages: int) -> boo
             return False
         start, end = sigmas[step], sigmas[step + 1]
         inside = end * (1 - ON_THE_GRID) <= sigma <= start * (1 + ON_THE_GRID)
-        kind = _same(start, sigma), _same(end, sigma)
+        kind = same_level(start, sigma), same_level(end, sigma)
         # Two evaluations at the start of a step are of two latents: editing samplers ask so.
         if not inside or (stage == 0) != kind[0]:
             return False
@@ -117,10 +122,6 @@ def _repeats(sigmas: Sequence[float], seen: Sequence[float], stages: int) -> boo
         elif kinds[stage] != kind:
             return False
     return True
-
-
-def _same(a: float, b: float) -> bool:
-    return abs(a - b) <= ON_THE_GRID * max(abs(a), 1e-8)
 
 
 def _between(schedule: Schedule, sigma: float) -> int:

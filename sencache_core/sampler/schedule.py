@@ -42,6 +42,11 @@ def sampler_key(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
+def same_level(a: float, b: float) -> bool:
+    """Whether ``b`` is the noise level ``a``, to within :data:`ON_THE_GRID`."""
+    return abs(a - b) <= ON_THE_GRID * max(abs(a), 1e-8)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Noise levels of one run.
@@ -99,6 +104,11 @@ class Schedule:
         """Whether its steps are not those of the list."""
         return not OWN_GRID.isdisjoint(self._named)
 
+    @property
+    def by_list(self) -> bool:
+        """Whether evaluations lie where the list, and the sampler's places in it, say."""
+        return not (self.assumed or self.own_grid or self.adaptive or self.comes_back)
+
     def locate(self, sigma: float, expected: int = 0) -> int:
         """Index of the step that ``sigma`` belongs to: its grid point, else the last one above.
 
@@ -129,14 +139,13 @@ class Schedule:
         do it: the list rules then. One that is told less than :data:`MOST_TOLD_LESS` allows is
         taken at its word: the sampler has gone on by itself.
         """
-        known = not (self.assumed or self.own_grid or self.adaptive or self.comes_back)
-        if not known or ordinal >= len(self.rounds):
+        if not self.by_list or ordinal >= len(self.rounds):
             return told
-        expected, step = self.rounds[ordinal], self.steps()[ordinal]
+        expected, step = self._expected[ordinal]
         after = self.sigmas[step + 1]
         # Where between two levels of the list an evaluation lies is not known.
         lowest = expected if self.listed(expected) else after
-        within = ordinal > 0 and self.steps()[ordinal - 1] == step
+        within = ordinal > 0 and self._expected[ordinal - 1][1] == step
         if within and abs(told - after) <= ON_THE_GRID * after:  # it asks less often than expected
             return told
         if not lowest * MOST_TOLD_LESS <= told < lowest * (1 - ON_THE_GRID):
@@ -145,7 +154,7 @@ class Schedule:
 
     def listed(self, sigma: float) -> bool:
         """Whether ``sigma`` is one of the list's noise levels."""
-        return any(abs(level - sigma) <= ON_THE_GRID * max(level, 1e-8) for level in self.sigmas)
+        return any(same_level(level, sigma) for level in self.sigmas)
 
     @cached_property
     def rounds(self) -> tuple[float, ...]:
