@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,19 @@ from .profile_file import NewerFormat, ProfileError
 #: Seconds that a run's end waits for another process to write (ours): writing takes milliseconds.
 PATIENCE = 10.0
 _LOCK = ".lock"
+
+#: Environment variable that names the folder where nobody has named another, or ``off``.
+VARIABLE = "SENCACHE_LEARNT"
+
+
+def default_folder() -> Path | None:
+    """Where what is learnt lies unless told otherwise: ``SENCACHE_LEARNT``, else
+    ``sencache/learnt`` in the user's folder for caches; ``None``: the variable says ``off``.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        return None if named == "off" else Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sencache", "learnt")
 
 
 @dataclass(frozen=True)
