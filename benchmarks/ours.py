@@ -34,7 +34,7 @@ def cached(
     def connect(case: Case, setting: Setting) -> AbstractContextManager:
         own = case.prepared[name] if measure else None
         config = CacheConfig(**options, budget=setting["budget"], profile=own)
-        return attach(case.model.module, config, case.host.scheduler)
+        return attach(case.model.module, config, case.host.scheduler, learn=False)
 
     def sweeps(case: Case, budget: float) -> list[Sweep]:
         return [Sweep.over("budget", [budget])]

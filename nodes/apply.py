@@ -9,6 +9,8 @@ from comfy_api.latest import io
 
 from ..sencache_core import REUSE_RULES, CacheConfig, RunReport, SenCache
 from ..sencache_core.config import TAPS
+from ..sencache_core.measure.learnt_store import LearntStore
+from . import folders
 from .host import ALIASES, CATEGORY, Throttle, make, place, send_event, show_text
 from .reports import Reports
 from .sockets import POLICY, PROFILE, STATS, PolicyChoice
@@ -17,6 +19,7 @@ _log = logging.getLogger("sencache")
 _DEFAULT = CacheConfig()
 
 CONTROLS = ("budget", "tolerance", "policy")
+LEARN = ("on", "first run in full", "off")
 #: Under this key the patched model carries its configuration, for SenCache Plan.
 CONFIG = "sencache_config"
 
@@ -220,6 +223,21 @@ class SenCacheApply(io.ComfyNode):
                         "euler, and with the output tap; elsewhere it does nothing."
                     ),
                 ),
+                make(
+                    io.Combo.Input,
+                    "learn",
+                    options=list(LEARN),
+                    default=LEARN[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Whether later runs are planned from what completed ones show of this "
+                        "model, at these steps, sampler and cfg, unless a profile is connected. A "
+                        "few kilobytes are kept in user/default/sencache/learnt; delete them to "
+                        "begin anew. first run in full: where nothing is known yet, one run is "
+                        "computed in full to learn from. off: every run is planned alike."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model, with caching."),
@@ -250,6 +268,7 @@ class SenCacheApply(io.ComfyNode):
         min_steps: int = _DEFAULT.min_steps,
         verbose: bool = False,
         hindsight: bool = _DEFAULT.hindsight,
+        learn: str = LEARN[0],
     ) -> io.NodeOutput:
         from ..sencache_core.hosts.comfy import attach, detach
 
@@ -257,6 +276,8 @@ class SenCacheApply(io.ComfyNode):
             return io.NodeOutput(model, Reports("SenCache Apply is switched off (enable)."))
         if control not in CONTROLS:
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, not {control!r}")
+        if learn not in LEARN:
+            raise ValueError(f"learn must be one of {', '.join(LEARN)}, not {learn!r}")
         # Only sencache knows tolerances, so that asking for one asks for it.
         default = SenCache() if control == "tolerance" else _DEFAULT.policy
         choice = policy or PolicyChoice(default)
@@ -278,6 +299,7 @@ class SenCacheApply(io.ComfyNode):
             tap=tap,
             hindsight=hindsight if choice.hindsight is None else choice.hindsight,
             min_steps=min_steps,
+            learn=None if learn == "off" else LearntStore(folders.learnt(), learn != LEARN[0]),
         )
         if control == "tolerance" and not own_settings:
             config = config.with_tolerance(tolerance)

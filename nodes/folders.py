@@ -36,6 +36,11 @@ def user_profiles() -> Path:
     return Path(folder_paths.get_user_directory()) / "default" / "sencache" / "profiles"
 
 
+def learnt() -> Path:
+    """Folder of what ordinary runs have told of their models."""
+    return user_profiles().with_name("learnt")
+
+
 def profile_names() -> list[str]:
     """Names of all profiles there are."""
     import folder_paths

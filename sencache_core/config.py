@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from .forecast.moments import Moments
 from .forecast.reuse import Fitted, ReuseRule
+from .measure.learnt_store import LearntStore
+from .measure.lesson import Lesson
 from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
@@ -57,6 +60,9 @@ class CacheConfig:
             branch alone.
         most_bytes: bound on the memory of kept outputs; beyond it outputs are computed instead.
             ``None``: no bound.
+        learn: where what completed runs tell of their model lies, a folder or a store; later runs
+            plan from it unless a profile is connected. ``None``: nothing is learnt or looked up.
+            Needs a checkpoint's fingerprint, which the hosts give.
     """
 
     policy: Policy = field(default_factory=Planned)
@@ -69,12 +75,15 @@ class CacheConfig:
     min_steps: int = 10
     gap_rule: ReuseRule = field(default_factory=Fitted)
     most_bytes: int | None = None
+    learn: LearntStore | Path | str | None = None
 
     def __post_init__(self) -> None:
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"budget is a share of the evaluations in (0, 1], not {self.budget}")
         if self.tap not in TAPS:
             raise ValueError(f"tap must be one of {', '.join(TAPS)}, not {self.tap!r}")
+        if isinstance(self.learn, str | Path):
+            object.__setattr__(self, "learn", LearntStore(Path(self.learn)))
 
     @property
     def tap_in_use(self) -> str:
@@ -123,7 +132,10 @@ class CacheConfig:
         if self.profile is not None and header is not None:
             for note in self.profile.mismatches(header):
                 report.say(f"Note: {note}; its figures may not fit.")
-        moments = self._moments(row, report)
+        lesson = None
+        if self.learn is not None and header is not None and not row.generic:
+            lesson = Lesson.of(self.learn, header, schedule, report)
+        moments = self._moments(row, schedule, report, lesson)
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
         steps = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
@@ -137,7 +149,11 @@ class CacheConfig:
 
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
         policy = self._policy(run, report, facts)
-        return Session(policy, rules, run, report, self.most_bytes, replan)
+        witness = lesson.witness() if lesson is not None and policy.reuses else None
+        if witness is not None and lesson.wants_all:
+            lesson.announce()
+            policy = Off()
+        return Session(policy, rules, run, report, self.most_bytes, replan, witness)
 
     def plan(self, family: Family | None, schedule: Schedule) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.
@@ -152,18 +168,23 @@ class CacheConfig:
             raise ValueError(why)
         return course.policy.plan(course.run, DEFAULT_GUARDS)
 
-    def _moments(self, row: Family, report: RunReport) -> Moments | None:
+    def _moments(
+        self, row: Family, schedule: Schedule, report: RunReport, lesson: Lesson | None
+    ) -> Moments | None:
         """Second moments to plan and forecast by; ``None`` where none would fit the model."""
         if self.profile is not None and self.profile.moments is not None:
+            report.rests_on("profile", self.policy.planned)
             return self.profile.moments
         if row.generic:
             return None
-        if self.policy.planned:
-            report.say(
-                "The plan follows a generic prior, measured on a tiny model; calibrate for "
-                "figures of this one."
-            )
-        return prior_moments(row.name)
+        prior = prior_moments(row.name)
+        if lesson is not None:
+            times = [row.time(sigma) for sigma in schedule.rounds]
+            if (moments := lesson.moments(prior, times)) is not None:
+                report.rests_on("learnt", self.policy.planned, lesson.known.header.samples)
+                return moments
+        report.rests_on("prior", self.policy.planned)
+        return prior
 
     def _transitions(self, row: Family, schedule: Schedule, facts: Facts, report: RunReport):
         """The sampler's steps, if forecasts are to be taken back and that is sound."""

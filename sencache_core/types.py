@@ -213,14 +213,14 @@ def rms(value: Tensor) -> Tensor:
     return flat.square().mean(dim=1).sqrt().amax()
 
 
-def sketch(x: Tensor) -> Tensor:
+def sketch(x: Tensor, size: int = SKETCH_SIZE) -> Tensor:
     """Strided float32 copy ``[B, n]`` of a latent ``[B, ...]`` that displacements are measured on.
 
-    At most about :data:`SKETCH_SIZE` entries per batch item are kept; small latents whole. The
+    At most about ``size`` entries per batch item are kept; small latents whole. The
     stride is odd, so that it does not fall in step with the even extents of a latent grid.
     """
     flat = x.reshape(x.shape[0], -1)
-    stride = max(1, flat.shape[1] // SKETCH_SIZE) | 1
+    stride = max(1, flat.shape[1] // size) | 1
     return flat[:, ::stride].to(torch.float32, copy=True)
 
 

@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(ROOT))
 
+# No test leaves anything in the user's folder, or plans by what another one has left.
+os.environ["SENCACHE_LEARNT"] = "off"
+
 # The same examples every time, however slow the machine.
 settings.register_profile(
     "sencache",

@@ -29,10 +29,10 @@ ROOMS = (
 #: Public rooms of the core that nodes may use beside the package's own names.
 OPEN_TO_NODES = {
     *("app", "app.metrics", "config", "hosts.comfy", "measure.calibration", "measure.profile"),
-    *("measure.profile_file", "policies.presets", "tiny"),
+    *("measure.learnt_store", "measure.profile_file", "policies.presets", "tiny"),
 }
 #: What modules below the hosts may import of other projects.
-CORE_LIBRARIES = {"numpy", "safetensors", "torch"}
+CORE_LIBRARIES = {"filelock", "numpy", "safetensors", "torch"}
 
 FILES = sorted(p for p in CORE.rglob("*.py"))
 NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))

@@ -40,6 +40,7 @@ def golden_report() -> RunReport:
         budget=0.7,
         calls=13,
         calls_saved=7,
+        basis="profile",
         history_bytes=196608,
         messages=["Note: the profile was measured with euler, this is uni_pc."],
         completed=True,

@@ -130,7 +130,11 @@ def _demo(
             # In turns, each first as often: what else the machine does falls on both alike.
             for cached in (False, True) if k % 2 == 0 else (True, False):
                 before = count()
-                with attach(module, config, scheduler) if cached else nullcontext() as cache:
+                with (
+                    attach(module, config, scheduler, learn=False)
+                    if cached
+                    else nullcontext() as cache
+                ):
                     started = time.perf_counter()
                     latents[cached] = sample(family, module, scheduler, prompt, seed, steps, tick)
                     seconds[cached].append(time.perf_counter() - started)

@@ -179,6 +179,23 @@ def nonlinear_guidance(model: Any) -> str | None:
     return None
 
 
+def guidance_of(model: Any, module: nn.Module) -> float:
+    """A pipeline's scale of guidance for one of its transformers; 0 if it is not known.
+
+    Args:
+        model: a pipeline, in mid-call; of a bare transformer nothing is known.
+        module: the transformer.
+    """
+    second = getattr(model, "transformer_2", None)
+    names = ["_guidance_scale"]
+    if second is not None and getattr(second, "_orig_mod", second) is module:
+        names.insert(0, "_guidance_scale_2")
+    guider = getattr(model, "guider", None)
+    found = [getattr(model, name, None) for name in names]
+    scales = (*found, getattr(guider, "guidance_scale", None))
+    return next((float(s) for s in scales if isinstance(s, int | float)), 0.0)
+
+
 def header_of(
     module: nn.Module,
     family: Family,

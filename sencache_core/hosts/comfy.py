@@ -72,7 +72,8 @@ def attach(
     def done(runner: Runner, header: ProfileHeader) -> None:
         _tell(publish, runner.report)
 
-    return _patched(model, _Host(start, config.tap_in_use, config.profile is not None, done, live))
+    known = config.profile is not None or config.learn is not None
+    return _patched(model, _Host(start, config.tap_in_use, known, done, live))
 
 
 def detach(model: Any) -> Any:

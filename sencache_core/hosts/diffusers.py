@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..config import CacheConfig
 from ..measure.calibration import Calibration
+from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.profile import ProfileHeader, Recording
 from ..model.taps import TAPS
 from ..policies import Off
@@ -20,7 +22,7 @@ from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule
 from ..types import OUTPUT
-from ._diffusers import HookRegistry, clocks_of, header_of, nonlinear_guidance
+from ._diffusers import HookRegistry, clocks_of, guidance_of, header_of, nonlinear_guidance
 from ._diffusers_caches import refuse_other_caches
 from ._diffusers_hook import Hook
 from ._diffusers_runs import MOST_OPEN, Ended, Runs
@@ -138,6 +140,8 @@ def attach(
     scheduler: Any = None,
     num_steps: int | None = None,
     on_report: Callable[[RunReport], None] | None = None,
+    learn: bool | str | Path = True,
+    guidance: float | None = None,
 ) -> Attachment:
     """Cache the calls of a diffusers transformer.
 
@@ -151,6 +155,10 @@ def attach(
         scheduler: where a bare transformer's noise levels are read at the start of each run.
         num_steps: instead of ``scheduler``, for flow models: as if noise fell evenly to 0.
         on_report: called with the report of every run that has ended.
+        learn: whether later runs plan from what completed ones tell of their model, or the folder
+            where that is kept, else :func:`..measure.learnt_store.default_folder`. Kilobytes, never
+            tensors. Where the configuration names a folder, that is taken.
+        guidance: scale of classifier-free guidance, for what is learnt; ``None``: a pipeline's own.
 
     Raises:
         ValueError: unknown transformer class, no schedule, a cache on it already (of any kind), or
@@ -158,10 +166,16 @@ def attach(
         ProfileError: the profile belongs to another family or tap.
     """
 
+    folder = default_folder() if learn is True else learn or None
+    if config.learn is None and folder is not None:
+        config = replace(config, learn=LearntStore(Path(folder)))
+
     def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
         header = None
-        if config.profile is not None:
+        if config.profile is not None or config.learn is not None:
             header = header_of(module, clock.row, schedule, inputs, config.tap_in_use)
+            scale = guidance_of(model, module) if guidance is None else guidance
+            header = replace(header, guidance=scale)
         facts = Facts(clock.family.prediction, nonlinear_guidance(model) is None)
         if schedule is not None:
             return config.start(clock.row, schedule, header, facts)

@@ -21,7 +21,7 @@ from .profile_checks import (
     check_moments,
     check_times,
 )
-from .profile_file import ProfileError
+from .profile_file import NewerFormat, ProfileError
 
 FORMAT_VERSION = 1
 _HEADER_KEY = "sencache_profile"
@@ -180,7 +180,7 @@ class Profile:
         """
         text, arrays = profile_file.read(path, _HEADER_KEY, _ARRAYS.__contains__)
         try:
-            header = _header_of(text)
+            header = header_of(text, FORMAT_VERSION)
             if "t" not in arrays:
                 raise ProfileError("it holds no times")
             moments = _below("moments.", arrays)
@@ -200,8 +200,16 @@ class Profile:
             ) from error
 
 
-def _header_of(text: str) -> ProfileHeader:
-    """The header that a file's JSON holds. Keys that this version does not know are passed over."""
+def header_of(text: str, newest: int) -> ProfileHeader:
+    """The header that a file's JSON holds. Keys that this version does not know are passed over.
+
+    Args:
+        text: JSON.
+        newest: format of its kind that this version reads.
+
+    Raises:
+        ProfileError: it is none, or of a newer format.
+    """
     try:
         raw = json.loads(text)
     except RecursionError as error:
@@ -211,8 +219,8 @@ def _header_of(text: str) -> ProfileHeader:
     version = raw.get("format")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ProfileError("its header does not give its format as a number")
-    if version > FORMAT_VERSION:
-        raise ProfileError(f"it has format {version}, which a newer SenCache can read: update it")
+    if version > newest:
+        raise NewerFormat(f"it has format {version}, which a newer SenCache can read: update it")
     if "family" not in raw:
         raise ProfileError("its header does not name a model family")
     names = {f.name for f in fields(ProfileHeader)}

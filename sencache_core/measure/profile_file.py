@@ -27,6 +27,10 @@ class ProfileError(ValueError):
     """A profile cannot be read, written or used with the model. The message says what to do."""
 
 
+class NewerFormat(ProfileError):
+    """A file that only a newer version can read."""
+
+
 def read(
     path: str | Path, key: str, known: Callable[[str], bool]
 ) -> tuple[str, dict[str, np.ndarray]]:
@@ -100,12 +104,17 @@ def _array(path: str | Path, name: str, found: Mapping) -> np.ndarray:
 def write(path: str | Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file under a name of its own first, then give it its name.
 
+    Arrays are written as float64, but for those of float32.
+
     A reader sees the old file or the new one, and a failure leaves the old one as it was.
 
     Raises:
         ProfileError: it cannot be written there.
     """
-    whole = {k: np.ascontiguousarray(v, dtype=np.float64) for k, v in arrays.items()}
+    whole = {
+        name: np.ascontiguousarray(v, None if v.dtype == np.float32 else np.float64)
+        for name, v in arrays.items()
+    }
     _put(path, save(whole, metadata=dict(metadata)), keep=True)
 
 

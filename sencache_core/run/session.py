@@ -20,6 +20,7 @@ from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
 from .trial import Trial
+from .witness import Witness
 
 _FULL = "Some outputs were not kept, and so always computed: the memory limit was reached."
 
@@ -36,6 +37,7 @@ class Session:
         most_bytes: bound on the memory of true outputs, ``None``: none.
         replan: the policy and what is known of the run under another schedule, for samplers that
             turn out to ask otherwise than expected; ``None``: nobody looks whether they do.
+        witness: of the true outputs, where later runs are to learn from this one.
     """
 
     measures = False
@@ -48,10 +50,11 @@ class Session:
         report: RunReport,
         most_bytes: int | None = None,
         replan: Replan | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.report, self.course = report, Course(policy, run, report, replan)
         self._log, self._explain = RoundLog(report), Explain(report)
-        self._history = History(rules, most_bytes)
+        self._history, self._witness = History(rules, most_bytes), witness
         self._whole = STACK if report.tap == STACK.tap else OUTPUT
         rule = self._history.rule(self._whole)
         self._trial = Trial(rule, report)
@@ -148,9 +151,11 @@ class Session:
     def observe(
         self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> Tensor | None:
+        parts = y.chunk(len(keys))
+        if self._witness is not None and keys[0].site == self._whole:
+            self._witness.observe([key.branch for key in keys], parts)
         if not self.course.policy.reuses:
             return None
-        parts = y.chunk(len(keys))
         if keys[0].site == OUTPUT:
             self._explain.observe(parts)
         if self._decision.partial and keys[0].site == self._whole:
@@ -187,6 +192,8 @@ class Session:
         step, self._step = self._step, None
         compute = self._log.came_to(self._decision, self._pairs.wanted).compute
         self._log.close()
+        if self._witness is not None:
+            self._witness.close(step.t, compute is ALL and self._log.asked)
         if not self._log.asked:
             self._hindsight.evaluated()  # the latent has moved by what nobody here knows
         elif compute is NONE:
@@ -202,6 +209,7 @@ class Session:
         self._pairs.forget()
         self._hindsight.offsets.clear()
         held = self._history.nbytes + self._pairs.nbytes
+        held += self._witness.nbytes if self._witness is not None else 0
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
         if self._history.full:
@@ -213,6 +221,9 @@ class Session:
         self._close()
         self._trial.settle()
         self._log.finish(completed)
+        if self._witness is not None:
+            self._witness.finish(completed, self.report)
+            self._witness = None
         self._hindsight.stop()
         self._history.clear()
         self._explain.clear()

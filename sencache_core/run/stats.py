@@ -15,6 +15,12 @@ REPORT_VERSION = 1
 #: Reasons of rounds that were to be reused, or run in part, and could not be.
 _NOT_SPARED = {Reason.NO_HISTORY.value, Reason.NO_PAIR.value}
 
+_RESTS_ON = {
+    "prior": "The plan follows a generic prior, measured on a tiny model; calibrate for figures of "
+    "this one.",
+    "learnt": "The plan follows what {} of this model showed.",
+}
+
 
 @dataclass
 class StepRecord:
@@ -78,6 +84,9 @@ class RunReport:
         steps: one record a round.
         calls: model calls really run (a batched cond+uncond pair is one call).
         calls_saved: model calls that a forecast replaced.
+        basis: what the plan, or the forecast, rests on: ``"profile"``, ``"learnt"`` or ``"prior"``;
+            empty if nothing was measured.
+        learnt_from: runs that it was learnt from.
         history_bytes: largest memory held by true outputs and latents.
         messages: plain sentences for the user, each once.
         completed: ``False`` while it runs, and if it was interrupted or failed.
@@ -93,6 +102,8 @@ class RunReport:
     steps: list[StepRecord] = field(default_factory=list)
     calls: int = 0
     calls_saved: int = 0
+    basis: str = ""
+    learnt_from: int = 0
     history_bytes: int = 0
     messages: list[str] = field(default_factory=list)
     completed: bool = False
@@ -136,6 +147,18 @@ class RunReport:
         """Add a sentence for the user, once."""
         if message not in self.messages:
             self.messages.append(message)
+
+    def rests_on(self, basis: str, planned: bool, runs: int = 0) -> None:
+        """Take note of what the run's figures rest on, and say so where they are unsure.
+
+        Args:
+            basis: see :attr:`basis`.
+            planned: whether there is a plan.
+            runs: that it was learnt from.
+        """
+        self.basis, self.learnt_from = basis, runs
+        if planned and basis in _RESTS_ON:
+            self.say(_RESTS_ON[basis].format(f"{runs} earlier run{'s' * (runs != 1)}"))
 
     def why_nothing_was_reused(self) -> str | None:
         """One sentence that says why no round was reused and what would change it."""

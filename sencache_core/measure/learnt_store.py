@@ -1,0 +1,110 @@
+"""The folder of what runs have told, shared by all processes that sample."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..run.witness import Observed
+from .learnt import LearntProfile
+from .profile import ProfileHeader
+from .profile_file import NewerFormat, ProfileError
+
+#: Seconds that a run's end waits for another process to write (ours): writing takes milliseconds.
+PATIENCE = 10.0
+_LOCK = ".lock"
+
+#: Environment variable that names the folder where nobody has named another, or ``off``.
+VARIABLE = "SENCACHE_LEARNT"
+
+
+def default_folder() -> Path | None:
+    """Where what is learnt lies unless told otherwise: ``SENCACHE_LEARNT``, else
+    ``sencache/learnt`` in the user's folder for caches; ``None``: the variable says ``off``.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        return None if named == "off" else Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sencache", "learnt")
+
+
+@dataclass(frozen=True)
+class LearntStore:
+    """One file a model, sampler, guidance, schedule and tap.
+
+    Attributes:
+        folder: where they lie; made when there is something to write.
+        full_first: whether a run of which nothing is known yet is computed in full, so that the
+            next ones know all of it.
+    """
+
+    folder: Path
+    full_first: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
+    def path(self, header: ProfileHeader) -> Path:
+        """Of the file of such runs, whether or not there is one."""
+        return self.folder / f"{LearntProfile(header).name}.safetensors"
+
+    def load(self, header: ProfileHeader) -> LearntProfile | None:
+        """What is known of such runs; ``None`` if nothing is.
+
+        Raises:
+            ProfileError: the file cannot be read.
+        """
+        path = self.path(header)
+        return LearntProfile.load(path) if path.is_file() else None
+
+    def add(self, header: ProfileHeader, observed: Observed) -> LearntProfile:
+        """Put one run to those that are there, whoever has written them; what is known now.
+
+        A damaged file is replaced, one of a newer version left alone.
+
+        Raises:
+            ProfileError: it cannot be written.
+        """
+        path = self.path(header)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / _LOCK, timeout=PATIENCE):
+                known = None
+                try:
+                    known = self.load(header)
+                except NewerFormat:
+                    raise
+                except ProfileError:
+                    pass  # damaged
+                learnt = (known or LearntProfile(_blank(header))).with_run(observed)
+                learnt.save(path)
+                return learnt
+        except Timeout as error:
+            raise ProfileError(f"{self.folder} is locked by another process") from error
+        except OSError as error:
+            raise ProfileError(f"cannot write to {self.folder}: {error.strerror}") from error
+
+    def listed(self) -> Iterator[tuple[Path, LearntProfile | ProfileError]]:
+        """All files, by name, and what is in them, or why that cannot be told."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                yield path, LearntProfile.load(path)
+            except ProfileError as error:
+                yield path, error
+
+    def remove(self, name: str) -> int:
+        """Delete the files whose names begin with ``name``; how many there were."""
+        found = [path for path in self.folder.glob("*.safetensors") if path.name.startswith(name)]
+        for path in found:
+            with suppress(FileNotFoundError):
+                path.unlink()
+        return len(found)
+
+
+def _blank(header: ProfileHeader) -> ProfileHeader:
+    return replace(header, samples=0, source="ordinary runs")
