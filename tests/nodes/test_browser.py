@@ -13,6 +13,8 @@ WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 TINY = ROOT / "example_workflows" / "sencache_tiny_wan.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 STEPS = 10
+#: The longest that a test waits for anything in the browser.
+SECONDS = 90
 
 pytestmark = [
     pytest.mark.comfyui,
@@ -28,7 +30,8 @@ NODES = f"""(function all(graph, seen = new Set()) {{
   return graph._nodes.flatMap((node) => [node, ...all(node.subgraph, seen)]);
 }})({APP}.rootGraph ?? {APP}.graph)"""
 VIEWERS = f"""{NODES}.filter((node) => node.type === "SenCacheStatsViewer").map((node) =>
-  node.widgets.find((one) => one.name === "sencache_view").element)"""
+  node.widgets.find((one) => one.name === "sencache_view").element)
+  .map((view) => view.querySelector(".sencache-page"))"""
 MUTE, BYPASS = 2, 4
 RAN = f"{STEPS // 2} of {STEPS} evaluations run"
 READY = f"""() => window.comfyAPI?.app && {APP}.graph && {APP}.extensionManager?.setting
@@ -54,6 +57,7 @@ def tab(browser, server) -> Iterator:
         "console",
         lambda message: tab.faults.append(message.text) if message.type == "error" else None,
     )
+    tab.set_default_timeout(1000 * SECONDS)
     open_frontend(tab, server)
     yield tab
     tab.close()
@@ -69,7 +73,7 @@ def page(tab):
 
 def open_frontend(tab, server) -> None:
     tab.goto(server.url)
-    tab.wait_for_function(READY, timeout=120_000)
+    tab.wait_for_function(READY)
     tab.wait_for_timeout(1000)
 
 
@@ -104,23 +108,19 @@ def test_workflow_loads(page, path):
     assert our_faults(page) == []
 
 
-def wait_for_text(tab, text: str, seconds: float = 300) -> None:
+def wait_for_text(tab, text: str, without: str = "\0") -> None:
     """Until a viewer of the open graph says ``text``, also one that is drawn nowhere."""
-    tab.wait_for_function(
-        f"(text) => {VIEWERS}.some((page) => page.textContent.includes(text))",
-        arg=text,
-        timeout=1000 * seconds,
-    )
+    says = f"""([text, without]) => {VIEWERS}.some((page) =>
+      page.textContent.includes(text) && !page.textContent.includes(without))"""
+    try:
+        tab.wait_for_function(says, arg=[text, without])
+    except Exception as error:
+        raise AssertionError(f"{text!r} is not said; instead: {viewer_text(tab)}") from error
 
 
 def wait_for_run(tab, text: str = RAN) -> None:
     """Until a viewer says ``text`` of the graph as it was queued last."""
-    tab.wait_for_function(
-        f"""(text) => {VIEWERS}.some((page) =>
-          page.textContent.includes(text) && !page.textContent.includes("Earlier run"))""",
-        arg=text,
-        timeout=300_000,
-    )
+    wait_for_text(tab, text, without="Earlier run")
 
 
 def viewer_text(tab) -> str:
@@ -185,8 +185,7 @@ def test_viewer_fills(page, vue):
     page.wait_for_function(  # the chart is drawn anew whenever the node is laid out
         """() => {
           const box = document.querySelector("svg.sencache-chart")?.getBoundingClientRect();
-          return box && box.width > 100 && box.height > 40; }""",
-        timeout=30_000,
+          return box && box.width > 100 && box.height > 40; }"""
     )
     saved = page.evaluate(
         f"() => {APP}.graph.serialize().nodes.find((n) => n.type === 'SenCacheStatsViewer')"

@@ -88,8 +88,42 @@ test("the chart of a run before a refused, failed or interrupted one says which"
   assert.match(view(all).earlier, /refused the graph/);
   for (const [how, words] of [["failed", /failed before/], ["interrupted", /interrupted before/], ["", /refused/]]) {
     all.refuse("w", "a");
+    all.refuse("w", "a", []); // the next is accepted
     all.end(job("q"), how);
     assert.match(view(all).earlier, words);
+  }
+});
+
+test("a viewer that ComfyUI refused says so while the rest of its graph runs", () => {
+  for (const how of ["", "failed", "interrupted"]) {
+    const all = board();
+    all.finish(job("p"), "10", output("p"));
+    all.finish(job("p"), "11", output("p"));
+    all.queue("w", "a");
+    all.refuse("w", "a", ["10"]);
+    all.start(job("q"));
+    all.end(job("q"), how);
+    assert.match(view(all).earlier, /refused the graph/);
+    assert.match(view(all, "11").earlier, how ? RegExp(how) : /^Earlier run, .*\.$/);
+    all.refuse("w", "a", []); // the next was not refused
+    all.start(job("r"));
+    assert.doesNotMatch(view(all).earlier, /refused/);
+  }
+});
+
+test("a graph that is refused while an earlier one runs is told when that has ended", () => {
+  for (const close of [(all) => all.finish(job("p"), "10", output("p")), (all) => all.end(job("p"), "interrupted")]) {
+    for (const viewers of [undefined, ["10"]]) {
+      const all = board();
+      all.progress(job("p"), told("9", under));
+      all.queue("w", "a");
+      assert.deepEqual(all.refuse("w", "a", viewers), []);
+      assert.equal(view(all).earlier, "");
+      close(all);
+      assert.match(view(all).earlier, /refused the graph/);
+      all.progress(job("q"), told("9", under));
+      assert.equal(view(all).earlier, "");
+    }
   }
 });
 

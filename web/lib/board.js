@@ -24,6 +24,7 @@ export class Board {
     this.clock = clock;
     this.jobs = new Map();
     this.states = [];
+    this.refusals = [];
   }
 
   /** Remember where a prompt came from. */
@@ -38,14 +39,16 @@ export class Board {
     return this.#date((state) => of(state, workflow, tab), why);
   }
 
-  /** ComfyUI refused the parts of a graph that end in `viewers`, or all of it. */
+  /** ComfyUI refused the parts of a graph that end in `viewers`, or all of it: also told of runs that end later. */
   refuse(workflow, tab, viewers) {
-    return this.#date((state) => of(state, workflow, tab) && (viewers?.includes(state.viewer) ?? true), "refused");
+    const others = this.refusals.filter((one) => one.workflow !== workflow || one.tab !== tab);
+    this.refusals = [...others, { workflow, tab, viewers }].slice(-MOST);
+    return this.#date((state) => of(state, workflow, tab) && this.#refused(state.job, state.viewer), "refused");
   }
 
   /** A prompt that was queued before begins. */
   start(job) {
-    return this.#date((state) => of(state, job.workflow, job.tab) && state.job.id !== job.id, "queued");
+    return this.#dateOthers(job, () => true, "queued");
   }
 
   /** A sampler tells how far it is. */
@@ -67,7 +70,8 @@ export class Board {
   /** A viewer was executed, or its kept output was sent again. */
   finish(job, viewer, output) {
     const payload = fromOutput(output);
-    return payload ? [this.#put(job, viewer, { payload, done: true })] : [];
+    if (!payload) return [];
+    return [this.#put(job, viewer, { payload, done: true, earlier: this.#refused(job, viewer) ? "refused" : "" })];
   }
 
   /** A prompt has ended, as it should ("") or not ("interrupted", "failed", "lost"). */
@@ -76,14 +80,14 @@ export class Board {
     const own = this.states.filter((state) => state.job.id === job.id && !state.done);
     for (const state of own) {
       state.done = true;
+      if (this.#refused(job, state.viewer)) state.earlier = "refused";
       for (const run of state.runs) {
         if (run.completed) continue;
         Object.assign(run, { when: run.when ?? this.clock(), stopped: how || "lost" });
       }
     }
     if (!how) return own;
-    const others = (state) => of(state, job.workflow, job.tab) && state.job.id !== job.id && viewers.includes(state.viewer);
-    return [...own, ...this.#date(others, how)];
+    return [...own, ...this.#dateOthers(job, (viewer) => viewers.includes(viewer), how)];
   }
 
   /** Fill the viewer that `is` recognises by its id with the newest that ComfyUI's history holds. */
@@ -119,6 +123,16 @@ export class Board {
     const old = this.#find(job, viewer);
     this.states = [...this.states.filter((other) => other !== old), state].slice(-MOST);
     return state;
+  }
+
+  /** Whether ComfyUI refused the graph of `job` up to `viewer` when it was queued last. */
+  #refused(job, viewer) {
+    return this.refusals.some((one) => of({ job }, one.workflow, one.tab) && (one.viewers?.includes(viewer) ?? true));
+  }
+
+  #dateOthers(job, which, why) {
+    const own = (state) => of(state, job.workflow, job.tab) && which(state.viewer);
+    return this.#date((state) => own(state) && state.job.id !== job.id && !this.#refused(job, state.viewer), why);
   }
 
   #date(which, why) {
