@@ -129,7 +129,7 @@ def plan_of(model, schedule) -> dict:
 
     ``error`` and the entries of ``errors``, one an evaluation, are ``None`` where not known.
     """
-    from ..sencache_core.hosts.comfy import model_family
+    from ..sencache_core.hosts.comfy import fingerprint, model_family
 
     config: CacheConfig | None = model.get_attachment(CONFIG)
     rounds = len(schedule.rounds)
@@ -139,16 +139,18 @@ def plan_of(model, schedule) -> dict:
         return _plan("C" * rounds, 0.0, [None] * rounds, [_OFF])
     family = model_family(model.model)
     header = None
-    if config.profile is not None:
+    if config.profile is not None or config.learn is not None:
+        # What the sampler's guidance will be is not known here: the newest runs with any will do.
         header = ProfileHeader(
             family.name if family else "generic",
+            fingerprint(model.model.diffusion_model) if config.learn is not None else "",
             sampler=schedule.sampler,
             sigmas=schedule.sigmas,
             tap=config.tap,
         )
     try:
         notes = config.start(family, schedule, header).report.messages
-        plan = config.plan(family, schedule)
+        plan = config.plan(family, schedule, header)
     except ValueError as error:  # no plan, or a mask or profile that does not fit: it says which
         return _unknown(str(error))
     errors = [value if math.isfinite(value) else None for value in plan.errors]

@@ -155,7 +155,9 @@ class CacheConfig:
             policy = Off()
         return Session(policy, rules, run, report, self.most_bytes, replan, witness)
 
-    def plan(self, family: Family | None, schedule: Schedule) -> Plan:
+    def plan(
+        self, family: Family | None, schedule: Schedule, header: ProfileHeader | None = None
+    ) -> Plan:
         """The schedule that a run would begin with; nothing is sampled.
 
         Arguments as for :meth:`start`, whose report says what the run would say.
@@ -163,7 +165,7 @@ class CacheConfig:
         Raises:
             ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
         """
-        course = self.start(family, schedule).course
+        course = self.start(family, schedule, header).course
         if why := self.policy.misfit(course.run):
             raise ValueError(why)
         return course.policy.plan(course.run, DEFAULT_GUARDS)

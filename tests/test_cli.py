@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -344,3 +345,26 @@ def test_demo_in_comfyui(comfyui, tmp_path, capsys):
     (report,) = json.loads((tmp_path / "reports.json").read_text())
     assert report["evaluations"] == STEPS // 2
     assert len(list(tmp_path.glob("*.webp"))) == 2
+
+
+def test_learnt_is_listed_and_removed(tmp_path, monkeypatch, capsys):
+    from learning import HEADER, observed
+
+    from sencache_core.measure.learnt_store import LearntStore
+
+    store = LearntStore(tmp_path / "learnt")
+    monkeypatch.setenv("SENCACHE_LEARNT", str(store.folder))
+    assert cli.main(["learnt", "list"]) == 0
+    assert "nothing has been learnt" in capsys.readouterr().out
+    for scale in (3.0, 4.0):
+        store.add(replace(HEADER, guidance=scale, sigmas=(1.0, 0.5, 0.0)), observed(8))
+    (store.folder / "wan-broken.safetensors").write_bytes(b"\x07" * 40)
+    assert cli.main(["learnt", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "cannot read" in lines[2]
+    assert "1 run, 2 steps, guidance " in lines[0] and lines[0].endswith("kB")
+    assert cli.main(["learnt", "remove", lines[0].split(":")[0]]) == 0
+    assert cli.main(["learnt", "remove", "ltx"]) == 2
+    assert cli.main(["learnt", "remove", "all", "--folder", str(store.folder)]) == 0
+    assert "2 removed" in capsys.readouterr().out
+    assert not list(store.listed())

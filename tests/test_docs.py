@@ -57,8 +57,8 @@ def test_generated_tables_are_up_to_date():
 def test_commands_exist(capsys):
     from sencache_core.app.cli import main
 
-    commands = set(re.findall(r"sencache (demo|calibrate|profile \w+)", README))
-    assert len(commands) == 4
+    commands = set(re.findall(r"sencache (demo|calibrate|profile \w+|learnt \w+)", README))
+    assert len(commands) == 6
     for command in commands:
         with pytest.raises(SystemExit, match="0"):
             main([*command.split(), "--help"])

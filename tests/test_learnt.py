@@ -3,23 +3,22 @@
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from learning import HEADER, observed
 from toys import WAN, curved, noise, schedule
 
-from sencache_core import CacheConfig, Off, Profile, ProfileError, ProfileHeader, Recorder
+from sencache_core import CacheConfig, Off, Profile, ProfileError, Recorder
 from sencache_core.forecast.completion import completed, fitted_to, surprises
 from sencache_core.hosts import loop
 from sencache_core.measure.learnt import MOST_RUNS, LearntProfile
 from sencache_core.measure.learnt_store import LearntStore, default_folder
 from sencache_core.measure.prior import prior_moments
 from sencache_core.measure.profile import combine
-from sencache_core.run.witness import MOST_OUTPUTS, Observed
+from sencache_core.run.witness import MOST_OUTPUTS
 
-HEADER = ProfileHeader("wan", "0123456789abcdef", guidance=3.0)
 #: Large enough that a sketch leaves something out.
 SHAPE = (1, 4, 3, 40, 40)
 
@@ -47,13 +46,6 @@ def only(store):
 @pytest.fixture
 def store(tmp_path):
     return LearntStore(tmp_path / "learnt")
-
-
-def observed(count, rounds=None, seed=0):
-    """A run of ``count`` outputs that turn evenly."""
-    rng, t = np.random.default_rng(seed), np.linspace(0.02, 1, count)
-    y = np.cos(2 * np.outer(t, rng.random(400)) + 6 * rng.random(400))
-    return Observed(t, y @ y.T / 400, y @ y.T / 400 + 1.0, rounds or 2 * count)
 
 
 def test_a_run_teaches_what_a_recorder_measures(store):
@@ -199,20 +191,15 @@ def test_concurrent_writers_lose_nothing(tmp_path):
     """Real processes on one folder."""
     code = """
 import sys
-from test_learnt import HEADER, observed
+from learning import HEADER, observed
 from sencache_core.measure.learnt_store import LearntStore
 store = LearntStore(sys.argv[1])
 for number in range(8):
     store.add(HEADER, observed(8, seed=100 * int(sys.argv[2]) + number))
 """
-    paths = ":".join([str(Path(__file__).parent), *sys.path])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}.split(':')\n{code}"]
-            + [str(tmp_path), str(number)]
-        )
-        for number in range(3)
-    ]
+    code = f"import sys; sys.path[:0] = {sys.path!r}\n{code}"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    workers = [subprocess.Popen([*command, str(number)]) for number in range(3)]
     assert [worker.wait(120) for worker in workers] == [0, 0, 0]
     learnt = only(LearntStore(tmp_path))
     assert learnt.header.samples == 24 and len(learnt.runs) == MOST_RUNS

@@ -56,11 +56,23 @@ class LearntStore:
     def load(self, header: ProfileHeader) -> LearntProfile | None:
         """What is known of such runs; ``None`` if nothing is.
 
+        Where the guidance is not known, of the newest that differ in nothing else.
+
         Raises:
             ProfileError: the file cannot be read.
         """
         path = self.path(header)
+        if not path.is_file() and not header.guidance:
+            path = max(self._alike(header), key=_age, default=path)
         return LearntProfile.load(path) if path.is_file() else None
+
+    def _alike(self, header: ProfileHeader) -> Iterator[Path]:
+        """Files of runs that differ from these in guidance alone."""
+        for path, learnt in self.listed():
+            if isinstance(learnt, LearntProfile):
+                like = replace(header, guidance=learnt.header.guidance)
+                if path == self.path(like):
+                    yield path
 
     def add(self, header: ProfileHeader, observed: Observed) -> LearntProfile:
         """Put one run to those that are there, whoever has written them; what is known now.
@@ -76,7 +88,7 @@ class LearntStore:
             with FileLock(self.folder / _LOCK, timeout=PATIENCE):
                 known = None
                 try:
-                    known = self.load(header)
+                    known = LearntProfile.load(path) if path.is_file() else None
                 except NewerFormat:
                     raise
                 except ProfileError:
@@ -104,6 +116,13 @@ class LearntStore:
             with suppress(FileNotFoundError):
                 path.unlink()
         return len(found)
+
+
+def _age(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # gone meanwhile
+        return 0
 
 
 def _blank(header: ProfileHeader) -> ProfileHeader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from diffusers_runs import GUIDANCE, generate, host, network, wan_pipeline
 from host_contract import HALF, STEPS, Interrupted, Job
@@ -37,11 +38,9 @@ def test_batched_pairs_teach_the_same(wan, tmp_path):
 
 
 def test_an_interrupted_run_teaches_nothing(wan, tmp_path):
-    with host.attach(wan.module, HALF, wan.scheduler, learn=tmp_path / "learnt"):
-        try:
-            wan(Job(fail_at=5))
-        except Interrupted:
-            pass
+    attached = host.attach(wan.module, HALF, wan.scheduler, learn=tmp_path / "learnt")
+    with attached, pytest.raises(Interrupted):
+        wan(Job(fail_at=5))
     assert not (tmp_path / "learnt").exists()
 
 

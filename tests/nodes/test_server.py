@@ -28,7 +28,9 @@ def graph(steps: int = STEPS, seed: int = 1, **apply) -> dict:
             "UNETLoader", unet_name="sencache_tiny_wan.safetensors", weight_dtype="default"
         ),
         "shift": node("ModelSamplingSD3", model=["unet", 0], shift=5.0),
-        "apply": node("SenCacheApply", **{"model": ["shift", 0], "budget": 0.5, **apply}),
+        "apply": node(
+            "SenCacheApply", **{"model": ["shift", 0], "budget": 0.5, "learn": "off", **apply}
+        ),
         "pos": node("SenCacheTinyPrompt", text="a red circle moving left", family="wan"),
         "neg": node("SenCacheTinyPrompt", text="", family="wan"),
         "latent": node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1),
@@ -385,3 +387,23 @@ def test_scripts_and_help_are_served(server):
     for file in ("lib/view.js", "docs/SenCacheApply.md"):
         with urllib.request.urlopen(f"{server.url}/extensions/sencache/{file}") as answer:
             assert answer.status == 200
+
+
+def test_ten_runs_of_one_graph_learn(server):
+    """The tenth plans from nine, and SenCache Plan shows its plan."""
+    folder = server.folder / "user" / "default" / "sencache" / "learnt"
+    before, steps = set(folder.glob("*.safetensors")), STEPS + 2  # as no other test has
+    for number in range(9):
+        (run,) = runs(server.run(graph(steps, 100 + number, learn="on")))
+        assert run["basis"] == ("learnt" if number else "prior")
+        assert run["learnt_from"] == number and run["evaluations"] == steps // 2
+    prompt = graph(steps, 200, learn="on", policy=["policy", 0])
+    prompt["policy"] = planned(server, correct=False)
+    mask = server.run(plan(prompt))["plan"]["text"][0].splitlines()[1]
+    (run,) = runs(server.run(prompt))
+    assert run["learnt_from"] == 9 and run["mask"] == mask
+    assert any("what 9 earlier runs of this model showed" in line for line in run["messages"])
+    (file,) = set(folder.glob("*.safetensors")) - before
+    assert file.stat().st_size < 200_000
+    full = server.run(graph(steps + 1, learn="first run in full"))
+    assert runs(full)[0]["evaluations"] == steps + 1
