@@ -20,6 +20,8 @@ _DEFAULT = CacheConfig()
 
 CONTROLS = ("budget", "tolerance", "policy")
 LEARN = ("on", "first run in full", "off")
+#: What a run may head for, by what users read.
+AIMS = {"same clip": "same", "true clip": "true"}
 #: Under this key the patched model carries its configuration, for SenCache Plan.
 CONFIG = "sencache_config"
 
@@ -238,6 +240,19 @@ class SenCacheApply(io.ComfyNode):
                         "computed in full to learn from. off: every run is planned alike."
                     ),
                 ),
+                make(
+                    io.Combo.Input,
+                    "aim",
+                    options=list(AIMS),
+                    default=next(iter(AIMS)),
+                    optional=True,
+                    tooltip=(
+                        "same clip: what the sampler would have made with every step computed. "
+                        "true clip: what it would have made with many more steps; every step is "
+                        "then corrected, at a budget of 1.0 too. Works with euler and the output "
+                        "tap; elsewhere the aim is the same clip, and a message says so."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model, with caching."),
@@ -269,6 +284,7 @@ class SenCacheApply(io.ComfyNode):
         verbose: bool = False,
         hindsight: bool = _DEFAULT.hindsight,
         learn: str = LEARN[0],
+        aim: str = "same clip",
     ) -> io.NodeOutput:
         from ..sencache_core.hosts.comfy import attach, detach
 
@@ -278,11 +294,14 @@ class SenCacheApply(io.ComfyNode):
             raise ValueError(f"control must be one of {', '.join(CONTROLS)}, not {control!r}")
         if learn not in LEARN:
             raise ValueError(f"learn must be one of {', '.join(LEARN)}, not {learn!r}")
+        if aim not in AIMS:
+            raise ValueError(f"aim must be one of {', '.join(AIMS)}, not {aim!r}")
         # Only sencache knows tolerances, so that asking for one asks for it.
         default = SenCache() if control == "tolerance" else _DEFAULT.policy
         choice = policy or PolicyChoice(default)
         own_settings = choice.fixed or control == "policy"
-        if control == "budget" and budget >= 1.0 and not own_settings:
+        off = control == "budget" and budget >= 1.0 and not own_settings
+        if off and AIMS[aim] == _DEFAULT.aim:
             bare = detach(model)  # the last Apply in a row rules, also where it says not to cache
             bare.remove_attachments(CONFIG)
             return io.NodeOutput(bare, Reports("Caching is off: the budget is 1.0."))
@@ -299,6 +318,7 @@ class SenCacheApply(io.ComfyNode):
             tap=tap,
             hindsight=hindsight if choice.hindsight is None else choice.hindsight,
             min_steps=min_steps,
+            aim=AIMS[aim],
             learn=None if learn == "off" else LearntStore(folders.learnt(), learn != LEARN[0]),
         )
         if control == "tolerance" and not own_settings:

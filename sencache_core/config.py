@@ -22,6 +22,10 @@ from .sampler.schedule import Schedule
 from .sampler.solver import transitions
 from .types import GAP, OUTPUT, STACK
 
+#: What a run heads for: what the uncached sampler would have made, or the exact solution that the
+#: sampler approximates.
+AIMS = ("same", "true")
+
 #: Taps that hold one payload for the whole model, for policies that decide about all of it.
 TAPS = (OUTPUT.tap, STACK.tap)
 
@@ -34,6 +38,11 @@ DEFAULT_GUARDS = Guards(warmup=2, start=None)
 #: Expected RMS error of the final latent, of RMS 1, beyond which a short run is not cached: runs of
 #: about 10 steps are ruined there, by the bundled priors (ours; docs/theory.md, section 7).
 MOST_EXPECTED = 0.15
+
+_NOT_TO_TRUTH = (
+    "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
+    "one evaluation a step without fresh noise (euler, ddim), plain guidance and the output tap."
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,10 @@ class CacheConfig:
             block stack, as the paper's code does (many times the memory).
         hindsight: take forecasts back once the outputs around them are known, with samplers where
             that is sound.
+        aim: ``"same"`` reproduces what the uncached sampler would have made; ``"true"`` heads for
+            the exact solution of the model's equation, as if it had taken many more steps. Then
+            every computed step is corrected too, also at a budget of 1. Samplers for which that is
+            not known to be sound do the former, and say so.
         min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
             steps; peers' threads agree on about 10. Runs without guidance of less than twice as
             many are, too, where the plan expects too much of the clip to be lost.
@@ -72,6 +85,7 @@ class CacheConfig:
     profile: Profile | None = None
     tap: str = "output"
     hindsight: bool = True
+    aim: str = "same"
     min_steps: int = 10
     gap_rule: ReuseRule = field(default_factory=Fitted)
     most_bytes: int | None = None
@@ -80,6 +94,8 @@ class CacheConfig:
     def __post_init__(self) -> None:
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"budget is a share of the evaluations in (0, 1], not {self.budget}")
+        if self.aim not in AIMS:
+            raise ValueError(f"aim must be one of {', '.join(AIMS)}, not {self.aim!r}")
         if self.tap not in TAPS:
             raise ValueError(f"tap must be one of {', '.join(TAPS)}, not {self.tap!r}")
         if isinstance(self.learn, str | Path):
@@ -140,11 +156,22 @@ class CacheConfig:
         steps = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
         run = RunInfo(
-            row, schedule, slopes, moments, steps, rule, x0_seen, facts.guided, facts.clean
+            row,
+            schedule,
+            slopes,
+            moments,
+            steps,
+            rule,
+            x0_seen,
+            facts.guided,
+            facts.clean,
+            to_truth=self.aim == "true" and steps is not None,
         )
+        if self.aim == "true" and steps is None and self.policy.reuses:
+            report.say(_NOT_TO_TRUTH)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
-            again = replace(run, schedule=schedule, transitions=None)
+            again = replace(run, schedule=schedule, transitions=None, to_truth=False)
             return self._policy(again, report, facts), again
 
         rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
@@ -191,7 +218,11 @@ class CacheConfig:
     def _transitions(self, row: Family, schedule: Schedule, facts: Facts, report: RunReport):
         """The sampler's steps, if forecasts are to be taken back and that is sound."""
         # The payload of another tap is not what the sampler steps with.
-        if not self.hindsight or self.tap_in_use != OUTPUT.tap or row.generic:
+        if (
+            not (self.hindsight or self.aim == "true")
+            or self.tap_in_use != OUTPUT.tap
+            or row.generic
+        ):
             return None
         steps = transitions(row, schedule, facts.clean)
         if steps is not None and not facts.linear_guidance:
@@ -219,7 +250,7 @@ class CacheConfig:
             return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
         evaluations = evaluations_of(self.budget, rounds, stage.carry)
-        if evaluations >= rounds:
+        if evaluations >= rounds and not run.to_truth:
             return Off()
         guards = self.policy.fit_guards(own, evaluations, run)
         forced = self.policy.fewest(guards, run)

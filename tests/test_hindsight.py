@@ -314,10 +314,10 @@ def test_the_clean_latent_of_a_correction_can_be_told():
     offsets = session.keep_offsets()
 
     def look(k, x, truth, handed):
-        ((off, ratio),) = offsets.values()
+        ((off, more),) = offsets.values()
         sigma = sched.sigmas[k]
         wanted = (x + off) - sigma * (truth + 0.3 * off)
-        mended = (x - sigma * handed) + off + sigma * ratio * off
+        mended = (x - sigma * handed) + off - sigma * more
         torch.testing.assert_close(mended, wanted, rtol=1e-4, atol=1e-4)
         seen.append(k)
 

@@ -31,7 +31,7 @@ class Mended:
     ) -> None:
         self._runner, self._clean, self._guidance = runner, clean, guidance
         keep = getattr(runner, "keep_offsets", None)
-        self._offsets: dict[Key, tuple[Tensor, float]] = keep() if keep is not None else {}
+        self._offsets: dict[Key, tuple[Tensor | None, Tensor]] = keep() if keep is not None else {}
         self._callback = callback
 
     def __call__(self, step: int, x0: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,7 +45,10 @@ class Mended:
         if not self._offsets:
             return None
         p, q = self._clean(self._runner.report.steps[-1].sigma)
-        roles = {key.branch.role: off * (p - q * r) for key, (off, r) in self._offsets.items()}
+        roles = {
+            key.branch.role: more * q if off is None else off * p + more * q
+            for key, (off, more) in self._offsets.items()
+        }
         if len(roles) != len(self._offsets) or not roles.keys() <= {"cond", "uncond"}:
             return None
         cond, uncond = roles.get("cond"), roles.get("uncond")

@@ -62,6 +62,8 @@ class RunInfo:
         clean: how the host's sampler sees the clean latent, see ``solver.py``; ``None``: as the
             family's does.
         guided: whether more than the conditional branch is asked, as far as can be told.
+        to_truth: whether the run heads for the exact solution that its sampler approximates, rather
+            than for what the sampler would have made.
     """
 
     family: Family
@@ -73,6 +75,7 @@ class RunInfo:
     x0_seen: bool = False
     guided: bool = True
     clean: Clean | None = None
+    to_truth: bool = False
 
     @property
     def times(self) -> tuple[float, ...]:

@@ -59,10 +59,9 @@ class Hindsight:
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
         debts: by key.
         keep: whether :attr:`offsets` are wanted.
-        offsets: by key, in a round that takes forecasts back: what the latent is to be moved by,
-            float32, and the ``a / b`` with which that went into the output handed on. For hosts
-            that show the clean latent which an output stands for: it lacks the first and has the
-            second too much.
+        offsets: by key, where the output handed on is not the one to be expected: what the latent is
+            to be moved by (``None``: nothing), and the expected output less the one handed on, both
+            float32. For hosts that show the clean latent which an output stands for: it lacks them.
         spoilt: whether a branch was computed in between, came or went, so that the guided output of
             some skipped round was no forecast of the same branches.
     """
@@ -73,7 +72,7 @@ class Hindsight:
     skipped: list[tuple[float, int]] = field(default_factory=list)
     debts: dict[Key, Debt] = field(default_factory=dict)
     keep: bool = False
-    offsets: dict[Key, tuple[Tensor, float]] = field(default_factory=dict)
+    offsets: dict[Key, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     spoilt: bool = False
 
     @property
@@ -131,24 +130,50 @@ class Hindsight:
         whole = all(debt.rounds == len(self.skipped) for debt in self.debts.values())
         return self.on and whole and forecast and not self.spoilt
 
+    def forecast(
+        self, key: Key, rule: ReuseRule, step: Step, history: Sequence[Anchor], x: Sequence[Tensor]
+    ) -> Tensor:
+        """What stands in for the output at ``key`` in a skipped round.
+
+        Args:
+            key: where.
+            rule: makes it.
+            step: the round.
+            history: true outputs, oldest first.
+            x: the latent at hand, per modality.
+        """
+        used = [anchor.t for anchor in history[-rule.history :]]
+        self.book(key, rule.weights(used, step.t), len(history))
+        return rule.predict(step.t, history)
+
     def settle(
-        self, key: Key, y: Tensor, step: Step, history: Sequence[Anchor]
-    ) -> tuple[Tensor, Tensor] | None:
+        self,
+        key: Key,
+        y: Tensor,
+        step: Step,
+        history: Sequence[Anchor],
+        x: Sequence[Tensor],
+        sound: bool,
+    ) -> tuple[Tensor, Tensor]:
         """Correct a true output after a run of reuse.
 
         Args:
             key: where.
             y: true output of the round ``step``; only read.
             history: earlier true outputs, oldest first.
+            x: the latent at hand, per modality.
+            sound: whether the call may be corrected, see :meth:`sound`.
 
         Returns:
             The output to be expected at the corrected latent, and the output to hand to the
-            sampler, both float32; ``None`` if there is nothing to take back.
+            sampler, both float32; twice ``y`` if there is nothing to take back.
         """
-        debt = self.debts.pop(key, None)
+        debt = self.debts.pop(key, None) if sound else None
+        if debt is None or len(debt.moved) != len(history):
+            return y, y
         a, b = self.transitions[step.index]
-        if debt is None or len(debt.moved) != len(history) or b == 0:
-            return None
+        if b == 0:
+            return y, y
         times = [*(anchor.t for anchor in history), step.t]
         total = [-weight for weight in debt.moved] + [0.0]
         transport = 1.0
@@ -164,7 +189,7 @@ class Hindsight:
         feedback = max(-MOST_FEEDBACK, min(MOST_FEEDBACK, total[-1] * kappa))
         off.div_(1 - feedback)
         if self.keep:
-            self.offsets[key] = off, a / b
+            self.offsets[key] = off, off * (-a / b)
         there = y.float().add(off, alpha=kappa)
         return there, there.add(off, alpha=a / b)
 

@@ -16,6 +16,7 @@ from .course import Course, Replan
 from .explain import Explain
 from .hindsight import hindsight_of
 from .history import History
+from .integral import integral_of
 from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
@@ -59,15 +60,16 @@ class Session:
         rule = self._history.rule(self._whole)
         self._trial = Trial(rule, report)
         self._pairs = Pairs(self._history.rule(GAP), policy.needs_pairs)
-        self._hindsight = hindsight_of(run, rule)
+        self._hindsight = (integral_of if run.to_truth else hindsight_of)(run, rule)
         self._step: Step | None = None  # the round at hand
+        self._x: Sequence[Tensor] = ()  # its latent, of the caller
         self._decision = Decision(ALL, Reason.FIRST)  # on it
         self._last: Step | None = None  # of the last evaluation
         self._full_t = 0.0  # time of the last one in full
         self._streak = 0  # rounds reused since the last evaluation
         self._extra = 0.0  # evaluations' worth that ran although it was to be spared
 
-    def keep_offsets(self) -> Mapping[Key, tuple[Tensor, float]]:
+    def keep_offsets(self) -> Mapping[Key, tuple[Tensor | None, Tensor]]:
         """Where, from now on, the corrections of the present round are to be found.
 
         See ``Hindsight.offsets``; always empty where forecasts are not taken back.
@@ -109,7 +111,7 @@ class Session:
         if decision.compute is NONE:
             self._hindsight.skip(step.t, step.index)
         self._log.open(StepRecord.of(step, decision))
-        self._step, self._decision = step, decision
+        self._step, self._decision, self._x = step, decision, x
         return decision
 
     def branches_changed(self) -> None:
@@ -129,13 +131,12 @@ class Session:
         kept = self._history.known(keys, self._last.t if whole else self._full_t, chunk)
         if kept is None:
             return None
-        t = self._step.t
         rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
-        parts = [rule.predict(t, anchors) for anchors in kept]
-        for key, anchors in zip(keys, kept, strict=True):
-            used = [anchor.t for anchor in anchors[-rule.history :]]
-            self._hindsight.book(key, rule.weights(used, t), len(anchors))
-        return _joined(parts)
+        if not whole:
+            return _joined([rule.predict(self._step.t, past) for past in kept])
+        pairs = zip(keys, kept, strict=True)
+        forecast = self._hindsight.forecast
+        return _joined([forecast(key, rule, self._step, past, self._x) for key, past in pairs])
 
     def _rebuild(self, keys: Sequence[Key], chunk: Sequence[int]) -> Tensor | None:
         """Outputs of a partial round that follow from their guidance partners'."""
@@ -175,8 +176,9 @@ class Session:
             kept = self._history.at(key, y.shape)
             if key.site == self._whole and self._trial.leads(key, self._history, since):
                 self._trial.measure(y, step.t, kept, self._log.record, self._streak > 0)
-            settled = self._hindsight.settle(key, y, step, kept) if settling else None
-            expected, given = settled or (y, y)
+            expected, given = y, y
+            if key.site == self._whole:
+                expected, given = self._hindsight.settle(key, y, step, kept, self._x, settling)
             self._history.put(key, step.t, expected, y.dtype)
             handed.append(given.to(y.dtype))
             another |= given is not y
@@ -189,7 +191,7 @@ class Session:
         """Book the round that has ended: what an evaluation teaches, and the memory held."""
         if self._step is None:
             return
-        step, self._step = self._step, None
+        step, self._step, self._x = self._step, None, ()
         compute = self._log.came_to(self._decision, self._pairs.wanted).compute
         self._log.close()
         if self._witness is not None:

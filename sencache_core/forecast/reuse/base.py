@@ -47,6 +47,20 @@ class ReuseRule(ABC):
         known = np.arange(len(times))
         return self.among([*times, t])(known, known[-1:] + 1)[0].tolist()
 
+    def weights_over(
+        self, times: Sequence[float], points: Sequence[float], shares: Sequence[float]
+    ) -> list[float]:
+        """Weights of outputs known at ``times`` in a weighted sum of the outputs at ``points``.
+
+        Args:
+            times: where outputs are known, the newest last, as in :meth:`weights`.
+            points: where outputs are wanted.
+            shares: weight of each of them.
+        """
+        known = np.arange(len(times))
+        rows = self.among([*times, *points])(known, len(times) + np.arange(len(points)))
+        return (np.asarray(shares) @ rows).tolist()
+
     def among(self, times: Sequence[float]) -> Weigh:
         """:meth:`weights` among outputs at ``times`` ``[n]``, for many forecasts at once.
 

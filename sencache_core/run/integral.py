@@ -1,0 +1,195 @@
+"""Head for the exact solution: hand on what moves the latent by the integral of the outputs.
+
+A sampler of first order takes every output for constant over its step, whether it was computed or
+not. So each step is taken by the integral of the forecast over it (predictor), and once the next
+output is known the way since the last one is replaced by the integral of the interpolation through
+all of them (corrector), as in the predictor-corrector methods of Adams (Hairer, Norsett and Wanner
+1993, chapter III.1) and UniPC (Zhao et al. 2023), with weights from the model's moments instead of
+polynomials. The steps' weights are those of ``sampler/path.py``.
+
+The correction moves the latent, whereas the output belongs to the latent as it was: it is moved
+along by its response, see :data:`SPREAD`. With the output left as it is, corrections feed on
+themselves where the network is stiff (docs/theory.md, section 9).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..forecast.reuse import Hold, ReuseRule
+from ..policies import RunInfo
+from ..sampler.path import Path, paths_of
+from ..sampler.solver import unit_scale
+from ..types import Anchor, Key, Step, rms
+from .hindsight import MOST_FEEDBACK, Debt, Hindsight
+
+#: RMS by which clean latents scatter that one noisy latent may stand for (ours): outputs answer to a
+#: displacement as those of Gaussian data of that spread do. At high noise the clean latent then
+#: stays, and ``dy / dx`` is ``1 / sigma`` (flow) or the cotangent of the angle; below it the clean
+#: latent moves along.
+SPREAD = 0.2
+
+#: Share of a forecast's departure from the last output that is moved by (ours): the corrector
+#: brings the rest, and on coarse schedules the whole of it oscillates.
+DAMPING = 0.6
+
+#: Corrections that are made however far off the forecast was: the first outputs of a run change by
+#: more than their own size, and correcting them is where most is gained (ours).
+ALWAYS = 2
+
+#: Relative error of a forecast from which on a later correction is left out: outputs then swing
+#: from one evaluation to the next, and corrections make them swing more (ours).
+SWINGS = 0.7
+
+
+@dataclass
+class Integral(Hindsight):
+    """Run state of the integration; :attr:`debts` hold what each output has moved the scaled latent
+    by, :attr:`skipped` the rounds since the last evaluation, itself first.
+
+    Attributes:
+        paths: of the schedule's steps.
+        rule: makes forecasts and interpolations.
+        ends_seen: whether the clean latent that the last output stands for is seen.
+        begun: of the evaluation at hand, by key: what its own step moves the latent by.
+        evaluations: that have ended.
+        calm: of the evaluation at hand, 0-d: 1 if it is to be corrected, else 0. The first branch
+            that is computed says so for all, as half a guidance pair must not be corrected.
+    """
+
+    paths: Sequence[Path] = ()
+    rule: ReuseRule = field(default_factory=Hold)
+    ends_seen: bool = False
+    begun: dict[Key, Debt] = field(default_factory=dict)
+    evaluations: int = 0
+    calm: Tensor | None = None
+    _index: int = -1  # step of the evaluation at hand
+
+    def skip(self, t: float, index: int) -> None:
+        if self.on:
+            self.skipped.append((t, index))
+
+    def forecast(
+        self, key: Key, rule: ReuseRule, step: Step, history: Sequence[Anchor], x: Sequence[Tensor]
+    ) -> Tensor:
+        path = self._path(step, history[-1].y, x)
+        if path is None:
+            return rule.predict(step.t, history)
+        given, moved = self._moved(path, rule, history, x)
+        if not self.spoilt:
+            debt = self.debts.setdefault(key, Debt([0.0] * len(history)))
+            debt.moved = [old + new for old, new in zip(debt.moved, moved, strict=True)]
+            debt.rounds += 1
+        if self.keep:
+            self.offsets[key] = None, rule.predict(step.t, history).float() - given
+        return given.to(history[-1].y.dtype)
+
+    def settle(
+        self,
+        key: Key,
+        y: Tensor,
+        step: Step,
+        history: Sequence[Anchor],
+        x: Sequence[Tensor],
+        sound: bool,
+    ) -> tuple[Tensor, Tensor]:
+        path = self._path(step, y, x)
+        debt = self.debts.pop(key, None)
+        if path is None:
+            return y, y
+        off, there = None, y
+        if sound and debt is not None and len(debt.moved) == len(history):
+            off = self._off(debt, y, step, history).mul_(self._calm(y, step, history))
+            there = y.float().add(off, alpha=self.response(step.t))
+        self._index = step.index
+        known = [*history, Anchor(step.t, there)][-self.rule.history :]
+        given, moved = self._moved(path, self.rule, known, x)
+        self.begun[key] = Debt(moved, rounds=1)
+        if off is not None:
+            given = given.add(off, alpha=path.q)
+        if self.keep:
+            self.offsets[key] = off, there.float() - given
+        return there, given
+
+    def _calm(self, y: Tensor, step: Step, history: Sequence[Anchor]) -> Tensor | float:
+        """Factor on the correction of the evaluation at hand; never waits for the device."""
+        if self.evaluations <= ALWAYS:
+            return 1.0
+        if self.calm is None:
+            truth = y.float()
+            error = rms(self.rule.predict(step.t, history).float() - truth)
+            self.calm = (error < SWINGS * rms(truth)).float()
+        return self.calm
+
+    def _off(self, debt: Debt, y: Tensor, step: Step, history: Sequence[Anchor]) -> Tensor:
+        """What the scaled latent is off by, float32."""
+        times = [*(anchor.t for anchor in history), step.t]
+        gone = [self.paths[index] for _, index in self.skipped]
+        points = [t for path in gone for t in path.points]
+        total = self.rule.weights_over(times, points, [w for path in gone for w in path.shares])
+        off = y.float() * total[-1]
+        for weight, moved, anchor in zip(total, debt.moved, history, strict=False):
+            off.add_(anchor.y, alpha=weight - moved)
+        feedback = total[-1] * self.response(step.t)
+        return off.div_(1 - max(-MOST_FEEDBACK, min(MOST_FEEDBACK, feedback)))
+
+    def _moved(
+        self, path: Path, rule: ReuseRule, known: Sequence[Anchor], x: Sequence[Tensor]
+    ) -> tuple[Tensor, list[float]]:
+        """What to hand on for a step by the forecast's integral, float32, and by how much each output
+        of ``known`` moves the latent in it.
+        """
+        used = known[-rule.history :]
+        weights = rule.weights_over([anchor.t for anchor in used], path.points, path.shares)
+        weights = [DAMPING * weight for weight in weights]
+        weights[-1] += (1 - DAMPING) * sum(path.shares)
+        given = used[-1].y.float() * (path.q * weights[-1])
+        for weight, anchor in zip(weights[:-1], used[:-1], strict=True):
+            given.add_(anchor.y, alpha=path.q * weight)
+        if path.p:
+            given.add_(x[0], alpha=path.p)
+        return given, [0.0] * (len(known) - len(used)) + weights
+
+    def _path(self, step: Step, y: Tensor, x: Sequence[Tensor]) -> Path | None:
+        """The step to be taken, ``None`` where the output is to be handed on as it is."""
+        if not self.on:
+            return None
+        path = self.paths[step.index]
+        if self.ends_seen and step.index == len(self.paths) - 1 or not path.q:
+            return None
+        if path.p and (len(x) != 1 or x[0].shape != y.shape):
+            self.stop()  # how the latent belongs to this output is not known
+            return None
+        return path
+
+    def evaluated(self) -> None:
+        self.evaluations += bool(self.begun)
+        self.skipped = [(0.0, self._index)] if self.begun else []
+        self.debts, self.begun = self.begun, {}
+        self.spoilt, self.calm = False, None
+
+
+def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
+    """What heads for the exact solution of ``run``, with the forecasts of ``rule``."""
+    family, steps = run.family, run.transitions
+    paths = paths_of(family, run.schedule, steps, run.clean) if steps is not None else ()
+    scales = {path.start: path.scale for path in paths}
+
+    def response(t: float) -> float:
+        signal, noise = (1 - t, t) if family.prediction == "flow" else _signal_noise(t)
+        spread = (SPREAD * signal) ** 2 + noise**2
+        if family.prediction == "flow":
+            return (noise - SPREAD**2 * signal) / spread
+        unit = unit_scale(family, run.schedule, t, run.clean)
+        return signal * noise * (1 - SPREAD**2) / spread * unit / scales.get(t, unit)
+
+    return Integral(steps, rule.weights, response, paths=paths, rule=rule, ends_seen=run.x0_seen)
+
+
+def _signal_noise(t: float) -> tuple[float, float]:
+    """Shares of data and noise in a latent of constant scale at ``t``, for v-prediction."""
+    return math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)

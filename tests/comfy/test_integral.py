@@ -1,0 +1,71 @@
+"""The aim ``true`` in ComfyUI: nearer to the exact solution than the uncached run."""
+
+from __future__ import annotations
+
+import models
+import pytest
+import torch
+
+from sencache_core import CacheConfig, tiny
+
+pytestmark = pytest.mark.comfyui
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module", params=sorted(tiny.SPECS))
+def case(request, runs):
+    """A bundled model, trained on synthetic clips: outputs of random weights are not smooth."""
+    import comfy.sd
+    import comfy.supported_models
+
+    if request.param == "cogvideox" and not hasattr(comfy.supported_models, "CogVideoX_T2V"):
+        pytest.skip("this ComfyUI has no CogVideoX")
+    path = str(tiny.weights_path(request.param))
+    model = comfy.sd.load_diffusion_model(path, model_options={"dtype": torch.float32})
+    prompt = tiny.held_out_prompts()[0]
+    positive, negative = ([[tiny.encode_prompt(text)[None], {}]] for text in (prompt, ""))
+    latent = torch.zeros(1, *tiny.SPECS[request.param].latent)
+    return models.Case(model, positive, negative, latent)
+
+
+def test_nearer_to_the_exact_solution_than_the_uncached_run(runs, host, case):
+    """Likeness to the limit of many steps, on tiny models; it says nothing about quality."""
+    reports = runs.Reports()
+    sigmas = runs.sigmas_of(case.model, "euler", STEPS)
+    fine = torch.cat(
+        [*(torch.linspace(a, b, 9)[:-1] for a, b in zip(sigmas, sigmas[1:])), sigmas[-1:]]
+    )
+    exact = runs.sample(case.model, case, "heun", sigmas=fine)
+    plain = runs.error(runs.sample(case.model, case, sigmas=sigmas), exact)
+    model = host.attach(case.model, CacheConfig(aim="true", budget=1.0), reports)
+    assert runs.error(runs.sample(model, case, sigmas=sigmas), exact) < 0.7 * plain
+    assert reports.last.evaluations == STEPS
+    half = host.attach(case.model, CacheConfig(aim="true", budget=0.5), reports)
+    assert runs.error(runs.sample(half, case, sigmas=sigmas), exact) < 1.2 * plain
+    assert reports.last.evaluations == STEPS // 2
+
+
+def test_the_clean_latent_is_shown_as_it_is(runs, host, case):
+    """The last one is the clip; each is nearer to it than the one before."""
+    seen = []
+    model = host.attach(case.model, CacheConfig(aim="true", budget=1.0))
+
+    def look(step, x0, *_):
+        seen.append(x0.clone())
+
+    end = runs.sample(model, case, steps=STEPS, callback=look)
+    gaps = [runs.error(x0, end) for x0 in seen]
+    assert len(gaps) == STEPS
+    assert gaps[-1] < 0.1
+    assert gaps[STEPS // 2 :] == sorted(gaps[STEPS // 2 :], reverse=True)
+
+
+def test_other_samplers_are_told(runs, host):
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    true = host.attach(case.model, CacheConfig(aim="true"), reports)
+    same = host.attach(case.model, CacheConfig())
+    for sampler in ("dpmpp_2m", "euler_ancestral"):
+        one = runs.sample(true, case, sampler, 12)
+        assert runs.same(one, runs.sample(same, case, sampler, 12))
+        assert any("The aim is the same clip" in text for text in reports.last.messages)

@@ -1,0 +1,159 @@
+"""The aim ``true``: what is handed on integrates the outputs, on equations with known solutions."""
+
+import math
+
+import pytest
+import torch
+
+from sencache_core import CacheConfig, Schedule
+from sencache_core.forecast.reuse import Linear
+from sencache_core.hosts.loop import sample
+from sencache_core.model.families import FAMILIES
+from sencache_core.policies import Guards, Planned
+from sencache_core.run import integral
+
+WAN, COG = FAMILIES["wan"], FAMILIES["cogvideox"]
+X = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def flow(steps: int) -> Schedule:
+    return Schedule(tuple(1 - k / steps for k in range(steps)) + (0.0,))
+
+
+def angles(steps: int) -> Schedule:
+    return Schedule(tuple(math.tan(1.4 * (1 - k / steps)) for k in range(steps)) + (0.0,))
+
+
+def every(step: int, steps: int) -> str:
+    return "".join("C" if k % step == 0 or k in (0, 1, steps - 1) else "." for k in range(steps))
+
+
+def run(model, family, schedule, conditions=None, guidance=1.0, x=X, **options):
+    """The final latent and the report."""
+    options = {"aim": "true", "rule": Linear(), "guards": Guards(warmup=1), **options}
+    session = CacheConfig(**options).start(family, schedule)
+    conditions = conditions or {"cond": 1.0}
+    end = sample(
+        model, x.float(), schedule, conditions, guidance, session, prediction=family.prediction
+    )
+    return end.double(), session.report
+
+
+def error(latent: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((latent - truth).square().mean().sqrt())
+
+
+def v_of(x, sigma, condition):
+    """v of data that is spread by 0.5 around 1: known in closed form, as is its path."""
+    s, c = math.sin(math.atan(sigma)), math.cos(math.atan(sigma))
+    spread = 0.25 * c * c + s * s
+    clean = 1 + 0.25 * c / spread * (x - c)
+    return (c * x - clean) / s
+
+
+def v_path(x, start):
+    """Where :func:`v_of` leads from ``x`` at the angle ``start``."""
+    s, c = math.sin(start), math.cos(start)
+    return 1 + (x - c) * 0.5 / math.sqrt(0.25 * c * c + s * s)
+
+
+def u_of(x, sigma, condition):
+    """Flow velocity of data that is spread by 0.5 around 1."""
+    a = 1 - sigma
+    spread = 0.25 * a * a + sigma * sigma
+    return -1 + (sigma - 0.25 * a) / spread * (x - a)
+
+
+U_TRUTH = 1 + X * 0.5
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("family", [WAN, COG], ids=lambda f: f.name)
+def test_second_order(family, stride):
+    """Halving the steps quarters the error: slope at least 1.9; Euler's is 1."""
+    slopes = {}
+    for aim in ("true", "same"):
+        errors = []
+        for steps in (48, 96, 192):
+            mask = every(stride, steps)
+            if family is WAN:
+                end, _ = run(u_of, WAN, flow(steps), policy=Planned(mask=mask), aim=aim)
+                errors.append(error(end, U_TRUTH))
+            else:
+                end, _ = run(v_of, COG, angles(steps), policy=Planned(mask=mask), aim=aim)
+                errors.append(error(end, v_path(X, 1.4)))
+        slopes[aim] = math.log2(errors[0] / errors[2]) / 2
+    assert slopes["true"] > 1.9
+    assert slopes["same"] < 1.3
+
+
+def test_branches_are_put_together():
+    """Guidance over two branches lands where one branch with the guided output does."""
+
+    def half(x, sigma, condition):
+        y = u_of(x, sigma, None)
+        return y + condition * (x - 0.5) * sigma
+
+    def guided(x, sigma, condition):
+        return 3 * half(x, sigma, 0.2) - 2 * half(x, sigma, 0.1)
+
+    options = {"policy": Planned(mask=every(2, 24))}
+    pair, _ = run(half, WAN, flow(24), {"cond": 0.2, "uncond": 0.1}, 3.0, **options)
+    one, _ = run(guided, WAN, flow(24), **options)
+    assert error(pair, one) < 1e-5
+
+
+def test_a_budget_of_one_is_corrected_and_the_same_clip_is_not():
+    plain = sample(u_of, X.float(), flow(20), {"cond": 1.0}).double()
+    true, report = run(u_of, WAN, flow(20), budget=1.0)
+    assert report.evaluations == 20
+    assert error(true, U_TRUTH) < error(plain, U_TRUTH) / 3
+    same, _ = run(u_of, WAN, flow(20), budget=1.0, aim="same")
+    assert torch.equal(same, plain)
+
+
+def test_nothing_of_the_callers_is_written_to():
+    given = []
+
+    def watched(x, sigma, condition):
+        y = u_of(x, sigma, condition)
+        given.append((x, x.clone(), y, y.clone()))
+        return y
+
+    run(watched, WAN, flow(20), budget=0.5)
+    assert len(given) == 10
+    assert all(torch.equal(a, b) and torch.equal(c, d) for a, b, c, d in given)
+
+
+def test_outputs_that_swing_are_not_corrected_further(monkeypatch):
+    """A stiff field, whose outputs turn round at every evaluation."""
+
+    def stiff(x, sigma, condition):
+        return 15 * (x - 1)
+
+    def end():
+        return error(run(stiff, WAN, flow(20), policy=Planned(mask=every(2, 20)))[0], 1 + 0 * X)
+
+    guarded = end()
+    monkeypatch.setattr(integral, "ALWAYS", 99)
+    assert guarded < 0.1
+    assert end() > 2 * guarded
+
+
+@pytest.mark.parametrize(
+    "case",
+    [{"schedule": "heun"}, {"family": None}, {"tap": "stack"}],
+    ids=["sampler", "family", "tap"],
+)
+def test_where_it_is_not_sound_it_does_the_other_and_says_so(case):
+    schedule = Schedule(flow(20).sigmas, case.get("schedule", ""))
+    family = case.get("family", WAN)
+    config = CacheConfig(aim="true", tap=case.get("tap", "output"))
+    session = config.start(family, schedule)
+    assert any("The aim is the same clip" in text for text in session.report.messages)
+    assert not session.course.run.to_truth
+
+
+def test_an_unknown_aim_is_refused():
+    with pytest.raises(ValueError, match="aim must be one of same, true"):
+        CacheConfig(aim="best")
