@@ -218,11 +218,8 @@ class CacheConfig:
     def _transitions(self, row: Family, schedule: Schedule, facts: Facts, report: RunReport):
         """The sampler's steps, if forecasts are to be taken back and that is sound."""
         # The payload of another tap is not what the sampler steps with.
-        if (
-            not (self.hindsight or self.aim == "true")
-            or self.tap_in_use != OUTPUT.tap
-            or row.generic
-        ):
+        wanted = self.hindsight or self.aim == "true"
+        if not wanted or self.tap_in_use != OUTPUT.tap or row.generic:
             return None
         steps = transitions(row, schedule, facts.clean)
         if steps is not None and not facts.linear_guidance:

@@ -17,11 +17,11 @@ X = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype
 
 
 def flow(steps: int) -> Schedule:
-    return Schedule(tuple(1 - k / steps for k in range(steps)) + (0.0,))
+    return Schedule(tuple(1 - k / steps for k in range(steps + 1)))
 
 
 def angles(steps: int) -> Schedule:
-    return Schedule(tuple(math.tan(1.4 * (1 - k / steps)) for k in range(steps)) + (0.0,))
+    return Schedule(tuple(math.tan(1.4 * (1 - k / steps)) for k in range(steps + 1)))
 
 
 def every(step: int, steps: int) -> str:

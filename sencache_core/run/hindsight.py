@@ -59,9 +59,10 @@ class Hindsight:
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
         debts: by key.
         keep: whether :attr:`offsets` are wanted.
-        offsets: by key, where the output handed on is not the one to be expected: what the latent is
-            to be moved by (``None``: nothing), and the expected output less the one handed on, both
-            float32. For hosts that show the clean latent which an output stands for: it lacks them.
+        offsets: by key, where another output than the one to be expected is handed on: what the
+            latent is to be moved by (``None``: nothing), and the expected output less the one
+            handed on, both float32. For hosts that show the clean latent which an output stands
+            for: it lacks them.
         spoilt: whether a branch was computed in between, came or went, so that the guided output of
             some skipped round was no forecast of the same branches.
     """

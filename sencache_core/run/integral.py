@@ -27,10 +27,10 @@ from ..sampler.solver import unit_scale
 from ..types import Anchor, Key, Step, rms
 from .hindsight import MOST_FEEDBACK, Debt, Hindsight
 
-#: RMS by which clean latents scatter that one noisy latent may stand for (ours): outputs answer to a
-#: displacement as those of Gaussian data of that spread do. At high noise the clean latent then
-#: stays, and ``dy / dx`` is ``1 / sigma`` (flow) or the cotangent of the angle; below it the clean
-#: latent moves along.
+#: RMS by which the clean latents scatter that one noisy latent may stand for (ours): outputs answer
+#: to a displacement as those of Gaussian data of that spread do. At much noise the clean latent
+#: stays, and ``dy / dx`` is ``1 / sigma`` (flow) or the cotangent of the angle; at little noise the
+#: clean latent moves along.
 SPREAD = 0.2
 
 #: Share of a forecast's departure from the last output that is moved by (ours): the corrector
@@ -140,8 +140,8 @@ class Integral(Hindsight):
     def _moved(
         self, path: Path, rule: ReuseRule, known: Sequence[Anchor], x: Sequence[Tensor]
     ) -> tuple[Tensor, list[float]]:
-        """What to hand on for a step by the forecast's integral, float32, and by how much each output
-        of ``known`` moves the latent in it.
+        """What to hand on for a step by the forecast's integral, float32, and by how much each
+        output of ``known`` moves the latent in it.
         """
         used = known[-rule.history :]
         weights = rule.weights_over([anchor.t for anchor in used], path.points, path.shares)
@@ -159,7 +159,7 @@ class Integral(Hindsight):
         if not self.on:
             return None
         path = self.paths[step.index]
-        if self.ends_seen and step.index == len(self.paths) - 1 or not path.q:
+        if (self.ends_seen and step.index == len(self.paths) - 1) or not path.q:
             return None
         if path.p and (len(x) != 1 or x[0].shape != y.shape):
             self.stop()  # how the latent belongs to this output is not known
