@@ -20,8 +20,7 @@ from .checkpoint import load_checkpoint
 from .measures import distance
 from .method import Method, find_methods, need
 from .models import REGIMES, Model, Regime, load_tiny
-from .rows import KEYS, UNCACHED, Key, Row, read, write
-from .store import Kept, Store
+from .store import KEYS, UNCACHED, Kept, Key, Row, Store, read, write
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,13 @@ def run_bench(
         ImportError: the ``bench`` extra is not installed.
     """
     need("tqdm")
+    from tqdm import tqdm
+
     path = Path(json_file)
     folder = Path(references or path.with_suffix(".references"))
     rows = read(path) if resume and path.exists() else {}
     total = len(plan.models) * len(plan.regimes) * len(plan.rows) * plan.samples
-    with _quiet(), _bar(progress, total) as bar:
+    with _quiet(), tqdm(total=total, unit="clip", disable=not progress) as bar:
         for model in plan.models:
             store = Store(folder, model)
             for regime in plan.regimes:
@@ -201,12 +202,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _bar(show: bool, total: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="clip", disable=not show)
 
 
 def bench(arguments: argparse.Namespace) -> int:

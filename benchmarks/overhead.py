@@ -5,15 +5,14 @@
 For the real shapes of four video models, with random weights, two branches of guidance at batch 1:
 
 * a full evaluation: the diffusers network in bfloat16, of which one block stands for all. Where it
-  would take too long, its time is extrapolated; how it came about lies in the JSON's ``full_how``
+  would take too long, its time is extrapolated; the JSON's ``full_how`` says how it came about
   (at Wan 1.3B a block extrapolated from 12,480 tokens came out 10 % above the one timed at 32,760);
 * the output tap, our default: decision and forecast of the real ``Session`` on float32 latents;
-* the stack tap: the same session on residuals of the block stack, in bfloat16; a reused step there
-  also runs the embeddings and the head.
+* the stack tap: the same on residuals of the block stack, in bfloat16; a reused step there also
+  runs the embeddings and the head.
 
-Not included: what the host does around the network at every step anyway. On a CPU
-with one thread matrix products are slow, on a GPU the launches of small operations are: shares
-measured on one say little about the other.
+What the host does around the network at every step is left out. On a CPU with one thread matrix
+products are slow, on a GPU the launches of small operations: one says little about the other.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ from sencache_core.tiny.model import cog_rotary
 from sencache_core.types import OUTPUT, STACK, Branch
 
 BRANCHES = (Branch("cond", 0), Branch("uncond", 1))
-#: Steps of the run that is timed.
-STEPS = 20
-#: Timings of which the median is taken.
-REPEATS = 3
+#: Steps of the run that is timed, and timings of which the median is taken.
+STEPS, REPEATS = 20, 3
 
 
 @dataclass(frozen=True)
@@ -78,20 +75,19 @@ class Shape:
         return prod(self.grid)
 
 
-def _wan(title: str, heads: int, ffn: int, blocks: int, sides: tuple[int, int]) -> Shape:
-    config = {"attention_head_dim": 128, "text_dim": 4096}
-    config |= {"num_attention_heads": heads, "ffn_dim": ffn}
-    grid = 21, sides[0] // 2, sides[1] // 2
-    latents = ((16, 21, *sides),)
-    return Shape(title, "wan", "WanTransformer3DModel", config, blocks, latents, grid, (512, 4096))
+def _wan(title: str, heads: int, ffn: int, blocks: int, height: int, width: int) -> Shape:
+    config = {"num_attention_heads": heads, "attention_head_dim": 128, "ffn_dim": ffn}
+    latents, grid = ((16, 21, height, width),), (21, height // 2, width // 2)
+    network = "WanTransformer3DModel"
+    return Shape(title, "wan", network, config, blocks, latents, grid, (512, 4096))
 
 
 #: By what ``--model`` takes: transformer/config.json of Wan-AI/Wan2.1-T2V-*-Diffusers and
 #: zai-org/CogVideoX-5b, their VAEs 4 x 8 x 8; LTX-2 by the defaults of diffusers' classes (121
 #: frames at 24 a second, VAE 8 x 32 x 32, 25 audio latents of 8 x 16 a second).
 SHAPES = {
-    "wan-1.3b": _wan("Wan 2.1 1.3B 832x480x81", 12, 8960, 30, (60, 104)),
-    "wan-14b": _wan("Wan 2.1 14B 1280x720x81", 40, 13824, 40, (90, 160)),
+    "wan-1.3b": _wan("Wan 2.1 1.3B 832x480x81", 12, 8960, 30, 60, 104),
+    "wan-14b": _wan("Wan 2.1 14B 1280x720x81", 40, 13824, 40, 90, 160),
     "ltx-2": Shape(
         "LTX-2 19B 768x512x121 with audio",
         "ltx2",
@@ -139,16 +135,35 @@ class Network:
         self.module: nn.Module = module.eval().requires_grad_(False)
         self._stack = FAMILIES[shape.family].diffusers_places.blocks
         self.block: nn.Module = getattr(module, self._stack)[0]
-        heads = module.config.num_attention_heads
-        self.width = heads * module.config.attention_head_dim
+        self.width = module.config.num_attention_heads * module.config.attention_head_dim
 
-    def stack(self, blocks: list[nn.Module]) -> None:
-        """Replace the block stack."""
-        setattr(self.module, self._stack, nn.ModuleList(blocks))
+    def shell_seconds(self) -> float:
+        """Of a call for one branch without any block; the median, after a call to warm up."""
+        setattr(self.module, self._stack, nn.ModuleList())
+        call = self._call(self.shape.grid[0])
+        call()
+        return statistics.median(clocked(self.device, call)[0] for _ in range(REPEATS))
 
-    def call(self, frames: int | None = None) -> Callable[[], Any]:
-        """A call for one branch, ready to be timed; ``frames``: of its latent, if not the real."""
-        kwargs = self._inputs(frames or self.shape.grid[0])
+    def block_seconds(self, frames: int) -> float:
+        """Of the block in a call for one branch on so many latent frames; the median."""
+        setattr(self.module, self._stack, nn.ModuleList([self.block]))
+        call, forward, seconds = self._call(frames), self.block.forward, []
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            own, out = clocked(self.device, lambda: forward(*args, **kwargs))
+            seconds.append(own)
+            return out
+
+        self.block.forward = timed
+        try:
+            for _ in range(REPEATS):
+                call()
+        finally:
+            del self.block.forward
+        return statistics.median(seconds)
+
+    def _call(self, frames: int) -> Callable[[], Any]:
+        kwargs = self._inputs(frames)
         return lambda: self.module(**kwargs, return_dict=False)
 
     def _inputs(self, frames: int) -> dict[str, Any]:
@@ -223,19 +238,12 @@ def full_evaluation(network: Network, patience: float) -> Full:
     latent frames.
     """
     shape, whole = network.shape, network.shape.grid[0]
-    network.stack([])
-    call = network.call()
-    call()  # warms up
-    shell = statistics.median(clocked(network.device, call)[0] for _ in range(REPEATS))
-    network.stack([network.block])
-    times: dict[int, float] = {}
-    frames = 1
+    shell, times, frames = network.shell_seconds(), {}, 1
     while frames <= whole:
         tokens = frames * shape.tokens // whole
         if len(times) >= 3 and fit(times, tokens)[0] > patience:
             break
-        run = _block_timer(network, frames)
-        times[tokens] = statistics.median(run() for _ in range(REPEATS))
+        times[tokens] = network.block_seconds(frames)
         frames = min(2 * frames, whole) if frames < whole else whole + 1
     if shape.tokens in times:
         one, how = times[shape.tokens], f"one block timed at {shape.tokens} tokens"
@@ -247,28 +255,6 @@ def full_evaluation(network: Network, patience: float) -> Full:
         )
     how += f", times {shape.blocks}; two branches"
     return Full(2 * (shell + one * shape.blocks), shell, one, how)
-
-
-def _block_timer(network: Network, frames: int) -> Callable[[], float]:
-    """Runs the network on so many latent frames; returns the seconds of its block."""
-    call, block, forward = network.call(frames), network.block, network.block.forward
-
-    def run() -> float:
-        inside: list[float] = []
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            seconds, out = clocked(network.device, lambda: forward(*args, **kwargs))
-            inside.append(seconds)
-            return out
-
-        block.forward = timed
-        try:
-            call()
-        finally:
-            del block.forward
-        return sum(inside)
-
-    return run
 
 
 def fit(times: dict[int, float], tokens: int) -> tuple[float, float]:
@@ -351,18 +337,17 @@ def drive(shape: Shape, device: torch.device, config: CacheConfig, width: int = 
         return torch.randn((1, *size), device=device, generator=generator)
 
     ends = [(noise(*size), noise(*size)) for size in shape.latents]
-    site, first, second = (
-        OUTPUT,
-        *(torch.cat([e[k].reshape(1, 1, -1) for e in ends], -1) for k in (0, 1)),
-    )
     if config.tap == STACK.tap:
-        site, first, second = STACK, *(noise(shape.tokens, width).bfloat16() for _ in range(2))
+        site, outputs = STACK, [noise(shape.tokens, width).bfloat16() for _ in range(2)]
+    else:  # as ComfyUI hands several modalities on
+        packed = (torch.cat([part.reshape(1, 1, -1) for part in end], -1) for end in zip(*ends))
+        site, outputs = OUTPUT, list(packed)
     costs, session = Costs(), config.start(family, schedule)
     gc.disable()
     try:
         for t, sigma in zip(times, schedule.sigmas):
             x = tuple(a * t + b * (1 - t) for a, b in ends)
-            y = first - second * t
+            y = outputs[0] - outputs[1] * t
             level = torch.full((1,), sigma, device=device)
             seconds, _ = clocked(device, lambda x=x, s=level: session.begin(x, s))
             skipped = []
@@ -380,11 +365,6 @@ def drive(shape: Shape, device: torch.device, config: CacheConfig, width: int = 
         gc.enable()
         session.finish(True)
     return costs
-
-
-def _packed(parts: Sequence[Tensor]) -> Tensor:
-    """As ComfyUI hands outputs on, several modalities as ``[1, 1, n]``."""
-    return parts[0] if len(parts) == 1 else torch.cat([p.reshape(1, 1, -1) for p in parts], -1)
 
 
 def rows_of(name: str, full: Full, network: Network) -> list[dict]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .case import Case
@@ -53,10 +54,15 @@ def peer(
     return Method(name, sweeps, partial(enabled, make=make), prepare=prepare)
 
 
-def _sea(case: Case, setting: Setting) -> Any:
-    from diffusers import SeaCacheConfig
+def _config(name: str, case: Case, setting: Setting, **more: Any) -> Any:
+    """The configuration of one of diffusers' caches."""
+    import diffusers
 
-    return SeaCacheConfig(**setting, raw_vision_callback=partial(noisy_clips, case))
+    return getattr(diffusers, f"{name}Config")(**setting, **more)
+
+
+def _sea(case: Case, setting: Setting) -> Any:
+    return _config("SeaCache", case, setting, raw_vision_callback=partial(noisy_clips, case))
 
 
 def noisy_clips(case: Case, module, args, kwargs) -> list[Tensor]:
@@ -79,11 +85,9 @@ def _sea_sweeps(order: int, case: Case, budget: float) -> list[Sweep]:
 
 
 def _taylor(case: Case, setting: Setting) -> Any:
-    import torch
-    from diffusers import TaylorSeerCacheConfig
-
     # The models are float32; half precision would only cost the peer accuracy.
-    return TaylorSeerCacheConfig(**setting, use_lite_mode=True, taylor_factors_dtype=torch.float32)
+    own = {"use_lite_mode": True, "taylor_factors_dtype": torch.float32}
+    return _config("TaylorSeerCache", case, setting, **own)
 
 
 def _taylor_sweeps(order: int, case: Case, budget: float) -> list[Sweep]:
@@ -95,10 +99,9 @@ def _taylor_sweeps(order: int, case: Case, budget: float) -> list[Sweep]:
 
 
 def _mag(case: Case, setting: Setting) -> Any:
-    from diffusers import MagCacheConfig
-
-    ratios = case.prepared["magcache"]
-    return MagCacheConfig(**setting, num_inference_steps=case.regime.steps, mag_ratios=ratios)
+    # While it calibrates it takes no ratios.
+    own = {} if setting.get("calibrate") else {"mag_ratios": case.prepared["magcache"]}
+    return _config("MagCache", case, setting, num_inference_steps=case.regime.steps, **own)
 
 
 def magnitude_ratios(case: Case) -> list[float]:
@@ -107,15 +110,10 @@ def magnitude_ratios(case: Case) -> list[float]:
     Raises:
         RuntimeError: it printed none of the right length.
     """
-    from diffusers import MagCacheConfig
-
-    def calibrating(case: Case, setting: Setting) -> Any:
-        return MagCacheConfig(calibrate=True, num_inference_steps=case.regime.steps)
-
     lists = []
     for shot in case.calibration:
         said = io.StringIO()
-        with enabled(case, {}, calibrating), contextlib.redirect_stdout(said):
+        with enabled(case, {"calibrate": True}, _mag), contextlib.redirect_stdout(said):
             case.host.sample([shot])
         lines = said.getvalue().splitlines()
         lists += [ast.literal_eval(line) for line in lines if line.startswith("[1.0")]
@@ -132,10 +130,8 @@ def _mag_sweeps(case: Case, budget: float) -> list[Sweep]:
     ]
 
 
-def _first_block(case: Case, setting: Setting) -> Any:
-    from diffusers import FirstBlockCacheConfig
-
-    return FirstBlockCacheConfig(**setting)
+def _first_block_sweeps(case: Case, budget: float) -> list[Sweep]:
+    return [Sweep.over("threshold", THRESHOLDS)]
 
 
 #: cache-dit's ready-made masks, from expensive to cheap.
@@ -197,24 +193,17 @@ def step_mask(steps: int, mask: str | int) -> list[int]:
 
 def _thresholds(case: Case, budget: float, **fixed: Any) -> list[Sweep]:
     # Its default warm-up of 8 steps spends more than small budgets have.
+    fixed |= {"Fn_compute_blocks": 1}
     return [
-        Sweep.over(
-            "residual_diff_threshold",
-            THRESHOLDS,
-            Fn_compute_blocks=1,
-            max_warmup_steps=warmup,
-            **fixed,
-        )
+        Sweep.over("residual_diff_threshold", THRESHOLDS, max_warmup_steps=warmup, **fixed)
         for warmup in (8, 4, 2)
     ]
 
 
 def _masks(case: Case, budget: float, **fixed: Any) -> list[Sweep]:
+    fixed |= {"Fn_compute_blocks": 1, "max_warmup_steps": 1}
     own = range(case.regime.steps, 1, -1)
-    return [
-        Sweep.over("mask", masks, Fn_compute_blocks=1, max_warmup_steps=1, **fixed)
-        for masks in (MASKS, own)
-    ]
+    return [Sweep.over("mask", masks, **fixed) for masks in (MASKS, own)]
 
 
 def _with_orders(sweeps: Callable[..., Sequence[Sweep]], case: Case, budget: float) -> list[Sweep]:
@@ -227,7 +216,7 @@ METHODS = (
     peer("taylorseer-1", _taylor, partial(_taylor_sweeps, 1)),
     peer("taylorseer-2", _taylor, partial(_taylor_sweeps, 2)),
     peer("magcache", _mag, _mag_sweeps, magnitude_ratios),
-    peer("first-block-cache", _first_block, lambda *_: [Sweep.over("threshold", THRESHOLDS)]),
+    peer("first-block-cache", partial(_config, "FirstBlockCache"), _first_block_sweeps),
     Method("dbcache", _thresholds, _dbcache),
     Method("dbcache-taylorseer", partial(_with_orders, _thresholds), _dbcache),
     Method("dbcache-mask", _masks, _dbcache),

@@ -1,11 +1,13 @@
-"""What rows are compared with, on disk: sampled once, whatever is run again."""
+"""What lies on disk: rows, and the clips that they are compared with, which are sampled once."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,6 +19,14 @@ from sencache_core.model.fingerprint import fingerprint
 from .host import Shot
 from .models import Model
 
+#: Start of the names of rows of uncached sampling.
+UNCACHED = "uncached"
+#: Fields that name a row.
+KEYS = ("family", "regime", "method", "budget")
+
+#: See ``bench.run_bench``.
+Row = dict[str, Any]
+Key = tuple[str, str, str, float]
 #: Final latent ``[1, C, F, H, W]`` of a clip, and one figure that belongs to it.
 Kept = tuple[Tensor, float]
 
@@ -81,3 +91,26 @@ def _write(file: Path, latent: Tensor, figure: float) -> None:
 def _read(file: Path) -> Kept:
     with safe_open(file, "pt") as kept:
         return kept.get_tensor("latent"), float(kept.metadata()["figure"])
+
+
+def read(path: Path) -> dict[Key, Row]:
+    """The rows of a file by key.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(rows, list) or not all("clips" in row for row in rows):
+            raise TypeError("no list of rows with clips")
+        return {tuple(row[name] for name in KEYS): row for row in rows}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} holds no rows of a bench: {error}") from error
+
+
+def write(path: Path, rows: dict[Key, Row]) -> None:
+    """Replace the file as a whole, so that an interrupt leaves the old one or the new one."""
+    text = json.dumps(list(rows.values()), indent=1, allow_nan=False) + "\n"
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

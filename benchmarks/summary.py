@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .measures import Nearer, nearer, tail
 from .method import need
-from .rows import UNCACHED, Key, Row, read
+from .store import UNCACHED, Key, Row, read
 
 #: What clips are compared with: keys of a clip's figures.
 EXACT, SAME = "exact", "uncached"

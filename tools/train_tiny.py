@@ -113,8 +113,13 @@ def plain_attention(query, key, value, attn_mask=None, scale=None, **_):
     return out.view(*shape[:-2], query.shape[1], shape[-1])
 
 
-def make_optimizer(module: torch.nn.Module, rate: float) -> torch.optim.Optimizer:
-    """AdamW; no decay for gains and biases, a lower rate for the wide text projection."""
+def make_optimizers(
+    module: torch.nn.Module, rate: float, muon: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices at rate ``muon`` (0: AdamW for them too), AdamW for the rest.
+
+    No decay for gains and biases; a lower rate for the wide text projection.
+    """
     matrices, gains, text = [], [], []
     for name, parameter in module.named_parameters():
         if parameter.shape[-1] == 4096:
@@ -124,11 +129,19 @@ def make_optimizer(module: torch.nn.Module, rate: float) -> torch.optim.Optimize
         else:
             gains.append(parameter)
     groups = [{"params": gains, "weight_decay": 0.0}, {"params": text, "lr": rate * 0.3}]
-    groups.append({"params": matrices})
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), weight_decay=0.02)
-    for group in optimizer.param_groups:
-        group["base"] = group["lr"]
-    return optimizer
+    if not muon:
+        groups.append({"params": matrices})
+    optimizers = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), weight_decay=0.02)]
+    if muon:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices, lr=muon, momentum=0.95, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base"] = group["lr"]
+    return optimizers
 
 
 def loss_of(family, module, clean, context, generator, train_shift, bf16=False):
@@ -211,7 +224,10 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         module.load_state_dict(tiny.to_diffusers_keys(family, load_file(tiny.weights_path(family))))
     else:
         init_weights(module)
-    optimizer = make_optimizer(module, args.rate)
+    optimizers = make_optimizers(module, args.rate, args.muon)
+    if args.compile:
+        for block in module.blocks if family == "wan" else module.transformer_blocks:
+            block.compile(dynamic=False)
     average = {k: v.detach().clone() for k, v in module.state_dict().items()}
     generator = torch.Generator().manual_seed(args.seed)
     step, seconds, checkpoint = 0, 0.0, work_dir / f"{args.name or family}.pt"
@@ -219,7 +235,8 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         saved = torch.load(checkpoint)
         module.load_state_dict(saved["model"])
         average, step, seconds = saved["average"], saved["step"], saved["seconds"]
-        optimizer.load_state_dict(saved["optimizers"][0])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         generator.set_state(saved["rng"])
     log = work_dir / f"{args.name or family}.log"
 
@@ -228,7 +245,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
             {
                 "model": module.state_dict(),
                 "average": average,
-                "optimizers": [optimizer.state_dict()],
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": step,
                 "seconds": seconds,
                 "rng": generator.get_state(),
@@ -244,8 +261,9 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         started = time.time()
         progress = min(1.0, max(seconds / budget, step / args.steps if args.steps else 0.0))
         factor = min(1.0, (step + 1) / args.warmup) * min(1.0, (1.02 - progress) / args.decay)
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * factor
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base"] * factor
         index = torch.randint(len(latents), (args.batch,), generator=generator)
         context = torch.stack([words[prompts[i]] for i in index.tolist()])
         context[torch.rand(args.batch, generator=generator) < args.dropout] = 0
@@ -255,8 +273,9 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         loss = loss_of(family, module, clean, context, generator, args.train_shift, args.bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         step += 1
         rate = min(args.ema, step / (step + 10))
         with torch.no_grad():
@@ -295,6 +314,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10000, help="size of the latent pool")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--muon", type=float, default=0.0, help="Muon's rate for matrices (0: AdamW)")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--decay", type=float, default=0.5, help="final share with falling rate")
