@@ -3,8 +3,8 @@
 The models (Wan 2.1, LTX-Video and CogVideoX layouts, about 5 to 6 million parameters each) draw
 short clips of moving shapes from prompts such as "a red circle moving left on a dark striped
 background". They were trained from scratch with ``tools/train_tiny.py`` on procedural clips, for
-about an hour and a half each on half a CPU: colour and motion follow the prompt, outlines are soft,
-and some shapes, crosses and triangles above all, come out as blobs.
+about three hours each on a part of a CPU: shape, colour and motion follow the prompt; outlines are
+rough, and shapes that spin, grow or move in circles may change on the way.
 
 ``python tools/judge_tiny.py --steps 20`` reads the clips of the 24 held-out prompts with a small
 classifier, which reads shape, colour and motion of procedural clips of the same prompts right in
@@ -13,9 +13,9 @@ classifier, which reads shape, colour and motion of procedural clips of the same
     =========  =====  ======  ======  ===
     model      shape  colour  motion  all
     =========  =====  ======  ======  ===
-    Wan           12      24      21   11
-    LTX-Video     16      24      24   16
-    CogVideoX      8      24      24    8
+    Wan           23      24      24   23
+    LTX-Video     21      24      24   21
+    CogVideoX     22      24      24   22
     =========  =====  ======  ======  ===
 """
 
