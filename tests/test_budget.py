@@ -33,7 +33,7 @@ from sencache_core.types import NONE, Reason
 
 SAMPLERS = ("euler", "uni_pc", "dpmpp_2m", "heun", "euler_ancestral")
 FAMILY_NAMES = ("wan", "ltx", "cogvideox")
-STEPS = (20, 30, 50)
+STEPS = (20, 50)
 PERCENT = range(20, 101, 5)
 SHAPE = (1, 6)
 

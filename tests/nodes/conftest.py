@@ -51,9 +51,9 @@ class Server:
     def queue(self, prompt: dict) -> str:
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
 
-    def wait(self, prompt_id: str) -> dict:
+    def wait(self, prompt_id: str, seconds: float = RUN_SECONDS) -> dict:
         """The history entry of a prompt, once it has ended in whatever way."""
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
             if entry and entry.get("status"):

@@ -13,7 +13,7 @@ WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 TINY = ROOT / "example_workflows" / "sencache_tiny_wan.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 STEPS = 10
-#: The longest that a test waits for anything in the browser.
+#: The longest that a test waits for anything.
 SECONDS = 90
 
 pytestmark = [
@@ -366,7 +366,7 @@ def test_each_node_bypassed_or_muted(page, server):
             errors = answer.get("node_errors") or {}
             foreign = {one["class_type"] for one in errors.values()}
             assert not [name for name in foreign if name.startswith("SenCache")], (case, errors)
-            entry = server.wait(answer["prompt_id"])
+            entry = server.wait(answer["prompt_id"], SECONDS)
             assert entry["status"]["status_str"] == "success", (case, entry["status"])
             by_kind = {prompt[k]["class_type"]: v for k, v in entry["outputs"].items()}
             if kind in ("SenCacheApply", "SenCacheStatsViewer"):
