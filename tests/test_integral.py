@@ -11,6 +11,7 @@ from sencache_core.hosts.loop import sample
 from sencache_core.model.families import FAMILIES
 from sencache_core.policies import Guards, Planned
 from sencache_core.run import integral
+from sencache_core.run.facts import Facts
 
 WAN, COG = FAMILIES["wan"], FAMILIES["cogvideox"]
 X = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -28,11 +29,12 @@ def every(step: int, steps: int) -> str:
     return "".join("C" if k % step == 0 or k in (0, 1, steps - 1) else "." for k in range(steps))
 
 
-def run(model, family, schedule, conditions=None, guidance=1.0, x=X, **options):
+def run(model, family, schedule, conditions=None, guidance=1.0, x=X, guided=False, **options):
     """The final latent and the report."""
     options = {"aim": "true", "rule": Linear(), "guards": Guards(warmup=1), **options}
-    session = CacheConfig(**options).start(family, schedule)
     conditions = conditions or {"cond": 1.0}
+    facts = Facts(guided=guided)
+    session = CacheConfig(**options).start(family, schedule, facts=facts)
     end = sample(
         model, x.float(), schedule, conditions, guidance, session, prediction=family.prediction
     )
@@ -97,7 +99,7 @@ def test_branches_are_put_together():
     def guided(x, sigma, condition):
         return 3 * half(x, sigma, 0.2) - 2 * half(x, sigma, 0.1)
 
-    options = {"policy": Planned(mask=every(2, 24))}
+    options = {"policy": Planned(mask=every(2, 24)), "guided": True}
     pair, _ = run(half, WAN, flow(24), {"cond": 0.2, "uncond": 0.1}, 3.0, **options)
     one, _ = run(guided, WAN, flow(24), **options)
     assert error(pair, one) < 1e-5

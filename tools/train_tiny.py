@@ -316,7 +316,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10000, help="size of the latent pool")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--muon", type=float, default=0.0, help="Muon's rate for matrices (0: AdamW)")
+    parser.add_argument(
+        "--muon", type=float, default=0.0, help="Muon's rate for matrices (0: AdamW)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the blocks")
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--warmup", type=int, default=50)

@@ -33,9 +33,14 @@ from .hindsight import MOST_FEEDBACK, Debt, Hindsight
 #: clean latent moves along.
 SPREAD = 0.2
 
-#: Share of a forecast's departure from the last output that is moved by (ours): the corrector
-#: brings the rest, and on coarse schedules the whole of it oscillates.
-DAMPING = 0.6
+#: Largest share of a forecast's departure from the last output that is moved by, and the relative
+#: error of forecasts at which it has halved (ours): the corrector brings the rest, and where
+#: forecasts are poor their departure makes outputs swing.
+DAMPING, POOR = 0.8, 0.05
+
+#: How much more guided outputs answer than Gaussian data's do, while they answer against the
+#: displacement (ours; guidance sharpens what the model is sure of).
+GUIDED = 2.0
 
 #: Corrections that are made however far off the forecast was: the first outputs of a run change by
 #: more than their own size, and correcting them is where most is gained (ours).
@@ -43,7 +48,7 @@ ALWAYS = 2
 
 #: Relative error of a forecast from which on a later correction is left out: outputs then swing
 #: from one evaluation to the next, and corrections make them swing more (ours).
-SWINGS = 0.7
+SWINGS = 0.3
 
 
 @dataclass
@@ -57,6 +62,7 @@ class Integral(Hindsight):
         ends_seen: whether the clean latent that the last output stands for is seen.
         begun: of the evaluation at hand, by key: what its own step moves the latent by.
         evaluations: that have ended.
+        error: relative, of the newest forecast that was measured.
         calm: of the evaluation at hand, 0-d: 1 if it is to be corrected, else 0. The first branch
             that is computed says so for all, as half a guidance pair must not be corrected.
     """
@@ -66,8 +72,13 @@ class Integral(Hindsight):
     ends_seen: bool = False
     begun: dict[Key, Debt] = field(default_factory=dict)
     evaluations: int = 0
+    error: float = math.inf
     calm: Tensor | None = None
     _index: int = -1  # step of the evaluation at hand
+
+    def saw(self, error: float) -> None:
+        if not math.isnan(error):
+            self.error = error
 
     def skip(self, t: float, index: int) -> None:
         if self.on:
@@ -145,8 +156,9 @@ class Integral(Hindsight):
         """
         used = known[-rule.history :]
         weights = rule.weights_over([anchor.t for anchor in used], path.points, path.shares)
-        weights = [DAMPING * weight for weight in weights]
-        weights[-1] += (1 - DAMPING) * sum(path.shares)
+        share = DAMPING / (1 + (self.error / POOR) ** 2)
+        weights = [share * weight for weight in weights]
+        weights[-1] += (1 - share) * sum(path.shares)
         given = used[-1].y.float() * (path.q * weights[-1])
         for weight, anchor in zip(weights[:-1], used[:-1], strict=True):
             given.add_(anchor.y, alpha=path.q * weight)
@@ -183,9 +195,11 @@ def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
         signal, noise = (1 - t, t) if family.prediction == "flow" else _signal_noise(t)
         spread = (SPREAD * signal) ** 2 + noise**2
         if family.prediction == "flow":
-            return (noise - SPREAD**2 * signal) / spread
-        unit = unit_scale(family, run.schedule, t, run.clean)
-        return signal * noise * (1 - SPREAD**2) / spread * unit / scales.get(t, unit)
+            gaussian = (noise - SPREAD**2 * signal) / spread
+        else:
+            unit = unit_scale(family, run.schedule, t, run.clean)
+            gaussian = signal * noise * (1 - SPREAD**2) / spread * unit / scales.get(t, unit)
+        return gaussian * GUIDED if run.guided and gaussian > 0 else gaussian
 
     return Integral(steps, rule.weights, response, paths=paths, rule=rule, ends_seen=run.x0_seen)
 

@@ -105,6 +105,7 @@ class Session:
             paired=self._pairs.known,
             extra=self._extra,
         )
+        self._hindsight.saw(step.error)
         decision = course.decide(step, last, self._trial.hopeless)
         if decision.reason in (Reason.CHANGED, Reason.TIME_ROSE):
             self._history.clear()
