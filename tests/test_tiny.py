@@ -276,6 +276,8 @@ def test_training_step_and_resume(family, tmp_path, monkeypatch):
     }
     options |= {
         "bf16": False,
+        "compile": False,
+        "muon": 2e-3 if family == "wan" else 0.0,
         "dropout": 0.5,
         "train_shift": 3.0,
         "crop_until": 0.4,
