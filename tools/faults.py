@@ -225,7 +225,7 @@ FAULTS = (
         "What is handed on lacks the correction.",
         "sencache_core/run/integral.py",
         "            given = given.add(off, alpha=path.q)\n",
-        "",
+        "            given = given.add(off, alpha=0.0)\n",
         ("tests/test_integral.py::test_second_order",),
     ),
     Fault(
@@ -320,7 +320,7 @@ FAULTS = (
     Fault(
         "Forecasts are taken back although the sampler turned out to ask several times a step.",
         "sencache_core/config.py",
-        "replace(run, schedule=schedule, transitions=None)",
+        "replace(run, schedule=schedule, transitions=None, to_truth=False)",
         "replace(run, schedule=schedule)",
         (
             "tests/test_pattern.py::test_nothing_is_taken_back_where_a_sampler_asks_more_often_than_its_name_tells",
