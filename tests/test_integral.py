@@ -12,6 +12,7 @@ from sencache_core.model.families import FAMILIES
 from sencache_core.policies import Guards, Planned
 from sencache_core.run import integral
 from sencache_core.run.facts import Facts
+from sencache_core.types import OUTPUT, Branch, Key
 
 WAN, COG = FAMILIES["wan"], FAMILIES["cogvideox"]
 X = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -126,6 +127,24 @@ def test_nothing_of_the_callers_is_written_to():
     run(watched, WAN, flow(20), budget=0.5)
     assert len(given) == 10
     assert all(torch.equal(a, b) and torch.equal(c, d) for a, b, c, d in given)
+
+
+def test_a_correction_moves_the_latent_and_the_output():
+    """Two steps by hand: what the second evaluation hands on, for data that scatter by 0.2."""
+    first, second = X.float(), 2 - X.float()
+    session = CacheConfig(aim="true", budget=1.0, rule=Linear(), min_steps=1).start(
+        WAN, flow(2), facts=Facts(guided=False)
+    )
+    keys = [Key(Branch("cond"), OUTPUT)]
+    session.begin((first,), 1.0)
+    held = session.observe(keys, first)
+    torch.testing.assert_close(held, first)
+    session.begin((first,), 0.5)
+    handed = session.observe(keys, second)
+    session.finish(True)
+    response = (0.5 - 0.04 * 0.5) / (0.04 * 0.25 + 0.25)
+    off = 0.25 * (first - second) / (1 + 0.25 * response)  # trapezoid less what was held
+    torch.testing.assert_close(handed, second + response * off - 2 * off)
 
 
 def test_outputs_that_swing_are_not_corrected_further(monkeypatch):

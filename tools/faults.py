@@ -219,7 +219,7 @@ FAULTS = (
         "sencache_core/run/integral.py",
         "            there = y.float().add(off, alpha=self.response(step.t))\n",
         "            there = y.float()\n",
-        ("tests/test_integral.py::test_outputs_that_swing_are_not_corrected_further",),
+        ("tests/test_integral.py::test_a_correction_moves_the_latent_and_the_output",),
     ),
     Fault(
         "What is handed on lacks the correction.",
