@@ -39,6 +39,10 @@ DEFAULT_GUARDS = Guards(warmup=2, start=None)
 #: about 10 steps are ruined there, by the bundled priors (ours; docs/theory.md, section 7).
 MOST_EXPECTED = 0.12
 
+_TO_TRUTH = (
+    "The aim is the true clip: steps are corrected towards what many more of them would give, so the "
+    "clip differs from the uncached one."
+)
 _NOT_TO_TRUTH = (
     "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
     "one evaluation a step without fresh noise (euler, ddim), plain guidance and the output tap."
@@ -167,8 +171,8 @@ class CacheConfig:
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
         )
-        if self.aim == "true" and steps is None and self.policy.reuses:
-            report.say(_NOT_TO_TRUTH)
+        if self.aim == "true" and self.policy.reuses:
+            report.say(_TO_TRUTH if run.to_truth else _NOT_TO_TRUTH)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None, to_truth=False)

@@ -111,6 +111,7 @@ def test_a_budget_of_one_is_corrected_and_the_same_clip_is_not():
     plain = sample(u_of, X.float(), flow(20), {"cond": 1.0}).double()
     true, report = run(u_of, WAN, flow(20), budget=1.0)
     assert report.evaluations == 20
+    assert any("The aim is the true clip" in text for text in report.messages)
     assert error(true, U_TRUTH) < error(plain, U_TRUTH) / 3
     same, _ = run(u_of, WAN, flow(20), budget=1.0, aim="same")
     assert torch.equal(same, plain)

@@ -134,7 +134,7 @@ class Integral(Hindsight):
             truth = y.float()
             error = rms(self.rule.predict(step.t, history).float() - truth)
             self.calm = (error < SWINGS * rms(truth)).float()
-        return self.calm
+        return self.calm.to(y.device)
 
     def _off(self, debt: Debt, y: Tensor, step: Step, history: Sequence[Anchor]) -> Tensor:
         """What the scaled latent is off by, float32."""
@@ -163,7 +163,7 @@ class Integral(Hindsight):
         for weight, anchor in zip(weights[:-1], used[:-1], strict=True):
             given.add_(anchor.y, alpha=path.q * weight)
         if path.p:
-            given.add_(x[0], alpha=path.p)
+            given.add_(x[0].to(given.device), alpha=path.p)
         return given, [0.0] * (len(known) - len(used)) + weights
 
     def _path(self, step: Step, y: Tensor, x: Sequence[Tensor]) -> Path | None:
