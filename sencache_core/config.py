@@ -40,8 +40,8 @@ DEFAULT_GUARDS = Guards(warmup=2, start=None)
 MOST_EXPECTED = 0.12
 
 _TO_TRUTH = (
-    "The aim is the true clip: steps are corrected towards what many more of them would give, so the "
-    "clip differs from the uncached one."
+    "The aim is the true clip: steps are corrected towards what many more of them would give, so "
+    "that the clip differs from the uncached one."
 )
 _NOT_TO_TRUTH = (
     "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
