@@ -6,17 +6,17 @@ background". They were trained from scratch with ``tools/train_tiny.py`` on proc
 about three hours each on a part of a CPU: shape, colour and motion follow the prompt; outlines are
 rough, and shapes that spin, grow or move in circles may change on the way.
 
-``python tools/judge_tiny.py --steps 20`` reads the clips of the 24 held-out prompts with a small
-classifier, which reads shape, colour and motion of procedural clips of the same prompts right in
-24 of 24 cases, also after the codec. Right in the samples, of 24:
+``python tools/judge_tiny.py --steps 20`` (or 50) reads the clips of the 24 held-out prompts with a
+small classifier, which reads shape, colour and motion of procedural clips of the same prompts right
+in 24 of 24 cases, also after the codec. Right in the samples, of 24:
 
-    =========  =====  ======  ======  ===
-    model      shape  colour  motion  all
-    =========  =====  ======  ======  ===
-    Wan           23      24      24   23
-    LTX-Video     21      24      24   21
-    CogVideoX     22      24      24   22
-    =========  =====  ======  ======  ===
+    =========  =====  ======  ======  =========  ============
+    model      shape  colour  motion  all three  of 50 steps
+    =========  =====  ======  ======  =========  ============
+    Wan           23      24      24         23            23
+    LTX-Video     21      24      24         21            22
+    CogVideoX     22      24      24         22            20
+    =========  =====  ======  ======  =========  ============
 """
 
 from .codec import Codec, codec_path
