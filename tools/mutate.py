@@ -11,7 +11,6 @@ is not here, neither catch a fault nor let it survive.
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import re
 import shutil
@@ -48,7 +47,7 @@ def changed(fault: Fault, tree: Path = ROOT) -> str:
         if not _there(test, tree):
             raise ValueError(f"{fault.file}: there is no test {test}")
     source = source.replace(fault.old, fault.new)
-    ast.parse(source)
+    compile(source, fault.file, "exec")
     return source
 
 
