@@ -203,7 +203,7 @@ FAULTS = (
         "sencache_core/run/hindsight.py",
         "        self.book(key, rule.weights(used, step.t), len(history))\n",
         "        used = [anchor.t for anchor in history]\n"
-        "        self.book(key, self.interpolate(used, step.t), len(history))\n",
+        "        self.book(key, self.rule.weights(used, step.t), len(history))\n",
         ("tests/test_hindsight.py::test_an_output_that_was_held_is_taken_back_as_held",),
     ),
     # Heading for the exact solution

@@ -28,9 +28,6 @@ from ..types import Anchor, Key, Step
 #: it the first-order picture has ended.
 MOST_FEEDBACK = 0.5
 
-#: ``weights(times, t)``: weights of known outputs, the newest last, for the output at ``t``.
-Interpolate = Callable[[Sequence[float], float], Sequence[float]]
-
 
 @dataclass
 class Debt:
@@ -54,7 +51,7 @@ class Hindsight:
 
     Attributes:
         transitions: ``(a, b)`` of every step; ``None``: nothing is ever taken back.
-        interpolate: the reuse rule's weights.
+        rule: reuse rule, which interpolates.
         response: ``kappa`` by time coordinate.
         skipped: ``(t, step index)`` of the rounds reused since the last true evaluation.
         debts: by key.
@@ -68,7 +65,7 @@ class Hindsight:
     """
 
     transitions: Sequence[tuple[float, float]] | None
-    interpolate: Interpolate
+    rule: ReuseRule
     response: Callable[[float], float]
     skipped: list[tuple[float, int]] = field(default_factory=list)
     debts: dict[Key, Debt] = field(default_factory=dict)
@@ -183,7 +180,7 @@ class Hindsight:
         transport = 1.0
         for when, index in reversed(self.skipped):
             factor = transport * self.transitions[index][1]
-            for place, weight in enumerate(self.interpolate(times, when)):
+            for place, weight in enumerate(self.rule.weights(times, when)):
                 total[place] += factor * weight
             transport *= self.transitions[index][0]
         off = y.float() * total[-1]
@@ -211,4 +208,4 @@ def hindsight_of(run: RunInfo, rule: ReuseRule) -> Hindsight:
         return run.moments.response_at(t) * unit_scale(run.family, run.schedule, t, run.clean)
 
     steps = run.transitions if run.moments is not None else None
-    return Hindsight(steps, rule.weights, response)
+    return Hindsight(steps, rule, response)

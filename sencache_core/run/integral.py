@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..forecast.reuse import Hold, ReuseRule
+from ..forecast.reuse import ReuseRule
 from ..policies import RunInfo
 from ..sampler.path import Path, paths_of
 from ..sampler.solver import unit_scale
@@ -58,7 +58,6 @@ class Integral(Hindsight):
 
     Attributes:
         paths: of the schedule's steps.
-        rule: makes forecasts and interpolations.
         ends_seen: whether the clean latent that the last output stands for is seen.
         begun: of the evaluation at hand, by key: what its own step moves the latent by.
         evaluations: that have ended.
@@ -68,7 +67,6 @@ class Integral(Hindsight):
     """
 
     paths: Sequence[Path] = ()
-    rule: ReuseRule = field(default_factory=Hold)
     ends_seen: bool = False
     begun: dict[Key, Debt] = field(default_factory=dict)
     evaluations: int = 0
@@ -201,7 +199,7 @@ def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
             gaussian = signal * noise * (1 - SPREAD**2) / spread * unit / scales.get(t, unit)
         return gaussian * GUIDED if run.guided and gaussian > 0 else gaussian
 
-    return Integral(steps, rule.weights, response, paths=paths, rule=rule, ends_seen=run.x0_seen)
+    return Integral(steps, rule, response, paths=paths, ends_seen=run.x0_seen)
 
 
 def _signal_noise(t: float) -> tuple[float, float]:
