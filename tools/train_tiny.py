@@ -17,11 +17,21 @@ as much in as many steps:
 
 The same command with more ``--minutes`` goes on from there. ``--fit-kernels`` refits what decodes
 and leaves the latents, and so the weights, their meaning; ``--fit-codec`` refits both.
+
+Models that nothing of the package was measured or tuned on, for ``sencache bench --checkpoint``:
+two a family of another width, depth, data and seed, a quarter of an hour each, not bundled:
+
+    for family in wan ltx cogvideox; do for variant in narrow wide; do
+        python tools/train_tiny.py --family $family --variant $variant --clips 6000 --batch 16 \\
+            --rate 1e-3 --muon 2e-3 --ema 0.998 --crop-until 0.3 --train-shift 5 --dropout 0.08 \\
+            --decay 0.65 --threads 1 --minutes 14 --bf16 --compile --resume
+    done; done
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import random
 import sys
@@ -43,6 +53,62 @@ SHAPE_WEIGHT = 4.0
 """Extra weight of a cell that differs from its frame's median by 1 or more."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A model that differs from the bundled one of its family.
+
+    Attributes:
+        sizes: by family, arguments of the transformer's class other than the bundled model's.
+        pan: how far the camera moves over a clip, in widths of the picture.
+        seed: of clips, weights and batches.
+    """
+
+    sizes: dict[str, dict[str, int]]
+    pan: float
+    seed: int
+
+
+VARIANTS = {
+    "narrow": Variant(
+        {
+            "wan": {"num_attention_heads": 1, "ffn_dim": 512, "num_layers": 8},
+            "ltx": {"attention_head_dim": 6, "cross_attention_dim": 192, "num_layers": 6},
+            "cogvideox": {"num_attention_heads": 2, "num_layers": 8},
+        },
+        pan=0.0,
+        seed=21,
+    ),
+    "wide": Variant(
+        {
+            "wan": {"num_attention_heads": 3, "ffn_dim": 384, "num_layers": 4},
+            "ltx": {"attention_head_dim": 10, "cross_attention_dim": 320, "num_layers": 3},
+            "cogvideox": {"num_attention_heads": 4, "num_layers": 4},
+        },
+        pan=0.25,
+        seed=22,
+    ),
+}
+
+
+def film(spec: data.ClipSpec, family: str, seed: int, pan: float) -> torch.Tensor:
+    """A clip ``[frames, 3, side, side]`` as a camera sees it that is not centred.
+
+    A window of 60 to 100 % of a larger scene, anywhere in it; it moves by ``pan`` of its width.
+    """
+    frames, side = tiny.SPECS[family].frames, tiny.SPECS[family].pixels
+    rng = random.Random(seed)
+    size = round(side * rng.uniform(1.0, 1.6))
+    scene = data.make_clip(spec, family, seed, size=(frames, size))
+    room = size - side
+    start, end = [rng.uniform(0, room) for _ in range(2)], [rng.uniform(0, room) for _ in range(2)]
+    clip = []
+    for k, frame in enumerate(scene):
+        share = min(1.0, pan * side / max(math.dist(start, end), 1e-6)) * k / (frames - 1)
+        top, left = (round(a + share * (b - a)) for a, b in zip(start, end))
+        clip.append(frame[:, top : top + side, left : left + side])
+    return torch.stack(clip)
+
+
 def fit_codec(family: str, clips: int = 200, kernels_only: bool = False) -> None:
     """Fit and save the codec, or its decoding kernels alone, on random training clips."""
     rng = random.Random(11)
@@ -61,18 +127,25 @@ def fit_codec(family: str, clips: int = 200, kernels_only: bool = False) -> None
     tiny.Codec.load.cache_clear()
 
 
-def latent_pool(family: str, work_dir: Path, clips: int) -> tuple[torch.Tensor, list[str]]:
+def latent_pool(
+    family: str, work_dir: Path, clips: int, variant: str = ""
+) -> tuple[torch.Tensor, list[str]]:
     """fp16 latents ``[clips, C, F, H, W]`` and their prompts, cached in the work directory."""
-    path = work_dir / f"pool_{family}_{clips}.pt"
+    path = work_dir / f"pool_{family}{variant and '_' + variant}_{clips}.pt"
     if path.exists():
         saved = torch.load(path)
         return saved["latents"], saved["prompts"]
-    codec, rng = tiny.Codec.load(family), random.Random(12)
+    codec, other = tiny.Codec.load(family), VARIANTS.get(variant)
+    rng = random.Random(other.seed if other else 12)
     latents = torch.empty(clips, *tiny.SPECS[family].latent, dtype=torch.float16)
     prompts = []
     for index in tqdm(range(clips), desc=f"{family} clips", mininterval=5):
         spec = data.random_spec(rng)
-        latents[index] = codec.encode(data.make_clip(spec, family, index)).half()
+        if other:
+            clip = film(spec, family, 1_000_000 * other.seed + index, other.pan)
+        else:
+            clip = data.make_clip(spec, family, index)
+        latents[index] = codec.encode(clip).half()
         prompts.append(spec.prompt)
     torch.save({"latents": latents, "prompts": prompts}, path)
     return latents, prompts
@@ -206,9 +279,11 @@ def export(family: str, state_dict: dict, path: Path | None = None) -> Path:
     return path
 
 
-def sample_sheet(family: str, state_dict: dict, path: Path, rows: int, steps: int | None) -> None:
+def sample_sheet(
+    family: str, state_dict: dict, path: Path, rows: int, steps: int | None, **sizes: int
+) -> None:
     """PNG of held-out prompts, one per row; the weights are rounded to fp16 first."""
-    module = tiny.build(family).eval()
+    module = tiny.build(family, **sizes).eval()
     module.load_state_dict({k: v.half().float() for k, v in state_dict.items()})
     prompts = tiny.held_out_prompts()[:rows]
     latents = tiny.sample(family, module, prompts, seed=100, steps=steps)
@@ -218,10 +293,10 @@ def sample_sheet(family: str, state_dict: dict, path: Path, rows: int, steps: in
 def train(args: argparse.Namespace, work_dir: Path) -> dict:
     """Run the training loop; returns the averaged weights (diffusers names, float32)."""
     family = args.family
-    latents, prompts = latent_pool(family, work_dir, args.clips)
+    latents, prompts = latent_pool(family, work_dir, args.clips, args.variant)
     words = {prompt: tiny.encode_prompt(prompt) for prompt in set(prompts)}
     torch.manual_seed(args.seed)
-    module = tiny.build(family).train()
+    module = tiny.build(family, **args.sizes).train()
     if args.start == "bundled":
         module.load_state_dict(tiny.to_diffusers_keys(family, load_file(tiny.weights_path(family))))
     else:
@@ -232,7 +307,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
             block.compile(dynamic=False)
     average = {k: v.detach().clone() for k, v in module.state_dict().items()}
     generator = torch.Generator().manual_seed(args.seed)
-    step, seconds, checkpoint = 0, 0.0, work_dir / f"{args.name or family}.pt"
+    step, seconds, checkpoint = 0, 0.0, work_dir / f"{args.name}.pt"
     if args.resume and checkpoint.exists():
         saved = torch.load(checkpoint)
         module.load_state_dict(saved["model"])
@@ -240,7 +315,7 @@ def train(args: argparse.Namespace, work_dir: Path) -> dict:
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         generator.set_state(saved["rng"])
-    log = work_dir / f"{args.name or family}.log"
+    log = work_dir / f"{args.name}.log"
 
     def save() -> None:
         torch.save(
@@ -305,6 +380,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="training time (0: no limit)")
     parser.add_argument("--steps", type=int, default=0, help="training steps (0: no limit)")
     parser.add_argument("--work-dir", type=Path, default=Path(".train"))
+    parser.add_argument("--variant", choices=list(VARIANTS), default="", help="not the bundled one")
     parser.add_argument("--name", default="", help="name of the checkpoint and the log")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--start", choices=("random", "bundled"), default="random")
@@ -333,23 +409,32 @@ def main() -> None:
         "--bf16", action="store_true", help="in bfloat16: faster where the CPU has it, else slower"
     )
     args = parser.parse_args()
+    other = VARIANTS.get(args.variant)
+    args.sizes = other.sizes[args.family] if other else {}
+    args.name = args.name or args.family + (args.variant and f"-{args.variant}")
+    if other:
+        args.seed = other.seed
+        if args.start == "bundled" or args.fit_codec or args.fit_kernels:
+            parser.error("a variant starts from random weights and takes the bundled codec")
     torch.set_num_threads(args.threads)
     F.scaled_dot_product_attention = plain_attention
     args.work_dir.mkdir(parents=True, exist_ok=True)
     if args.fit_codec or args.fit_kernels or not tiny.codec_path(args.family).exists():
         fit_codec(args.family, kernels_only=args.fit_kernels and not args.fit_codec)
-    checkpoint = args.work_dir / f"{args.name or args.family}.pt"
+    checkpoint = args.work_dir / f"{args.name}.pt"
     if args.minutes or args.steps:
         weights = train(args, args.work_dir)
     elif checkpoint.exists():
         weights = torch.load(checkpoint)["average"]
     else:
         weights = tiny.to_diffusers_keys(args.family, load_file(tiny.weights_path(args.family)))
-    if args.export:
+    if other:
+        print("wrote", export(args.family, weights, args.work_dir / f"{args.name}.safetensors"))
+    elif args.export:
         print("wrote", export(args.family, weights))
     if args.sheet:
-        path = args.work_dir / f"{args.name or args.family}_sheet.png"
-        sample_sheet(args.family, weights, path, args.sheet, args.sheet_steps)
+        path = args.work_dir / f"{args.name}_sheet.png"
+        sample_sheet(args.family, weights, path, args.sheet, args.sheet_steps, **args.sizes)
         print("wrote", path)
 
 

@@ -21,8 +21,13 @@ def weights_path(family: str) -> Path:
     return Path(__file__).parent / "weights" / f"sencache_tiny_{family}.safetensors"
 
 
-def build(family: str) -> nn.Module:
-    """A freshly initialised diffusers module of the family."""
+def build(family: str, **sizes: int) -> nn.Module:
+    """A freshly initialised diffusers module of the family.
+
+    Args:
+        family: "wan", "ltx" or "cogvideox".
+        sizes: arguments of its class other than the bundled model's.
+    """
     try:
         import diffusers
     except ImportError as error:
@@ -31,7 +36,7 @@ def build(family: str) -> nn.Module:
             "pip install -e '.[demo]'"
         ) from error
     spec = SPECS[family]
-    return getattr(diffusers, spec.diffusers_class)(**spec.config)
+    return getattr(diffusers, spec.diffusers_class)(**{**spec.config, **sizes})
 
 
 def load_diffusers(
