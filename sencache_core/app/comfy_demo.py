@@ -73,28 +73,23 @@ def run_comfyui(
         tempfile.TemporaryDirectory(prefix="sencache-") as base,
         serve(comfyui, Path(base), out / "server.log") as (url, process),
     ):
-        entry = _wait(url, process, _call(f"{url}/prompt", {"prompt": prompt})["prompt_id"])
-        (out / "history.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
-        if entry["status"]["status_str"] != "success":
-            failures = [body for kind, body in entry["status"]["messages"] if "error" in kind]
-            reason = failures[0].get("exception_message", "") if failures else ""
-            raise ComfyError(f"the workflow failed: {reason.strip() or 'see history.json'}")
+        entry = queue(url, process, prompt, out / "history.json")
         files = []
         for path in sorted(Path(base).glob("output/**/*.*")) + sorted(Path(base).glob("temp/*.*")):
             files.append(str(shutil.copy2(path, out)))
-    reports = [run for ui in entry["outputs"].values() for run in _runs(ui)]
+    reports = [run for ui in entry["outputs"].values() for run in runs_in(ui)]
     (out / "reports.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
     return {
         "summaries": [run["summary"] for run in reports],
         "messages": messages_of(reports),
         "texts": [
-            line for ui in entry["outputs"].values() if not _runs(ui) for line in ui.get("text", ())
+            line for ui in entry["outputs"].values() if not runs_in(ui) for line in ui.get("text", ())
         ],
         "files": files,
     }
 
 
-def _runs(ui: dict[str, Any]) -> list[dict[str, Any]]:
+def runs_in(ui: dict[str, Any]) -> list[dict[str, Any]]:
     """Run reports in what one node shows."""
     return [run for payload in ui.get("sencache", ()) for run in payload["runs"]]
 
@@ -152,6 +147,32 @@ def serve(comfyui: Path, base: Path, log: Path) -> Iterator[tuple[str, subproces
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def queue(
+    url: str, process: subprocess.Popen, prompt: dict[str, Any], history: Path | None = None
+) -> dict[str, Any]:
+    """Run a prompt to its end.
+
+    Args:
+        url, process: of :func:`serve`.
+        prompt: in the form that ``/prompt`` takes.
+        history: file for its history entry, also if it failed.
+
+    Returns:
+        The history entry.
+
+    Raises:
+        ComfyError: refused, or failed.
+    """
+    entry = _wait(url, process, _call(f"{url}/prompt", {"prompt": prompt})["prompt_id"])
+    if history is not None:
+        history.write_text(json.dumps(entry, indent=1), encoding="utf-8")
+    if entry["status"]["status_str"] != "success":
+        failures = [body for kind, body in entry["status"]["messages"] if "error" in kind]
+        reason = failures[0].get("exception_message", "") if failures else ""
+        raise ComfyError(f"the workflow failed: {reason.strip() or 'see its history'}")
+    return entry
 
 
 def _wait(url: str, process: subprocess.Popen, prompt_id: str) -> dict[str, Any]:
