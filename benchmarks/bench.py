@@ -75,10 +75,10 @@ def run_bench(
         The rows: ``family, regime, method, budget``; ``title, ours`` as of the method;
         ``identity`` of the model; ``setting`` (by name) and ``clips``: of each its number
         ``clip``, ``cost`` (share of the uncached run's block executions, partial blocks by their
-        share of arithmetic), and the PSNR of the decoded clip, in dB, to the ``exact`` solution and
-        to the ``uncached`` clip of its host; in rows of uncached clips also ``own``, the dB
-        that the exact solution's own error stays below; ``error`` (``None``, or why there are no
-        figures).
+        share of arithmetic), and the PSNR of the decoded clip, in dB, to the ``exact`` solution
+        (``None`` for samplers that draw noise) and to the ``uncached`` clip of its host; in rows of
+        uncached clips also ``own``, the dB that the exact solution's own error stays below;
+        ``error`` (``None``, or why there are no figures).
 
     Raises:
         ValueError: a file to resume that holds no rows.
@@ -137,7 +137,8 @@ class _Bench:
         row = self._row(UNCACHED if host == "diffusers" else f"{UNCACHED}-{host}", 1.0)
         row["setting"] = {}
         for k in range(len(row["clips"]), self._samples):
-            self._add(row, k, case.references[k], case, own=self._truths[k][1])
+            own = {} if self._regime.draws else {"own": self._truths[k][1]}
+            self._add(row, k, case.references[k], case, **own)
 
     @property
     def _truths(self) -> list[Kept]:
@@ -181,10 +182,11 @@ class _Bench:
             self._bar.update()
 
     def _add(self, row: Row, k: int, clip: Clip, case: Case, **more: float) -> None:
+        exact = None if self._regime.draws else self._truths[k][0]
         figures = {
             "clip": k,
             "cost": case.cost([clip]),
-            "exact": distance(case.model, clip.latent, self._truths[k][0]),
+            "exact": None if exact is None else distance(case.model, clip.latent, exact),
             "uncached": distance(case.model, clip.latent, case.references[k].latent),
         }
         row["clips"].append({**figures, **more})
@@ -214,14 +216,20 @@ def bench(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: as for ``run_bench`` and the loading of models.
     """
-    from .summary import summarise  # not before it may run as a program of its own
+    from .samplers import table  # not before they may run as programs of their own
+    from .summary import summarise
 
     if arguments.config and not arguments.checkpoint:
         raise ValueError("--config describes a --checkpoint")
     if arguments.checkpoint and arguments.family:
         raise ValueError("--checkpoint takes the family from its config, not from --family")
-    methods = find_methods(arguments.methods)
+    samplers, methods = arguments.sampler or [], find_methods(arguments.methods)
     regimes = [REGIMES[name] for name in arguments.regime or REGIMES]
+    if samplers:
+        regimes = [regime.sampled_by(sampler) for regime in regimes for sampler in samplers]
+        methods = [m for m in methods if m.host == "comfyui" or arguments.methods]
+        if other := [method.name for method in methods if method.host != "comfyui"]:
+            raise ValueError(f"--sampler is ComfyUI's, where {', '.join(other)} cannot run")
     if arguments.checkpoint:
         models = [load_checkpoint(path, arguments.config) for path in arguments.checkpoint]
     else:
@@ -235,7 +243,7 @@ def bench(arguments: argparse.Namespace) -> int:
     counts = arguments.samples, arguments.tune_samples, arguments.calibration_samples
     plan = Plan(models, regimes, methods, arguments.budgets, *counts)
     rows = run_bench(plan, path, arguments.references, arguments.resume)
-    print(summarise(rows))
+    print(table(rows) if samplers else summarise(rows))
     print(f"Rows: {path.resolve()}")
     asked = [{model.name for model in models}, {regime.name for regime in regimes}]
     asked += [{method.name for method in methods}, set(arguments.budgets)]

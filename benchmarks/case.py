@@ -95,6 +95,7 @@ class Case:
 
         regime = self.regime
         kind = f"{self.host.name}-{regime.steps}-{regime.shift:g}-{regime.guidance:g}"
+        kind += f"-{regime.sampler}" * bool(regime.sampler)
         return [Clip(latent, int(work)) for latent, work in self.store.all(kind, shots, make)]
 
     @cached_property

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sencache_core.config import CacheConfig
+from sencache_core.policies.plan import evaluations_of
 from sencache_core.sampler.schedule import flow_sigmas
 from sencache_core.tiny import to_comfyui_keys
 from sencache_core.tiny.sampling import cog_timesteps
@@ -82,7 +83,8 @@ DIFFERENT = 0.1
 
 
 class ComfyHost:
-    """Samples in ComfyUI, in this process: Euler for the flow families, DDIM for CogVideoX.
+    """Samples in ComfyUI, in this process: by the regime's sampler, without one by Euler for the
+    flow families, DDIM for CogVideoX.
 
     CogVideoX's sampler is that of the VOID nodes, which alone among ComfyUI's feeds the network
     latents of the scale it was trained on.
@@ -103,6 +105,8 @@ class ComfyHost:
         load()
         import comfy.sd
 
+        if regime.sampler and model.spec.prediction == "v":
+            raise Unavailable(f"ComfyUI's {regime.sampler} does not scale latents as {model.name}")
         self.model, self.regime = model, regime
         # Copies, for ComfyUI may load in place of them or cast what it is given.
         own = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -129,7 +133,7 @@ class ComfyHost:
 
         ComfyUI reads a model off its weights, and takes all else to be as released.
         """
-        usual, short = (self.regime, self.sigmas), replace(self.regime, steps=2)
+        usual, short = (self.regime, self.sigmas), replace(self.regime, steps=2, sampler="")
         other = DiffusersHost(self.model, short)
         self.regime, self.sigmas = short, self._schedule(short)
         try:
@@ -185,7 +189,7 @@ class ComfyHost:
 
         if self.model.spec.prediction == "v":
             return importlib.import_module("comfy_extras.nodes_void").VOID_DDIM()
-        return comfy.samplers.sampler_object("euler")
+        return comfy.samplers.sampler_object(self.regime.sampler or "euler")
 
     def _text(self, prompt: str) -> list:
         """A prompt as the tiny prompt node encodes it."""
@@ -233,10 +237,33 @@ def _node(name: str, patcher: Any, setting: Setting) -> Any:
     ).result[0]
 
 
-def _own(patcher: Any, setting: Setting) -> Any:
+def _own(aim: str, patcher: Any, setting: Setting) -> Any:
     from sencache_core.hosts.comfy import attach
 
-    return attach(patcher, CacheConfig(budget=setting["budget"]))
+    return attach(patcher, CacheConfig(budget=setting["budget"], aim=aim))
+
+
+@contextmanager
+def _fewer(case: Case, setting: Setting) -> Iterator[None]:
+    """The host with fewer steps of its own sampler, on a schedule of the same shift."""
+    host: Any = case.host
+    before = host.sigmas
+    host.sigmas = host._schedule(replace(case.regime, steps=setting["steps"]))
+    try:
+        yield
+    finally:
+        host.sigmas = before
+
+
+def _planned(name: str, aim: str) -> Method:
+    return Method(
+        name,
+        lambda case, budget: [Sweep.over("budget", [budget])],
+        partial(patched, make=partial(_own, aim)),
+        host="comfyui",
+        ours=True,
+        at_full=aim == "true",
+    )
 
 
 def _peer(name: str, node: str) -> Method:
@@ -253,11 +280,13 @@ HOSTS["comfyui"] = ComfyHost
 METHODS = (
     _peer("easycache", "EasyCacheNode"),
     _peer("lazycache", "LazyCacheNode"),
+    _planned("planned (ComfyUI)", "same"),
+    _planned("true (ComfyUI)", "true"),
     Method(
-        "planned (ComfyUI)",
-        lambda case, budget: [Sweep.over("budget", [budget])],
-        partial(patched, make=_own),
+        "fewer-steps (ComfyUI)",
+        lambda case, budget: [Sweep.over("steps", [evaluations_of(budget, case.regime.steps)])],
+        _fewer,
         host="comfyui",
-        ours=True,
+        title="same sampler, fewer steps (ComfyUI)",
     ),
 )

@@ -21,6 +21,9 @@ from sencache_core.tiny import (
 #: Key of the transformer's configuration that holds the width of the text embedding.
 TEXT_WIDTH = {"wan": "text_dim", "ltx": "caption_channels", "cogvideox": "text_embed_dim"}
 
+#: In the names of ComfyUI's samplers that draw noise as they go.
+DRAWING = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
+
 
 @dataclass(frozen=True)
 class Regime:
@@ -31,12 +34,23 @@ class Regime:
         steps: sampling steps.
         shift: schedule shift of the flow families; CogVideoX has none.
         guidance: scale of classifier-free guidance.
+        sampler: ComfyUI's name of it; empty: Euler, for v-prediction DDIM.
     """
 
     name: str
     steps: int
     shift: float
     guidance: float
+    sampler: str = ""
+
+    @property
+    def draws(self) -> bool:
+        """Whether the sampler draws noise as it goes: it follows no ODE then."""
+        return any(word in self.sampler for word in DRAWING)
+
+    def sampled_by(self, sampler: str) -> Regime:
+        """This regime with a sampler of ComfyUI, which its name carries."""
+        return replace(self, name=f"{self.name} {sampler}", sampler=sampler)
 
 
 #: *smooth*: neighbouring outputs resemble each other. *rough*: few steps, strong guidance; holding

@@ -19,12 +19,14 @@ _ABOUT = (
     "scaled to meet the budget; set control to 'policy' in SenCache Apply to use them as they are. "
     "A mask or a paper preset always takes the place of the budget."
 )
-_CHOICE = "The policy: " + "; ".join(f"{p.name} = {p.title}" for p in POLICIES.values()) + "."
+_CHOICE = (
+    "How to decide what to reuse. planned is the default and needs no settings; the help page of "
+    "this node says of each method what it does."
+)
 _PRESET = (
-    "Settings published by a method's authors for one model family, with their reuse rule (hold) "
-    "and longest run, without hindsight. The share of evaluations follows from them; the budget is "
-    "not used. FasterCache CFG-Cache reuses nothing: it runs the conditional branch alone at four "
-    "of five steps."
+    "Settings published by a method's authors for one model family, with their reuse rule and "
+    "longest run, without hindsight. The share of evaluations follows from them; the budget is not "
+    "used."
 )
 _DEFAULT = next(iter(POLICIES))
 

@@ -2,7 +2,7 @@
 
 The paper's tables need the authors' measured sensitivities. A model with a perfectly straight flow
 has them in closed form, and reproduces the reported numbers within 2 evaluations of 50 once its
-tolerances are turned into RMS units (factor sqrt(24), see ``sencache_core/policies/presets.py``).
+tolerances are turned into RMS units (factor sqrt(24), see ``sencache_core/policies/sencache.py``).
 """
 
 import pytest

@@ -20,7 +20,7 @@ from sencache_core import POLICIES  # noqa: E402
 #: Pages with a table of policies, and how a row looks there.
 PAGES = {
     "README.md": "| `{name}` | {decides} |",
-    "web/docs/SenCachePolicySelect.md": "- **{name}** - {decides}.",
+    "web/docs/SenCachePolicySelect.md": "- **{name}** ({title}) - {decides}.",
 }
 _TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->)", re.DOTALL)
 
@@ -31,7 +31,7 @@ def written(page: str, text: str) -> str:
     head = "| policy (when to skip) | decides by |\n|---|---|\n" if page == "README.md" else ""
     rows = "\n".join(
         PAGES[page]
-        .format(name=name, decides=policy.decides)
+        .format(name=name, title=policy.title, decides=policy.decides)
         .replace(f"`{name}`", f"`{names[name]}" if name in names else f"`{name}`")
         for name, policy in POLICIES.items()
     )

@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--family", choices=list(SPECS), action="append", help="may be repeated")
     bench.add_argument("--regime", choices=["smooth", "rough"], action="append", help="as --family")
+    bench.add_argument("--sampler", action="append", help="of ComfyUI, run there; as --family")
     bench.add_argument("--budgets", type=_shares, default=[0.5, 0.36], help="shares (0.5,0.36)")
     bench.add_argument("--samples", type=_at_least(1), default=16, help="test clips (16)")
     bench.add_argument("--tune-samples", type=_at_least(1), default=2, help="to tune on (2)")

@@ -1,6 +1,6 @@
 """Policies: when to skip. A new policy is one file and one line here."""
 
-from .base import Guards, Policy, Prior, RunInfo, Slopes
+from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .guarded import Guarded
 from .interval import Interval
@@ -26,6 +26,7 @@ __all__ = [
     "Off",
     "Planned",
     "Policy",
+    "Preset",
     "Prior",
     "RunInfo",
     "SenCache",

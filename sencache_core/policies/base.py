@@ -83,6 +83,24 @@ class RunInfo:
         return tuple(self.family.time(sigma) for sigma in self.schedule.rounds)
 
 
+@dataclass(frozen=True)
+class Preset:
+    """A published operating point, in this package's units.
+
+    Attributes:
+        family: key in ``FAMILIES`` that it was published for.
+        policy, rule, guards, gap_rule: its settings.
+        note: where the numbers come from.
+    """
+
+    family: str
+    policy: Policy
+    rule: ReuseRule
+    guards: Guards
+    note: str
+    gap_rule: ReuseRule | None = None
+
+
 class Policy(ABC):
     """Decides. Frozen; what changes during a run is the state value that goes in and comes out.
 
@@ -102,6 +120,11 @@ class Policy(ABC):
     #: on the bundled CogVideoX, whose gains are all at the start (ours).
     opening: ClassVar[float] = 0.1
     tap: ClassVar[str] = ""
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Preset]:
+        """Settings as published by their authors, by the name that people pick."""
+        return {}
 
     @property
     def rules(self) -> Mapping[str, ReuseRule]:

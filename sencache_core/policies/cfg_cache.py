@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ..forecast.reuse import Hold, TwoBands
 from ..types import Only
-from .base import CONDITIONAL
+from .base import CONDITIONAL, Guards, Preset
 from .partial import Partial
 
 
@@ -40,6 +42,14 @@ class CfgCache(Partial):
             "branch runs, for half the time. 1 computes everything, 5 is FasterCache's.",
         },
     )
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Preset]:
+        # One evaluation in 5 is full from the 18th of 50 on. FasterCache's other half, reuse
+        # inside attention, is not part of it.
+        note = "FasterCache (Lv et al., arXiv 2410.19355), repository, CogVideoX at 50 steps."
+        half = Preset("cogvideox", cls(interval=5.0), Hold(), Guards(start=0.34), note, TwoBands())
+        return {"FasterCache CFG-Cache": half}
 
     @property
     def needs_pairs(self) -> bool:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from ..forecast.reuse import Hold
 from ..types import Step
-from .base import RunInfo
+from .base import Guards, Preset, RunInfo
 from .threshold import Threshold
+
+# The paper's Wan tolerances were used with a factor sqrt(50,319,360) (tokens times hidden width)
+# on a score over the latent, whose own factor is sqrt(2,096,640). The ratio of the two, sqrt(24) =
+# 4.9, turns them into RMS units. CogVideoX and LTX-Video always used the latent's own factor.
+_WAN = "Paper, Wan 2.1 {}: {} (first 20 % of the steps 0.01), times sqrt(24) for RMS units."
+_RMS = "Paper, {}: {} (first 20 % of the steps 0.01), already in RMS units."
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,19 @@ class SenCache(Threshold):
     def __post_init__(self) -> None:
         if min(self.tolerance, self.early_tolerance) < 0 or not 0 <= self.early_share <= 1:
             raise ValueError("tolerances must not be negative and early_share must lie in 0..1")
+
+    @classmethod
+    def presets(cls) -> Mapping[str, Preset]:
+        def paper(family: str, tolerance: float, early: float, longest_run: int, note: str):
+            policy, guards = cls(tolerance, early, early_share=0.2), Guards(longest_run=longest_run)
+            return Preset(family, policy, Hold(), guards, note)
+
+        return {
+            "Wan slow": paper("wan", 0.49, 0.049, 2, _WAN.format("slow", 0.1)),
+            "Wan fast": paper("wan", 0.98, 0.049, 3, _WAN.format("fast", 0.2)),
+            "CogVideoX": paper("cogvideox", 0.6, 0.01, 3, _RMS.format("CogVideoX", 0.6)),
+            "LTX-Video": paper("ltx", 0.5, 0.01, 3, _RMS.format("LTX-Video", 0.5)),
+        }
 
     def score(self, step: Step, last: Step, run: RunInfo) -> float:
         alpha_x, alpha_t = run.slopes.at(last.t)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import Regime, load_tiny
+from benchmarks import Plan, Regime, load_tiny
 from benchmarks.case import make_case
 from benchmarks.measures import rms
 from benchmarks.store import Store
+from sencache_core.app import cli
 from sencache_core.tiny import SPECS
 
 SHORT = Regime("short", steps=12, shift=5.0, guidance=4.0)
@@ -100,3 +101,33 @@ def test_weights_that_comfyui_cannot_read_have_a_reason(peers):
     small = replace(model, module=module.eval().requires_grad_(False))
     with pytest.raises(peers.Unavailable, match="this ComfyUI cannot load wan"):
         peers.ComfyHost(small, SHORT)
+
+
+@pytest.mark.parametrize("sampler", ["uni_pc", "euler_ancestral"])
+def test_other_samplers_are_rows_of_their_own(peers, tmp_path, sampler):
+    """Euler's figures are not theirs, and what draws noise has no exact solution."""
+    from benchmarks import samplers
+    from benchmarks.bench import run_bench
+
+    regime = Regime("short", steps=6, shift=5.0, guidance=2.0).sampled_by(sampler)
+    names = ["fewer-steps (ComfyUI)", "planned (ComfyUI)"]
+    methods = [method for method in peers.METHODS if method.name in names]
+    plan = Plan([load_tiny("ltx")], [regime], methods, [0.5], 1, 1, 1)
+    rows = run_bench(plan, tmp_path / "rows.json", progress=False)
+    assert [row["regime"] for row in rows] == [f"short {sampler}"] * 3
+    assert all(row["error"] is None for row in rows)
+    (fewer,) = (row["clips"][0] for row in rows if row["method"] == names[0])
+    assert fewer["cost"] == 0.5
+    assert 5 < fewer["uncached"] < 60
+    assert (fewer["exact"] is None) == regime.draws == (sampler == "euler_ancestral")
+    exact, same = samplers.table(rows).split("To the uncached clip")
+    figure = f"{fewer['uncached']:.1f}"
+    assert f"| {sampler} |" in same and figure in same
+    if regime.draws:
+        assert f"| {sampler} |  |" in exact
+
+
+def test_a_sampler_of_comfyui_is_not_for_diffusers(tmp_path):
+    command = ["bench", "--json", str(tmp_path / "rows.json"), "--family", "ltx"]
+    assert cli.main([*command, "--sampler", "uni_pc", "--methods", "unipc"]) == 2
+    assert not (tmp_path / "rows.json").exists()
