@@ -12,6 +12,7 @@ from .measure.lesson import Lesson
 from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
+from .model.taps import TAPS as ALL_TAPS
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
 from .policies.plan import Plan, evaluations_of
 from .run.facts import Facts, Stage
@@ -109,6 +110,11 @@ class CacheConfig:
     def tap_in_use(self) -> str:
         """Name of the tap that a run caches at: the policy's own, else :attr:`tap`."""
         return self.policy.tap or self.tap
+
+    @property
+    def enters_model(self) -> bool:
+        """Whether something inside the model is looked at or answered, rather than its output."""
+        return ALL_TAPS[self.tap_in_use].inside or self.policy.looks
 
     def start(
         self,

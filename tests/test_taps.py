@@ -35,6 +35,8 @@ class Network(nn.Module):
 class Visit:
     """Keeps what ran; at the sites of ``instead`` that stands in."""
 
+    awaits = ""
+
     def __init__(self, instead=None):
         self.instead, self.heard, self.shares = instead or {}, {}, 0.0
 

@@ -73,7 +73,8 @@ def attach(
         _tell(publish, runner.report)
 
     known = config.profile is not None or config.learn is not None
-    return _patched(model, _Host(start, config.tap_in_use, known, done, live))
+    enters = config.enters_model
+    return _patched(model, _Host(start, config.tap_in_use, enters, known, done, live))
 
 
 def detach(model: Any) -> Any:
@@ -115,7 +116,7 @@ def record(
         if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
-    return _patched(model, _Host(start, tap, True, measured, live))
+    return _patched(model, _Host(start, tap, TAPS[tap].inside, True, measured, live))
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class _Host:
 
     start: Callable[[Any, Schedule, ProfileHeader, Facts], Runner]
     tap: str
+    enters: bool  # whether something inside the model is looked at or answered
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
     live: Publish | None
@@ -150,7 +152,7 @@ class _Host:
             guided=guidance_scale(guider) != 1.0,
             clean=clean,
         )
-        run = Run(self.start(guider, schedule, header, facts), self.tap, shapes)
+        run = Run(self.start(guider, schedule, header, facts), self.tap, self.enters, shapes)
         if plain and len(args) > 1 and callable(args[1]):
             mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
             args = (args[0], mended, *args[2:])
@@ -287,7 +289,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
     refuse_other_caches(clone, clone.model_options, clone.wrappers)
-    if not TAPS[host.tap].inside:  # this one would be traced by torch.compile
+    if not host.enters:  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
