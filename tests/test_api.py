@@ -58,6 +58,7 @@ def test_registries_and_their_order():
         "planned",
         "sencache",
         "interval",
+        "teacache",
         "cfg_cache",
         "middle_blocks",
         "off",

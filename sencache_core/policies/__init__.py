@@ -8,11 +8,13 @@ from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
 from .sencache import SenCache
+from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
 
 #: Policies that people can pick, by name. Every one of them joins the contract tests.
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Planned, SenCache, Interval, CfgCache, MiddleBlocks, Off)
+    policy.name: policy
+    for policy in (Planned, SenCache, Interval, TeaCache, CfgCache, MiddleBlocks, Off)
 }
 
 __all__ = [
@@ -31,5 +33,6 @@ __all__ = [
     "RunInfo",
     "SenCache",
     "Slopes",
+    "TeaCache",
     "Threshold",
 ]
