@@ -23,7 +23,7 @@ from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
 from ..model.families import GENERIC
 from ..model.fingerprint import fingerprint
-from ..model.taps import TAPS
+from ..model.taps import TAPS, Tap
 from ..run.facts import Facts
 from ..run.runner import Runner
 from ..run.stats import RunReport
@@ -74,7 +74,7 @@ def attach(
 
     known = config.profile is not None or config.learn is not None
     enters = config.enters_model
-    return _patched(model, _Host(start, config.tap_in_use, enters, known, done, live))
+    return _patched(model, _Host(start, config.tapping, enters, known, done, live))
 
 
 def detach(model: Any) -> Any:
@@ -116,7 +116,7 @@ def record(
         if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
-    return _patched(model, _Host(start, tap, TAPS[tap].inside, True, measured, live))
+    return _patched(model, _Host(start, TAPS[tap], TAPS[tap].inside, True, measured, live))
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Host:
     """The wrappers' shared configuration. Holds no run state."""
 
     start: Callable[[Any, Schedule, ProfileHeader, Facts], Runner]
-    tap: str
+    tap: Tap
     enters: bool  # whether something inside the model is looked at or answered
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
@@ -187,7 +187,7 @@ class _Host:
             guidance=guidance_scale(guider),
             shape=tuple(size for shape in shapes for size in shape),
             dtype=str(dtype).removeprefix("torch."),
-            tap=self.tap,
+            tap=self.tap.name,
         )
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
@@ -195,7 +195,7 @@ class _Host:
         shape = list(noise_shape)
         needed = model.memory_required([shape[0] * 2, *shape[1:]])
         held = 2 * 3 * 4 * torch.Size(int(n) for n in shape).numel()
-        if TAPS[self.tap].inside:
+        if self.tap.inside:
             held *= _STACK_RATIO
         if needed > 0:
             shape[-1] *= 1 + held / needed

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from ..model.families import GENERIC, Family, Places, family_of
-from ..model.taps import TAPS, Listener, Tap, Visit, tapped
+from ..model.taps import Listener, Tap, Visit, tapped
 from ..run.runner import Ahead, Call, Runner, runs_first
 from ..types import OUTPUT, Branch, Decision
 from .comfy_keys import CALL, Keys
@@ -37,7 +37,7 @@ class Run:
 
     Attributes:
         runner: caches or measures.
-        tap: name in ``TAPS``.
+        tap: where outputs are kept.
         enters: whether something inside the model is looked at or answered.
         shapes: latent shape of each modality.
         keys: names the chunks.
@@ -51,7 +51,7 @@ class Run:
     """
 
     runner: Runner
-    tap: str
+    tap: Tap
     enters: bool
     shapes: Sequence[Sequence[int]]
     keys: Keys = field(default_factory=Keys)
@@ -101,8 +101,8 @@ class Run:
         """The network is about to run."""
         if self.enters and isinstance(model.diffusion_model, OptimizedModule):
             who, instead = "This policy", "another policy"
-            if TAPS[self.tap].inside:
-                who, instead = f"The {self.tap} tap", "the output tap"
+            if self.tap.inside:
+                who, instead = f"The {self.tap.name} tap", "the output tap"
             raise UnsupportedModel(
                 f"{who} cannot look into a model that torch.compile has compiled as a whole. "
                 f"Choose {instead}, or compile it block by block."
@@ -171,9 +171,8 @@ class Run:
 
     def serve(self, base_model, model, x, t, options, branches) -> Tensor:
         """Answer one call; see ``_Host.apply_model``."""
-        tap = TAPS[self.tap]
-        serve = self._serve_inside if tap.inside else self._serve_output
-        return serve(tap, base_model, model, x, t, options, branches)
+        serve = self._serve_inside if self.tap.inside else self._serve_output
+        return serve(self.tap, base_model, model, x, t, options, branches)
 
     def _serve_output(self, tap, base_model, model, x, t, options, branches) -> Tensor:
         """From the output tap: the raw output (v), never the denoised latent."""

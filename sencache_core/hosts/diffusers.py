@@ -15,7 +15,7 @@ from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.profile import ProfileHeader, Recording
-from ..model.taps import TAPS
+from ..model.taps import TAPS, Tap
 from ..policies import Off
 from ..run.facts import Facts
 from ..run.runner import Runner
@@ -46,12 +46,12 @@ class Attachment:
         done: Callable[[Runner], None] | None = None,
         recordings: Callable[[], list[Recording]] = list,
         limit: int = MOST_OPEN,
-        tap: str = OUTPUT.tap,
+        tap: Tap = TAPS[OUTPUT.tap],
         enters: bool = False,
     ) -> None:
         self.reports: list[RunReport] = []
         self._start, self._on_report, self._done = start, on_report, done
-        self._recordings, self._limit, self._tap = recordings, limit, TAPS[tap]
+        self._recordings, self._limit, self._tap = recordings, limit, tap
         self._enters = enters  # whether something inside the model is looked at or answered
         self._ended = Ended(self._note, self._tell)
         self._hooks: list[tuple[nn.Module, Hook, bool, Callable]] = []
@@ -190,7 +190,7 @@ def attach(
     clocks = clocks_of(model, scheduler, num_steps)
     if config.profile is not None:
         config.profile.mismatches(ProfileHeader(clocks[0][1].row.name, tap=config.tap_in_use))
-    tap, enters = config.tap_in_use, config.enters_model
+    tap, enters = config.tapping, config.enters_model
     return _attached(Attachment(start, on_report, tap=tap, enters=enters), clocks)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from ..forecast.moments import Moments
 from ..forecast.reuse import ReuseRule
 from ..model.families import Family
+from ..model.taps import Tap
 from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
 from ..types import Decision, Only, Reason, Step
@@ -127,6 +128,13 @@ class Policy(ABC):
     def presets(cls) -> Mapping[str, Preset]:
         """Settings as published by their authors, by the name that people pick."""
         return {}
+
+    def tapping(self, tap: Tap) -> Tap:
+        """``tap`` as this policy uses it: which places it is to reach, where it can reach several.
+
+        What is reached is kept at every evaluation: no more than may ever be reused.
+        """
+        return tap
 
     def signal(self, family: Family) -> str:
         """What it looks at in every round before it decides, by a name of ``model/signals.py``.
