@@ -12,6 +12,8 @@ from .measure.lesson import Lesson
 from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import GENERIC, Family
+from .model.taps import TAPS as ALL_TAPS
+from .model.taps import Tap
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
 from .policies.plan import Plan, evaluations_of
 from .run.facts import Facts, Stage
@@ -109,6 +111,16 @@ class CacheConfig:
     def tap_in_use(self) -> str:
         """Name of the tap that a run caches at: the policy's own, else :attr:`tap`."""
         return self.policy.tap or self.tap
+
+    @property
+    def enters_model(self) -> bool:
+        """Whether something inside the model is looked at or answered, rather than its output."""
+        return self.tapping.inside or self.policy.looks
+
+    @property
+    def tapping(self) -> Tap:
+        """The tap that a run caches at, as the policy uses it."""
+        return self.policy.tapping(ALL_TAPS[self.tap_in_use])
 
     def start(
         self,

@@ -80,6 +80,7 @@ class Reason(str, Enum):
     NO_PAIR = "no guidance pair to rebuild"
     IDLE = "the model was not asked"
     UNEXPECTED = "evaluation that was not expected"
+    UNSEEN = "nothing to decide by was seen"
     HOPELESS = "outputs cannot be predicted"
     OFF = "caching is off"
 
@@ -97,6 +98,7 @@ FORCED = frozenset(
         Reason.NO_HISTORY,
         Reason.NO_PAIR,
         Reason.UNEXPECTED,
+        Reason.UNSEEN,
     }
 )
 
@@ -143,6 +145,22 @@ class Decision:
         return self.compute not in (ALL, NONE)
 
 
+#: What a round stands at whose policy has yet to look into the model: all of it runs.
+AWAITED = Decision(ALL, Reason.UNSEEN)
+
+
+class Look(NamedTuple):
+    """What was seen inside the model before its blocks ran, see ``model/signals.py``.
+
+    Attributes:
+        branch: that it was seen on.
+        value: the signal, ``[B, ...]``, a copy of the run's own.
+    """
+
+    branch: Branch
+    value: Tensor
+
+
 @dataclass(frozen=True)
 class Step:
     """One evaluation round as a policy sees it.
@@ -163,6 +181,7 @@ class Step:
             full evaluation held a guidance pair, and the policy asked for pairs to be kept.
         extra: evaluations' worth of model calls that ran in earlier rounds of reuse, for branches
             that had nothing to be forecast from.
+        look: what the policy asked to see, ``None`` until it was seen.
     """
 
     x: tuple[Tensor, ...]
@@ -176,6 +195,7 @@ class Step:
     error: float = float("nan")
     paired: bool = False
     extra: float = 0.0
+    look: Look | None = None
 
     @property
     def share(self) -> float:

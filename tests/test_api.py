@@ -58,8 +58,10 @@ def test_registries_and_their_order():
         "planned",
         "sencache",
         "interval",
+        "teacache",
         "cfg_cache",
         "middle_blocks",
+        "profilingdit",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from toys import COND, UNCOND, WAN, cached_run, curved, noise, observe, predict, schedule
+from toys import COND, UNCOND, WAN, cached_run, curved, noise, observe, predict, report, schedule
 
 from sencache_core import (
     FAMILIES,
@@ -174,6 +174,8 @@ def test_every_step_is_a_x_plus_b_y(form):
     latents, outputs = [], []
 
     class Look:
+        report, awaits = report(), ""
+
         def begin(self, x, sigma):
             latents.append(x[0].clone())
 
@@ -245,6 +247,8 @@ def test_nothing_of_the_callers_is_written_to(form):
         kept.extend((tensor, tensor.clone()) for tensor in tensors if tensor is not None)
 
     class Watch:
+        report, awaits = session.report, ""
+
         def begin(self, x, sigma):
             keep(*x)
             session.begin(x, sigma)

@@ -6,8 +6,9 @@ from torch import nn
 
 from sencache_core.model.families import Places
 from sencache_core.model.taps import TAPS
+from sencache_core.model.taps.blocks import Blocks
 from sencache_core.policies import MiddleBlocks
-from sencache_core.types import Branch, Key, Site
+from sencache_core.types import Site
 
 
 class Adds(nn.Module):
@@ -34,6 +35,8 @@ class Network(nn.Module):
 
 class Visit:
     """Keeps what ran; at the sites of ``instead`` that stands in."""
+
+    awaits = ""
 
     def __init__(self, instead=None):
         self.instead, self.heard, self.shares = instead or {}, {}, 0.0
@@ -84,5 +87,39 @@ def test_a_block_alone_is_spared_for_its_share():
 @pytest.mark.parametrize(("count", "outer"), [(3, {0, 2}), (7, {0, 1, 5, 6})])
 def test_outer_blocks_lie_alike_at_both_ends(count, outer):
     """Half of the blocks at an outer share of a half, told by where their middles lie."""
-    part, branch = MiddleBlocks(2.0, outer=0.5).part, Branch("cond")
-    assert {k for k in range(count) if part.test(Key(branch, Site("blocks", k, count)))} == outer
+    (middle,) = MiddleBlocks(2.0, outer=0.5).middle(count)
+    assert set(range(count)) - set(middle) == outer
+
+
+@pytest.mark.parametrize(("runs", "answer_is"), [([range(1, 3)], 12.0), ([range(1)], 17.0)])
+def test_a_run_of_blocks_is_one_place(runs, answer_is):
+    """What its blocks add is kept as one; what stands in is added once, the others run."""
+    network, places = Network(), Places("blocks", ("head",))
+    site, tap = Site("blocks", runs[0][0], 3), Blocks(lambda count: runs)
+    heard = Visit()
+    with tap.on(network, places, heard):
+        assert torch.equal(network(torch.ones(1, 2, 3)), torch.full((1, 2, 3), 8.0))
+    assert heard.heard.keys() == {site}
+    assert heard.heard[site].unique().tolist() == [sum((1.0, 2.0, 4.0)[k] for k in runs[0])]
+    visit = Visit({site: torch.full((1, 2, 3), 10.0)})
+    with tap.on(network, places, visit):
+        assert torch.equal(network(torch.ones(1, 2, 3)), torch.full((1, 2, 3), answer_is))
+    assert visit.shares == pytest.approx(len(runs[0]) / 3)
+    assert visit.heard == {}
+
+
+def test_what_is_added_inside_a_run_never_counts_twice():
+    """As control networks do, between blocks: what stands in for the run holds it already."""
+
+    class Helped(Network):
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x) + 100
+            return self.head(x)
+
+    network, places, tap = Helped(), Places("blocks", ("head",)), Blocks(lambda count: [range(2)])
+    heard = Visit()
+    with tap.on(network, places, heard):
+        truth = network(torch.ones(1, 2, 3))
+    with tap.on(network, places, Visit(heard.heard)):
+        assert torch.equal(network(torch.ones(1, 2, 3)), truth)

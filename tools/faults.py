@@ -187,7 +187,7 @@ FAULTS = (
     Fault(
         "The last latent outlives the run.",
         "sencache_core/run/session.py",
-        "self._last = self._pairs = None",
+        "self._last = self._pairs = self._seen = None",
         "self._pairs = None",
         ("tests/test_session.py::test_finish_drops_every_tensor",),
     ),

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.taps import Tap
-from ..run.runner import Call, EvaluateAt, runs_first
+from ..model.taps import Tap, tapped
+from ..run.runner import Ahead, Call, EvaluateAt, runs_first
 from ..types import OUTPUT, Branch, sketch
 from ._diffusers import (
     Container,
@@ -102,6 +102,8 @@ class Hook(ModelHook):
                 return pending.answer
             if self.tap.inside:
                 return self._tapped(module, forward, args, kwargs, pending)
+            if pending.visit.awaits:
+                return self._looked(module, forward, args, kwargs, pending)
             return self._after(pending, forward(*args, **kwargs))
         except BaseException:
             self._failed()
@@ -138,7 +140,7 @@ class Hook(ModelHook):
                 parts = [*zip(branches, halves, strict=True)]
                 pending.answer = container.put(self._apart(module, run, forward, parts, shape))
                 return pending
-        if self.tap.inside:
+        if self.tap.inside or visit.awaits:
             return pending
         payload = visit.skip(OUTPUT, container.shape)
         if payload is not None:
@@ -160,11 +162,23 @@ class Hook(ModelHook):
         return output if handed is None else container.put(handed)
 
     @torch.compiler.disable
+    def _looked(self, module: nn.Module, forward, args, kwargs, pending: _Pending) -> Any:
+        """Run the model as far as the round is decided, and on where its output is not known."""
+        places, container = self.clock.row.diffusers_places, pending.run.containers.get(pending.key)
+        ahead = Ahead(pending.visit, container and container.shape)
+        with self._inside, tapped(self.tap, module, places, ahead):
+            output = forward(*args, **kwargs)
+        if ahead.answer is None:
+            return self._after(pending, output)
+        with pending.visit:
+            return container.put(ahead.answer)
+
+    @torch.compiler.disable
     def _tapped(self, module: nn.Module, forward, args, kwargs, pending: _Pending) -> Any:
         """Run the model; inside it, the places of the tap are answered or watched."""
         places = self.clock.row.diffusers_places
         # For the length of a call the tap is on the module, which other threads call as well.
-        with self._inside, pending.visit as visit, self.tap.on(module, places, visit):
+        with self._inside, pending.visit as visit, tapped(self.tap, module, places, visit):
             output = forward(*args, **kwargs)
         pending.run.containers[pending.key] = Container.of(output)[0]
         if not pending.visit.seen:
@@ -205,7 +219,7 @@ class Hook(ModelHook):
             again = self._elsewhere(forward, arguments) if run.runner.measures else None
             with Call(run.runner, (branch,), again, self.tap.inside) as visit:
                 if self.tap.inside:
-                    with self._inside, self.tap.on(module, places, visit):
+                    with self._inside, tapped(self.tap, module, places, visit):
                         payload = Container.of(forward(**arguments))[1]
                 elif (payload := visit.skip(OUTPUT, shape)) is None:
                     payload = Container.of(forward(**arguments))[1]

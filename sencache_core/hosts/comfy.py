@@ -23,7 +23,7 @@ from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
 from ..model.families import GENERIC
 from ..model.fingerprint import fingerprint
-from ..model.taps import TAPS
+from ..model.taps import TAPS, Tap
 from ..run.facts import Facts
 from ..run.runner import Runner
 from ..run.stats import RunReport
@@ -73,7 +73,8 @@ def attach(
         _tell(publish, runner.report)
 
     known = config.profile is not None or config.learn is not None
-    return _patched(model, _Host(start, config.tap_in_use, known, done, live))
+    enters = config.enters_model
+    return _patched(model, _Host(start, config.tapping, enters, known, done, live))
 
 
 def detach(model: Any) -> Any:
@@ -115,7 +116,7 @@ def record(
         if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
-    return _patched(model, _Host(start, tap, True, measured, live))
+    return _patched(model, _Host(start, TAPS[tap], TAPS[tap].inside, True, measured, live))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class _Host:
     """The wrappers' shared configuration. Holds no run state."""
 
     start: Callable[[Any, Schedule, ProfileHeader, Facts], Runner]
-    tap: str
+    tap: Tap
+    enters: bool  # whether something inside the model is looked at or answered
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
     live: Publish | None
@@ -150,7 +152,7 @@ class _Host:
             guided=guidance_scale(guider) != 1.0,
             clean=clean,
         )
-        run = Run(self.start(guider, schedule, header, facts), self.tap, shapes)
+        run = Run(self.start(guider, schedule, header, facts), self.tap, self.enters, shapes)
         if plain and len(args) > 1 and callable(args[1]):
             mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
             args = (args[0], mended, *args[2:])
@@ -185,7 +187,7 @@ class _Host:
             guidance=guidance_scale(guider),
             shape=tuple(size for shape in shapes for size in shape),
             dtype=str(dtype).removeprefix("torch."),
-            tap=self.tap,
+            tap=self.tap.name,
         )
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
@@ -193,7 +195,7 @@ class _Host:
         shape = list(noise_shape)
         needed = model.memory_required([shape[0] * 2, *shape[1:]])
         held = 2 * 3 * 4 * torch.Size(int(n) for n in shape).numel()
-        if TAPS[self.tap].inside:
+        if self.tap.inside:
             held *= _STACK_RATIO
         if needed > 0:
             shape[-1] *= 1 + held / needed
@@ -287,7 +289,7 @@ def _patched(model: Any, host: _Host) -> Any:
         _WRAPPERS.DIFFUSION_MODEL: diffusion_model,
     }
     refuse_other_caches(clone, clone.model_options, clone.wrappers)
-    if not TAPS[host.tap].inside:  # this one would be traced by torch.compile
+    if not host.enters:  # this one would be traced by torch.compile
         del wrappers[_WRAPPERS.DIFFUSION_MODEL]
     for kind, wrapper in wrappers.items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from ..model.families import GENERIC, Family, Places, family_of
-from ..model.taps import TAPS, Listener, Tap, Visit
-from ..run.runner import Call, Runner, runs_first
+from ..model.taps import Listener, Tap, Visit, tapped
+from ..run.runner import Ahead, Call, Runner, runs_first
 from ..types import OUTPUT, Branch, Decision
 from .comfy_keys import CALL, Keys
 from .comfy_watch import Watch
@@ -37,7 +37,8 @@ class Run:
 
     Attributes:
         runner: caches or measures.
-        tap: name in ``TAPS``.
+        tap: where outputs are kept.
+        enters: whether something inside the model is looked at or answered.
         shapes: latent shape of each modality.
         keys: names the chunks.
         open: inside an evaluation round; model calls elsewhere are none of ours.
@@ -50,7 +51,8 @@ class Run:
     """
 
     runner: Runner
-    tap: str
+    tap: Tap
+    enters: bool
     shapes: Sequence[Sequence[int]]
     keys: Keys = field(default_factory=Keys)
     open: bool = False
@@ -97,10 +99,13 @@ class Run:
 
     def _passed(self, model: Any) -> None:
         """The network is about to run."""
-        if TAPS[self.tap].inside and isinstance(model.diffusion_model, OptimizedModule):
+        if self.enters and isinstance(model.diffusion_model, OptimizedModule):
+            who, instead = "This policy", "another policy"
+            if self.tap.inside:
+                who, instead = f"The {self.tap.name} tap", "the output tap"
             raise UnsupportedModel(
-                f"The {self.tap} tap cannot look into a model that torch.compile has compiled as a "
-                "whole. Choose the output tap, or compile it block by block."
+                f"{who} cannot look into a model that torch.compile has compiled as a whole. "
+                f"Choose {instead}, or compile it block by block."
             )
         with self.lock:
             self.passes += 1
@@ -166,9 +171,8 @@ class Run:
 
     def serve(self, base_model, model, x, t, options, branches) -> Tensor:
         """Answer one call; see ``_Host.apply_model``."""
-        tap = TAPS[self.tap]
-        serve = self._serve_inside if tap.inside else self._serve_output
-        return serve(tap, base_model, model, x, t, options, branches)
+        serve = self._serve_inside if self.tap.inside else self._serve_output
+        return serve(self.tap, base_model, model, x, t, options, branches)
 
     def _serve_output(self, tap, base_model, model, x, t, options, branches) -> Tensor:
         """From the output tap: the raw output (v), never the denoised latent."""
@@ -180,18 +184,26 @@ class Run:
             return _raw(sampling, other, x, model(other, {"sigmas": own}))
 
         with Call(self.runner, branches, evaluate_at, lock=self.lock) as call:
-            v = call.skip(OUTPUT, x.shape)
+            if call.awaits:
+                ahead = Ahead(call, x.shape)
+                denoised = model(t, {CALL: Tapped(tap, self._places(base_model), ahead)})
+                v = ahead.answer
+            else:
+                v = call.skip(OUTPUT, x.shape)
+                denoised = model(t) if v is None else None
             if v is not None:
                 return sampling.calculate_denoised(t, v.to(x), x)
-            denoised = model(t)
             if self.runner.report.steps[-1].sigma < _SMALLEST_SIGMA:
                 return denoised
             handed = call.ran(OUTPUT, _raw(sampling, t, x, denoised))
         return denoised if handed is None else sampling.calculate_denoised(t, handed.to(x), x)
 
+    def _places(self, base_model: Any) -> Places:
+        return (model_family(base_model) or GENERIC).comfy_places
+
     def _serve_inside(self, tap, base_model, model, x, t, options, branches) -> Tensor:
         """Run the model; inside it, the places of the tap are answered or watched."""
-        places = (model_family(base_model) or GENERIC).comfy_places
+        places = self._places(base_model)
 
         def evaluate_at(sigma: float) -> Tensor:
             heard, own = Listener(), torch.full_like(options["sigmas"], sigma)
@@ -232,11 +244,11 @@ def model_family(base_model: Any) -> Family | None:
 
 
 def diffusion_model(executor, *args, **kwargs):
-    """Tap the module that is being called; present for taps inside the model only."""
+    """Tap the module that is being called; present where the model is entered only."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, dict) and isinstance(value.get(CALL), Tapped):
             tap, places, visit = value[CALL]
-            with tap.on(executor.class_obj, places, visit):
+            with tapped(tap, executor.class_obj, places, visit):
                 return executor(*args, **kwargs)
     return executor(*args, **kwargs)
 

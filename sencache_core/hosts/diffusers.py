@@ -15,7 +15,7 @@ from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.profile import ProfileHeader, Recording
-from ..model.taps import TAPS
+from ..model.taps import TAPS, Tap
 from ..policies import Off
 from ..run.facts import Facts
 from ..run.runner import Runner
@@ -46,11 +46,13 @@ class Attachment:
         done: Callable[[Runner], None] | None = None,
         recordings: Callable[[], list[Recording]] = list,
         limit: int = MOST_OPEN,
-        tap: str = OUTPUT.tap,
+        tap: Tap = TAPS[OUTPUT.tap],
+        enters: bool = False,
     ) -> None:
         self.reports: list[RunReport] = []
         self._start, self._on_report, self._done = start, on_report, done
-        self._recordings, self._limit, self._tap = recordings, limit, TAPS[tap]
+        self._recordings, self._limit, self._tap = recordings, limit, tap
+        self._enters = enters  # whether something inside the model is looked at or answered
         self._ended = Ended(self._note, self._tell)
         self._hooks: list[tuple[nn.Module, Hook, bool, Callable]] = []
 
@@ -99,10 +101,13 @@ class Attachment:
     def _refuse(self, module: nn.Module) -> None:
         """Raise a ``ValueError`` for what cannot go together with this cache on ``module``."""
         refuse_other_caches(module, HOOK_NAME)
-        if self._tap.inside and module._compiled_call_impl is not None:
+        if self._enters and module._compiled_call_impl is not None:
+            who, instead = "this policy", "another policy"
+            if self._tap.inside:
+                who, instead = f"the {self._tap.name} tap", "the output tap"
             raise ValueError(
-                f"the {self._tap.name} tap works inside the transformer, which is compiled as a "
-                "whole: use compile_repeated_blocks() instead of compile(), or the output tap"
+                f"{who} works inside the transformer, which is compiled as a whole: use "
+                f"compile_repeated_blocks() instead of compile(), or {instead}"
             )
 
     def _opened(self, hook: Hook) -> None:
@@ -185,7 +190,8 @@ def attach(
     clocks = clocks_of(model, scheduler, num_steps)
     if config.profile is not None:
         config.profile.mismatches(ProfileHeader(clocks[0][1].row.name, tap=config.tap_in_use))
-    return _attached(Attachment(start, on_report, tap=config.tap_in_use), clocks)
+    tap, enters = config.tapping, config.enters_model
+    return _attached(Attachment(start, on_report, tap=tap, enters=enters), clocks)
 
 
 def record(

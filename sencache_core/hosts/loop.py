@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..run.runner import Call, Runner
 from ..sampler.schedule import Schedule
-from ..types import OUTPUT, Branch
+from ..types import OUTPUT, STACK, Branch
 
 #: ``model(x, sigma, condition) -> output``: all ``[B, ...]``; the output is a velocity or a v.
 Model = Callable[[Tensor, float, Any], Tensor]
+#: ``look(name, x, sigma, condition) -> signal``, see ``model/signals.py``.
+Look = Callable[[str, Tensor, float, Any], Tensor | None]
 
 
 def sample(
@@ -24,6 +26,7 @@ def sample(
     guidance: float = 1.0,
     runner: Runner | None = None,
     prediction: str = "flow",
+    look: Look | None = None,
 ) -> Tensor:
     """Sample with Euler (flow) or DDIM (v), one model call per condition and step.
 
@@ -34,6 +37,7 @@ def sample(
         conditions: by role; ``"cond"`` alone, or ``"cond"`` and ``"uncond"``.
         guidance: classifier-free guidance scale, used when ``"uncond"`` is given.
         runner: caches or measures; ``None`` runs the model plainly.
+        look: what policies may look at, where the model has any of it.
         prediction: ``"flow"`` or ``"v"``, see ``Family.prediction``.
 
     Returns:
@@ -46,7 +50,7 @@ def sample(
             if runner is not None:
                 runner.begin((x,), sigma)
             outputs = {
-                role: _call(model, x, sigma, Branch(role), condition, runner)
+                role: _call(model, x, sigma, Branch(role), condition, runner, look)
                 for role, condition in conditions.items()
             }
             output = outputs["cond"]
@@ -60,15 +64,18 @@ def sample(
     return x
 
 
-def _call(model, x, sigma, branch, condition, runner) -> Tensor:
+def _call(model, x, sigma, branch, condition, runner, look=None) -> Tensor:
     if runner is None:
         return model(x, sigma, condition)
+    site = STACK if runner.report.tap == STACK.tap else OUTPUT  # the one place that it knows
     with Call(runner, (branch,), lambda other: model(x, other, condition)) as call:
-        output = call.skip(OUTPUT, x.shape)
+        if call.awaits:
+            call.saw(look(call.awaits, x, sigma, condition) if look is not None else None)
+        output = call.skip(site, x.shape)
         if output is not None:
             return output
         output = model(x, sigma, condition)
-        handed = call.ran(OUTPUT, output)
+        handed = call.ran(site, output)
     return output if handed is None else handed
 
 

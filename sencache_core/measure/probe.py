@@ -91,6 +91,7 @@ class Probe:
     """
 
     measures = False
+    awaits = ""
 
     def __init__(
         self,
@@ -158,6 +159,9 @@ class Probe:
         y = torch.cat([known[branch] for branch in branches]).to(self._x[0].device)
         self._session.observe(keys, y)
         return y
+
+    def saw(self, branches: Sequence[Branch], value: Tensor | None) -> None:
+        pass
 
     def branches_changed(self) -> None:
         self._session.branches_changed()

@@ -40,6 +40,7 @@ class Recorder:
     """
 
     measures = True
+    awaits = ""
 
     def __init__(
         self, run: RunInfo, report: RunReport, guidance: float | None = None, keep: bool = False
@@ -93,6 +94,9 @@ class Recorder:
 
     def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> None:
         return None
+
+    def saw(self, branches: Sequence[Branch], value: Tensor | None) -> None:
+        pass
 
     def branches_changed(self) -> None:
         """Of no account: nothing is forecast."""

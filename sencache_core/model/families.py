@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from .signals import (
+    MODULATED_INPUT,
+    TIME_EMBEDDING,
+    TIME_PROJECTION,
+    FromArgument,
+    FromModule,
+    FromWithin,
+    Signal,
+)
 
 #: Smallest time coordinate at which closed-form sensitivities are read (ours): they grow without
 #: bound towards 0. The counts of tests/test_paper.py are the same for any value up to 0.2.
@@ -24,11 +34,13 @@ class Places:
         heads: attributes of the modules that read the stack's output, the first one per stream.
         second: argument of a block that holds a second stream, which it returns beside the first;
             empty if there is one only, or both are one argument.
+        signals: where what policies may look at is found, by its name.
     """
 
     blocks: str | None = None
     heads: tuple[str, ...] = ()
     second: str = ""
+    signals: Mapping[str, Signal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +110,24 @@ _ROWS = (
             "WanVACETransformer3DModel",
             "WanAnimateTransformer3DModel",
         ),
-        comfy_places=Places("blocks", ("head", "head_global")),
-        diffusers_places=Places("blocks", ("norm_out",)),
+        comfy_places=Places(
+            "blocks",
+            ("head", "head_global"),
+            signals={
+                TIME_EMBEDDING: FromModule("time_embedding"),
+                TIME_PROJECTION: FromArgument("e", 1),
+                MODULATED_INPUT: FromWithin("self_attn"),
+            },
+        ),
+        diffusers_places=Places(
+            "blocks",
+            ("norm_out",),
+            signals={
+                TIME_EMBEDDING: FromModule("condition_embedder.time_embedder"),
+                TIME_PROJECTION: FromArgument("temb", 2),
+                MODULATED_INPUT: FromWithin("attn1"),
+            },
+        ),
     ),
     Family(
         name="ltx",
@@ -107,8 +135,24 @@ _ROWS = (
         prediction="flow",
         comfy_classes=("LTXV",),
         diffusers_classes=("LTXVideoTransformer3DModel",),
-        comfy_places=Places("transformer_blocks", ("norm_out",)),
-        diffusers_places=Places("transformer_blocks", ("norm_out",)),
+        comfy_places=Places(
+            "transformer_blocks",
+            ("norm_out",),
+            signals={
+                TIME_EMBEDDING: FromModule("adaln_single", 1),
+                TIME_PROJECTION: FromArgument("timestep", 3),
+                MODULATED_INPUT: FromWithin("attn1"),
+            },
+        ),
+        diffusers_places=Places(
+            "transformer_blocks",
+            ("norm_out",),
+            signals={
+                TIME_EMBEDDING: FromModule("time_embed", 1),
+                TIME_PROJECTION: FromArgument("temb", 2),
+                MODULATED_INPUT: FromWithin("attn1"),
+            },
+        ),
     ),
     Family(
         name="ltx2",
@@ -116,9 +160,22 @@ _ROWS = (
         prediction="flow",
         comfy_classes=("LTXAV",),
         diffusers_classes=("LTX2VideoTransformer3DModel",),
-        comfy_places=Places("transformer_blocks", ("norm_out", "audio_norm_out")),
+        comfy_places=Places(
+            "transformer_blocks",
+            ("norm_out", "audio_norm_out"),
+            signals={
+                TIME_EMBEDDING: FromModule("adaln_single", 1),
+                MODULATED_INPUT: FromWithin("attn1"),
+            },
+        ),
         diffusers_places=Places(
-            "transformer_blocks", ("norm_out", "audio_norm_out"), "audio_hidden_states"
+            "transformer_blocks",
+            ("norm_out", "audio_norm_out"),
+            "audio_hidden_states",
+            signals={
+                TIME_EMBEDDING: FromModule("time_embed", 1),
+                MODULATED_INPUT: FromWithin("attn1"),
+            },
         ),
     ),
     Family(
@@ -127,8 +184,24 @@ _ROWS = (
         prediction="v",
         comfy_classes=("CogVideoX",),
         diffusers_classes=("CogVideoXTransformer3DModel",),
-        comfy_places=Places("blocks", ("norm_final",), "encoder_hidden_states"),
-        diffusers_places=Places("transformer_blocks", ("norm_final",), "encoder_hidden_states"),
+        comfy_places=Places(
+            "blocks",
+            ("norm_final",),
+            "encoder_hidden_states",
+            signals={
+                TIME_EMBEDDING: FromArgument("temb", 2),
+                MODULATED_INPUT: FromWithin("q"),
+            },
+        ),
+        diffusers_places=Places(
+            "transformer_blocks",
+            ("norm_final",),
+            "encoder_hidden_states",
+            signals={
+                TIME_EMBEDDING: FromArgument("temb", 2),
+                MODULATED_INPUT: FromWithin("attn1"),
+            },
+        ),
         scale_free=True,
     ),
 )

@@ -7,12 +7,24 @@ from .interval import Interval
 from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
+from .profilingdit import ProfilingDiT
 from .sencache import SenCache
+from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
 
 #: Policies that people can pick, by name. Every one of them joins the contract tests.
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (Planned, SenCache, Interval, CfgCache, MiddleBlocks, Off)
+    policy.name: policy
+    for policy in (
+        Planned,
+        SenCache,
+        Interval,
+        TeaCache,
+        CfgCache,
+        MiddleBlocks,
+        ProfilingDiT,
+        Off,
+    )
 }
 
 __all__ = [
@@ -28,8 +40,10 @@ __all__ = [
     "Policy",
     "Preset",
     "Prior",
+    "ProfilingDiT",
     "RunInfo",
     "SenCache",
     "Slopes",
+    "TeaCache",
     "Threshold",
 ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from ..forecast.moments import Moments
 from ..forecast.reuse import ReuseRule
 from ..model.families import Family
+from ..model.taps import Tap
 from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
 from ..types import Decision, Only, Reason, Step
@@ -111,6 +112,7 @@ class Policy(ABC):
         opening: share of the steps computed at the start of a run, where the guards leave it to the
             policy.
         tap: the one tap that it works at; empty: a whole-model tap, as configured.
+        looks: whether it decides by what it sees inside the model, see :meth:`signal`.
     """
 
     name: ClassVar[str]
@@ -120,11 +122,26 @@ class Policy(ABC):
     #: on the bundled CogVideoX, whose gains are all at the start (ours).
     opening: ClassVar[float] = 0.1
     tap: ClassVar[str] = ""
+    looks: ClassVar[bool] = False
 
     @classmethod
     def presets(cls) -> Mapping[str, Preset]:
         """Settings as published by their authors, by the name that people pick."""
         return {}
+
+    def tapping(self, tap: Tap) -> Tap:
+        """``tap`` as this policy uses it: which places it is to reach, where it can reach several.
+
+        What is reached is kept at every evaluation: no more than may ever be reused.
+        """
+        return tap
+
+    def signal(self, family: Family) -> str:
+        """What it looks at in every round before it decides, by a name of ``model/signals.py``.
+
+        ``Step.look`` is that, on the branch that leads; empty: it decides without.
+        """
+        return ""
 
     @property
     def rules(self) -> Mapping[str, ReuseRule]:

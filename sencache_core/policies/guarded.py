@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..types import ALL, SAME_TIME, Decision, Reason, Step
+from ..model.families import Family
+from ..types import ALL, AWAITED, SAME_TIME, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 from .plan import Plan
 
@@ -36,6 +37,13 @@ class Guarded(Policy):
     def needs_pairs(self) -> bool:
         return self.inner.needs_pairs
 
+    @property
+    def looks(self) -> bool:
+        return self.inner.looks
+
+    def signal(self, family: Family) -> str:
+        return self.inner.signal(family)
+
     def plan(self, run: RunInfo, guards: Guards) -> Plan:
         return self.inner.plan(run, self.guards)
 
@@ -51,6 +59,8 @@ class Guarded(Policy):
             reason = Reason.TIME_ROSE
         if reason is not None:
             return Decision(ALL, reason), state
+        if self.looks and step.look is None:
+            return AWAITED, state
         return self.inner.decide(step, last, state)
 
     def observe(self, step: Step, state: Any) -> Any:

@@ -42,19 +42,23 @@ class Interval(Policy):
         return 0.0
 
     def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
-        if self._due(state):
+        if self._due(state, step.share):
             return Decision(ALL, Reason.SCHEDULED_COMPUTE), state
         return Decision(NONE, Reason.SCHEDULED_REUSE), state + 1
 
     def observe(self, step: Step, state: float) -> float:
-        return self._carried(state)
+        return self._carried(state, step.share)
 
-    def _due(self, passed: float) -> bool:
-        return passed + 1 >= self.interval - 1e-9
+    def distance(self, share: float) -> float:
+        """Rounds between evaluations after ``share`` of the steps."""
+        return self.interval
 
-    def _carried(self, passed: float) -> float:
+    def _due(self, passed: float, share: float) -> bool:
+        return passed + 1 >= self.distance(share) - 1e-9
+
+    def _carried(self, passed: float, share: float) -> float:
         """What exceeds the interval is carried on, so that any mean distance is spread evenly."""
-        return max(0.0, passed + 1 - self.interval)
+        return max(0.0, passed + 1 - self.distance(share))
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         """The interval whose count, guards included, is ``evaluations`` or the nearest below."""
@@ -70,11 +74,11 @@ class Interval(Policy):
 
     def count(self, steps: tuple[int, ...], run: RunInfo, guards: Guards) -> int:
         """Evaluations of a whole run at this interval."""
-        total, reused, passed = 0, 0, 0.0
+        total, reused, passed, num_steps = 0, 0, 0.0, run.schedule.num_steps
         for number, index in enumerate(steps):
-            forced = guards.forces(number, index, run.schedule.num_steps, reused)
-            if forced or self._due(passed):
-                total, reused, passed = total + 1, 0, self._carried(passed)
+            share = index / num_steps
+            if guards.forces(number, index, num_steps, reused) or self._due(passed, share):
+                total, reused, passed = total + 1, 0, self._carried(passed, share)
             else:
                 reused, passed = reused + 1, passed + 1
         return total

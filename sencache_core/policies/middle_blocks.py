@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from ..forecast.reuse import Hold, ReuseRule
-from ..types import Key, Only
+from ..model.taps import Tap
+from ..types import Only
 from .partial import Partial
 
 
@@ -15,9 +16,9 @@ from .partial import Partial
 class MiddleBlocks(Partial):
     """Full evaluations once every ``interval`` rounds; in between the middle blocks are reused.
 
-    What a block adds to its input is kept at full evaluations and added again in between, while the
-    outer blocks follow the latent. DeepCache's idea (Ma et al., arXiv 2312.00858, section 3.2), of
-    reusing the deep part of a U-Net, on the blocks of a transformer.
+    What the middle blocks add together is kept at full evaluations and added again in between,
+    while the outer blocks follow the latent. DeepCache's idea (Ma et al., arXiv 2312.00858, section
+    3.2), of reusing the deep part of a U-Net, on the blocks of a transformer.
 
     Args:
         interval: mean distance between full evaluations in rounds; 1 computes everything.
@@ -64,13 +65,18 @@ class MiddleBlocks(Partial):
     def rules(self) -> Mapping[str, ReuseRule]:
         return {self.tap: Hold()}
 
+    def tapping(self, tap: Tap) -> Tap:
+        return replace(tap, runs=self.middle)
+
+    def middle(self, count: int) -> Sequence[range]:
+        """The middle of ``count`` blocks, which is one place."""
+        edge = self.outer / 2
+        inside = [k for k in range(count) if edge <= (k + 0.5) / count < 1 - edge]
+        return [range(inside[0], inside[-1] + 1)] if inside else []
+
     @property
     def part(self) -> Only:
-        def runs(key: Key) -> bool:
-            middle = (key.site.index + 0.5) / key.site.count
-            return key.site.tap != self.tap or not self.outer / 2 <= middle < 1 - self.outer / 2
-
-        return Only("outer blocks", runs)
+        return Only("outer blocks", lambda key: key.site.tap != self.tap)
 
     @property
     def share(self) -> float:

@@ -25,7 +25,7 @@ class Partial(Interval):
         """Share of a full evaluation's block work that ``part`` is, 0..1."""
 
     def decide(self, step: Step, last: Step, state: float) -> tuple[Decision, float]:
-        if self._due(state):
+        if self._due(state, step.share):
             return Decision(ALL, Reason.SCHEDULED_COMPUTE), state
         if self.needs_pairs and not step.paired:
             return Decision(ALL, Reason.NO_PAIR), state

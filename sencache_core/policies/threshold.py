@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from ..model.families import Family
 from ..types import ALL, NONE, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
 from .plan import Plan
@@ -19,16 +21,24 @@ class Threshold(Policy):
     """A policy with a score: reuse while ``score < limit``.
 
     The comparison is strict, as in the authors' code (the paper writes <=), so that a limit of 0
-    never reuses anything.
+    never reuses anything. State is what is known of the run, unless ``start`` says otherwise.
+
+    Attributes:
+        learns: whether what it expects changes as the run goes.
     """
 
-    @abstractmethod
-    def score(self, step: Step, last: Step, run: RunInfo) -> float:
-        """Figure of merit of reusing ``last``'s outputs at ``step``. At most one device sync."""
+    learns: ClassVar[bool] = False
 
     @abstractmethod
-    def expected(self, last_t: float, t: float, run: RunInfo) -> float:
-        """The score to be expected between two times before anything was measured."""
+    def score(self, step: Step, last: Step, state: Any) -> float:
+        """Figure of merit of reusing ``last``'s outputs at ``step``; ``inf``: nothing is known.
+
+        At most one device sync. Asked once a round that no guard forces.
+        """
+
+    @abstractmethod
+    def expected(self, last_t: float, t: float, state: Any) -> float:
+        """The score to be expected at ``t`` after an evaluation at ``last_t``."""
 
     @abstractmethod
     def limit(self, share: float) -> float:
@@ -37,14 +47,19 @@ class Threshold(Policy):
     def start(self, run: RunInfo) -> RunInfo:
         return run
 
-    def decide(self, step: Step, last: Step, state: RunInfo) -> tuple[Decision, RunInfo]:
+    def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
         score, limit = self.score(step, last, state), self.limit(step.share)
         if score < limit:
             return Decision(NONE, Reason.WITHIN, score, limit), state
-        return Decision(ALL, Reason.OVER, score, limit), state
+        return Decision(ALL, Reason.OVER, _told(score), limit), state
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return Budgeted(self, guards, evaluations)
+
+
+def _told(score: float) -> float | None:
+    """A score as reports have it."""
+    return score if math.isfinite(score) else None
 
 
 @dataclass
@@ -53,15 +68,17 @@ class BudgetState:
 
     Attributes:
         run: what is known of the run.
+        inner: state of the policy inside.
         times, steps: time coordinate and schedule step of every expected round.
         left: evaluations still to spend.
         factor: what the inner policy's limits are multiplied with at present.
         ratio: measured over expected score, averaged over the run so far.
         evaluated: expected round of the last true evaluation.
-        expected: scores of the dry run by (evaluated round, later round); they never change.
+        expected: scores of the dry run by (evaluated round, later round).
     """
 
     run: RunInfo
+    inner: Any
     times: tuple[float, ...]
     steps: tuple[int, ...]
     left: int
@@ -88,16 +105,24 @@ class Budgeted(Policy):
     guards: Guards
     evaluations: int
 
+    @property
+    def looks(self) -> bool:
+        return self.inner.looks
+
+    def signal(self, family: Family) -> str:
+        return self.inner.signal(family)
+
     def plan(self, run: RunInfo, guards: Guards) -> Plan:
         return self.inner.plan(run, guards)
 
     def start(self, run: RunInfo) -> BudgetState:
-        return BudgetState(run, run.times, run.schedule.steps(), self.evaluations)
+        inner = self.inner.start(run)
+        return BudgetState(run, inner, run.times, run.schedule.steps(), self.evaluations)
 
     def decide(self, step: Step, last: Step, state: BudgetState) -> tuple[Decision, BudgetState]:
-        score = self.inner.score(step, last, state.run)
-        expected = self.inner.expected(last.t, step.t, state.run)
-        if expected > 0:
+        score = self.inner.score(step, last, state.inner)
+        expected = self.inner.expected(last.t, step.t, state.inner)
+        if expected > 0 and math.isfinite(score):
             state.ratio += RATIO_MEMORY * (score / expected - state.ratio)
         limit = self.inner.limit(step.share) * state.factor
         after = step.ordinal + 1
@@ -107,10 +132,13 @@ class Budgeted(Policy):
             return Decision(ALL, Reason.BUDGET_LEFT, score, limit), state
         needed = 1 + self.guards.fewest(state.steps, step.num_steps, after)
         if state.left < needed and after <= len(state.steps):
-            return Decision(NONE, Reason.BUDGET_SPENT, score, limit), state
-        return Decision(ALL, Reason.OVER, score, limit), state
+            return Decision(NONE, Reason.BUDGET_SPENT, _told(score), limit), state
+        return Decision(ALL, Reason.OVER, _told(score), limit), state
 
     def observe(self, step: Step, state: BudgetState) -> BudgetState:
+        state.inner = self.inner.observe(step, state.inner)
+        if self.inner.learns:
+            state.expected.clear()
         state.left -= 1
         state.evaluated = step.ordinal
         state.factor = self._solve(state)
@@ -138,7 +166,7 @@ class Budgeted(Policy):
             if not compute:
                 key = (last, number)
                 if key not in state.expected:
-                    expected = self.inner.expected(times[last], times[number], state.run)
+                    expected = self.inner.expected(times[last], times[number], state.inner)
                     state.expected[key] = expected
                 limit = self.inner.limit(index / num_steps) * factor
                 compute = state.expected[key] * state.ratio >= limit

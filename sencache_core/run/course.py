@@ -50,6 +50,11 @@ class Course:
         self._state: Any = policy.start(run)
         self._computed: list[Step] = []  # in full, without their latents
 
+    @property
+    def signal(self) -> str:
+        """Name of what has to be seen of a round before it is decided; empty: nothing."""
+        return self.policy.signal(self.run.family)
+
     def level(self, told: float, ordinal: int) -> float:
         """Noise level of the round ``ordinal``, which the sampler says is ``told``."""
         sigma = self.run.schedule.level(told, ordinal)
@@ -94,7 +99,7 @@ class Course:
 
     def computed(self, step: Step) -> None:
         """The round ``step`` was computed in full."""
-        self._computed.append(replace(step, x=()))
+        self._computed.append(replace(step, x=(), look=None))
         self._state = self.policy.observe(step, self._state)
 
     def end(self) -> None:

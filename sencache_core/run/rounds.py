@@ -59,6 +59,10 @@ class RoundLog:
         self._ran = self._asked = 0.0
         self.report.steps.append(record)
 
+    def decided(self, decision: Decision) -> None:
+        """The present round has been decided after it began."""
+        self.record.decided(decision)
+
     def called(self, branches: Sequence[Branch], share: float) -> None:
         """See ``Runner.called``."""
         self._asked += len(branches)

@@ -25,6 +25,7 @@ class Runner(Protocol):
 
     report: RunReport
     measures: bool  # whether it asks for payloads at other noise levels
+    awaits: str  # name of the signal that the present round has yet to see; empty: none
 
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         """Open an evaluation round.
@@ -33,6 +34,14 @@ class Runner(Protocol):
             x: noisy latent, one tensor ``[B, ...]`` per modality; read, never kept or written.
             sigma: noise level; a tensor's first entry is read, together with all else that the
                 decision needs, in one device-to-host copy.
+        """
+
+    def saw(self, branches: Sequence[Branch], value: Tensor | None) -> None:
+        """What it awaits was seen in a call over ``branches``; the round is decided by it.
+
+        Args:
+            branches: of each equal chunk of dim 0.
+            value: the signal ``[n B, ...]``, read only; ``None``: this model does not have it.
         """
 
     def branches_changed(self) -> None:
@@ -98,6 +107,17 @@ class Call:
         self._ran = 1.0
         self.seen = False  # whether a payload of it reached the runner, or came from there
 
+    @property
+    def awaits(self) -> str:
+        """Name of the signal that has to be seen before the runner can answer; empty: none."""
+        with self._lock:
+            return self._runner.awaits
+
+    def saw(self, value: Tensor | None) -> None:
+        """What is awaited was seen in this call, ``[n B, ...]``; ``None``: it is not there."""
+        with self._lock:
+            self._runner.saw(self._branches, value)
+
     def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> Tensor | None:
         """What stands in for the output at ``site``, ``None`` if it is to be computed.
 
@@ -137,6 +157,37 @@ class Call:
                 self._show(site, y)
             with self._lock:  # shares of blocks add up to 1 but for rounding
                 self._runner.called(self._branches, self._ran if self._ran > 1e-9 else 0.0)
+
+
+class Ahead:
+    """A call's visit at the output tap where the model is entered for a look.
+
+    Args:
+        call: the call.
+        shape: of the model's output; ``None``: unknown, and so it is computed.
+
+    Attributes:
+        answer: what stands in for the model's output, ``None``: it was computed.
+    """
+
+    def __init__(self, call: Call, shape: Sequence[int] | None) -> None:
+        self._call, self._shape = call, shape
+        self.answer: Tensor | None = None
+
+    @property
+    def awaits(self) -> str:
+        return self._call.awaits
+
+    def saw(self, value: Tensor | None) -> None:
+        self._call.saw(value)
+
+    def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> Tensor | None:
+        if self._shape is not None:
+            self.answer = self._call.skip(OUTPUT, self._shape)
+        return self.answer
+
+    def ran(self, site: Site, y: Tensor) -> None:
+        """The host itself shows the call what the model has answered."""
 
 
 def runs_first(decision: Decision, branch: Branch) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,20 @@ from torch import Tensor
 from ..forecast.pairs import Pairs
 from ..forecast.reuse import ReuseRule
 from ..policies import Policy, RunInfo
-from ..types import ALL, GAP, NONE, OUTPUT, STACK, Branch, Decision, Key, Reason, Step
+from ..types import (
+    ALL,
+    AWAITED,
+    GAP,
+    NONE,
+    OUTPUT,
+    STACK,
+    Branch,
+    Decision,
+    Key,
+    Look,
+    Reason,
+    Step,
+)
 from .course import Course, Replan
 from .explain import Explain
 from .hindsight import hindsight_of
@@ -23,6 +37,10 @@ from .stats import RunReport, StepRecord
 from .trial import Trial
 from .witness import Witness
 
+_UNSEEN = (
+    "Evaluations were computed in full: the policy {} decides by the {}, which was not found in "
+    "this model."
+)
 _FULL = "Some outputs were not kept, and so always computed: the memory limit was reached."
 
 
@@ -64,6 +82,8 @@ class Session:
         self._step: Step | None = None  # the round at hand
         self._x: Sequence[Tensor] = ()  # its latent, of the caller
         self._decision = Decision(ALL, Reason.FIRST)  # on it
+        self.awaits = ""  # the signal that it has yet to be decided by
+        self._seen: Look | None = None  # the newest
         self._last: Step | None = None  # of the last evaluation
         self._full_t = 0.0  # time of the last one in full
         self._streak = 0  # rounds reused since the last evaluation
@@ -106,14 +126,37 @@ class Session:
             extra=self._extra,
         )
         self._hindsight.saw(step.error)
-        decision = course.decide(step, last, self._trial.hopeless)
-        if decision.reason in (Reason.CHANGED, Reason.TIME_ROSE):
-            self._history.clear()
-        if decision.compute is NONE:
-            self._hindsight.skip(step.t, step.index)
+        self._step, self._x, self.awaits = step, x, course.signal
+        decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
-        self._step, self._decision, self._x = step, decision, x
         return decision
+
+    def _decide(self) -> Decision:
+        """What the course wants of the round at hand, by what is known of it now."""
+        step = self._step
+        self._decision = self.course.decide(step, self._last, self._trial.hopeless)
+        if self._decision.reason in (Reason.CHANGED, Reason.TIME_ROSE):
+            self._history.clear()
+        if self._decision.compute is NONE:
+            self._hindsight.skip(step.t, step.index)
+        return self._decision
+
+    def saw(self, branches: Sequence[Branch], value: Tensor | None) -> None:
+        if not self.awaits:
+            return
+        signal, self.awaits = self.awaits, ""
+        if value is None:
+            self.report.say(_UNSEEN.format(self.report.policy, signal))
+            return
+        # The branch that was looked at before leads on; then the first conditional one.
+        last = self._seen.branch if self._seen else None
+        lead = min(branches, key=lambda branch: (branch != last, branch.role != "cond"))
+        count = len(branches) if len(value) % len(branches) == 0 else 1
+        part = value.chunk(count)[branches.index(lead) if count > 1 else 0]
+        self._seen = Look(lead, part.clone())
+        self._step = replace(self._step, look=self._seen)
+        if self._decision is AWAITED:
+            self._log.decided(self._decide())
 
     def branches_changed(self) -> None:
         self._hindsight.spoil()
@@ -193,6 +236,9 @@ class Session:
         if self._step is None:
             return
         step, self._step, self._x = self._step, None, ()
+        if self._decision is AWAITED and self.awaits and self._log.asked:
+            self.report.say(_UNSEEN.format(self.report.policy, self.awaits))
+        self.awaits = ""
         compute = self._log.came_to(self._decision, self._pairs.wanted).compute
         self._log.close()
         if self._witness is not None:
@@ -203,7 +249,7 @@ class Session:
             self._streak += 1
             self._extra += self._log.record.cost
         else:
-            self._last, self._streak = step, 0
+            self._last, self._streak = replace(step, look=None), 0
             self._hindsight.evaluated()
             if compute is ALL:
                 self._full_t = step.t
@@ -214,6 +260,7 @@ class Session:
         held = self._history.nbytes + self._pairs.nbytes
         held += self._witness.nbytes if self._witness is not None else 0
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
+        held += self._seen.value.nbytes if self._seen else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
         if self._history.full:
             self.report.say(_FULL)
@@ -231,7 +278,7 @@ class Session:
         self._history.clear()
         self._explain.clear()
         self.course.end()
-        self._last = self._pairs = None
+        self._last = self._pairs = self._seen = None
         if completed:
             asked, expected = self.course.policy.asked, len(self.course.run.times)
             self.report.say_what_it_came_to(asked, expected, self._extra)

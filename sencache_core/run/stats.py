@@ -59,18 +59,16 @@ class StepRecord:
     @classmethod
     def of(cls, step: Step, decision: Decision) -> StepRecord:
         """The record of a round that begins; its cost is a guess until it has ended."""
-        return cls(
-            ordinal=step.ordinal,
-            step=step.index,
-            sigma=step.sigma,
-            t=step.t,
-            decision=decision_name(decision),
-            reason=decision.reason.value,
-            score=decision.score,
-            limit=decision.limit,
-            part=decision.compute.name if decision.partial else "",
-            cost=float(decision.compute is not NONE),
-        )
+        record = cls(step.ordinal, step.index, step.sigma, step.t, "", "")
+        record.decided(decision)
+        return record
+
+    def decided(self, decision: Decision) -> None:
+        """Write down what was decided; what it costs is a guess until the round has ended."""
+        self.decision, self.reason = decision_name(decision), decision.reason.value
+        self.score, self.limit = decision.score, decision.limit
+        self.part = decision.compute.name if decision.partial else ""
+        self.cost = float(decision.compute is not NONE)
 
 
 @dataclass

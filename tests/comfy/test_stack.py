@@ -50,6 +50,8 @@ def test_stack(runs, host, name):
 class Answers:
     """Answers every place from what was heard there, or with zeros."""
 
+    awaits = ""
+
     def __init__(self, heard=None):
         self.heard, self.ran_at, self.shares = heard, [], 0.0
 

@@ -90,6 +90,14 @@ def recorder(sched: Schedule) -> Recorder:
     return Recorder(run_info(sched), report(sched.num_steps))
 
 
+def toy_signal(name: str, x: Tensor, sigma: float, condition: float) -> Tensor:
+    """What a policy sees of a toy: a time embedding ``[B, 8]``, or the latent's own entries."""
+    if "time" not in name:
+        return x.flatten(1) + condition
+    angles = torch.arange(1, 9) * sigma
+    return (angles.sin() + angles.cos()).expand(len(x), 8)
+
+
 def cached_run(
     config: CacheConfig,
     sched: Schedule,
@@ -102,7 +110,7 @@ def cached_run(
     session = config.start(WAN, sched)
     x = noise(1, 2, 3, 4) if x is None else x
     drive = heun if sched.sampler == "heun" else loop.sample
-    out = drive(model or curved(), x, sched, conditions, guidance, session)
+    out = drive(model or curved(), x, sched, conditions, guidance, session, look=toy_signal)
     return out, session.report
 
 
@@ -112,14 +120,14 @@ def plain_run(sched: Schedule, model: Callable | None = None, guidance: float = 
     return drive(model or curved(), noise(1, 2, 3, 4), sched, conditions, guidance)
 
 
-def heun(model, x, sched, conditions, guidance=1.0, runner=None) -> Tensor:
+def heun(model, x, sched, conditions, guidance=1.0, runner=None, look=None) -> Tensor:
     """Heun's sampler over a runner: every sigma but the first and the last is visited twice."""
 
     def velocity(x: Tensor, sigma: float) -> Tensor:
         if runner is not None:
             runner.begin((x,), sigma)
         outputs = {
-            role: loop._call(model, x, sigma, Branch(role), condition, runner)
+            role: loop._call(model, x, sigma, Branch(role), condition, runner, look)
             for role, condition in conditions.items()
         }
         if "uncond" not in outputs:

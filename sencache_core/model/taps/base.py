@@ -15,7 +15,16 @@ from ..families import Places
 
 
 class Visit(Protocol):
-    """Who is asked at every place during one model call."""
+    """Who is asked at every place during one model call.
+
+    Attributes:
+        awaits: name of the signal that has to be seen before it can answer; empty: none.
+    """
+
+    awaits: str
+
+    def saw(self, value: Tensor | None) -> None:
+        """What it waits for was seen, ``[n B, ...]``; ``None``: this module does not have it."""
 
     def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> Tensor | None:
         """What stands in for the payload at ``site``; ``None``: compute it.
@@ -31,13 +40,18 @@ class Visit(Protocol):
 
 
 class Listener:
-    """A visit that skips nothing and keeps the last payload it was shown."""
+    """A visit that waits for nothing, skips nothing and keeps the last payload it was shown."""
+
+    awaits = ""
 
     def __init__(self) -> None:
         self.payload: Tensor | None = None
 
     def skip(self, site: Site, shape: Sequence[int], share: float = 1.0) -> None:
         return None
+
+    def saw(self, value: Tensor | None) -> None:
+        pass
 
     def ran(self, site: Site, y: Tensor) -> None:
         self.payload = y

@@ -1,13 +1,14 @@
-"""The blocks tap: cache the residual of every transformer block by itself.
+"""The blocks tap: cache the residuals of transformer blocks, or of runs of them, by themselves.
 
-What lies between the blocks (adapters, added conditions) runs as ever. Memory: as many token-sized
-tensors a branch as blocks are ever skipped, times the outputs that their reuse rule reads.
+What lies between the places (adapters, added conditions) runs as ever. Memory: as many token-sized
+tensors a branch as there are places, times the outputs that their reuse rule reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -16,15 +17,29 @@ from ...types import Site
 from ..families import Places
 from .base import StandIn, StandIns, Tap, Visit, added, packed_shape, residual_of, swapped
 
+#: ``runs(count)``: of ``count`` blocks those that are one place each, in order, without overlap.
+Runs = Callable[[int], Sequence[range]]
 
+
+def single(count: int) -> Sequence[range]:
+    """Every block is a place by itself."""
+    return [range(number, number + 1) for number in range(count)]
+
+
+@dataclass(frozen=True)
 class Blocks(Tap):
-    """One payload a block: its output minus its input, several streams packed.
+    """One payload a run of blocks: its output minus its input, several streams packed.
 
-    Sites are ``Site("blocks", number, count)``; each is an equal share of the block work.
+    Sites are ``Site("blocks", number of the first, count)``; each is its blocks' share of the work.
+    Blocks outside of all runs are not tapped.
+
+    Args:
+        runs: which blocks are one place.
     """
 
     name: ClassVar[str] = "blocks"
     title: ClassVar[str] = "Residual of each block"
+    runs: Runs = single
 
     @contextmanager
     def on(self, module: nn.Module, places: Places, visit: Visit) -> Iterator[None]:
@@ -32,26 +47,62 @@ class Blocks(Tap):
         if not isinstance(blocks, nn.ModuleList):
             yield
             return
-        with swapped(module, places.blocks, _Tapped(blocks, places.second, visit)):
+        with swapped(module, places.blocks, _Tapped(blocks, self.runs, places.second, visit)):
             yield
 
 
 class _Tapped(StandIns):
-    def __init__(self, blocks: nn.ModuleList, second: str, visit: Visit) -> None:
+    def __init__(self, blocks: nn.ModuleList, runs: Runs, second: str, visit: Visit) -> None:
         super().__init__(blocks)
-        self._blocks = [
-            _Block(block, Site("blocks", number, len(blocks)), second, visit)
-            for number, block in enumerate(blocks)
-        ]
+        self._blocks = list(blocks)
+        for run in runs(len(blocks)):
+            passage = _Passage(run, len(blocks), visit)
+            for number in run:
+                self._blocks[number] = _Block(blocks[number], number, second, passage)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._blocks)
 
 
+class _Passage:
+    """One way through a run of blocks."""
+
+    def __init__(self, run: range, count: int, visit: Visit) -> None:
+        self.first, self.last = run[0], run[-1]
+        self._site, self._share = Site("blocks", run[0], count), len(run) / count
+        self._visit = visit
+        self._entry: tuple[Tensor, ...] | None = None
+        self._residual: Tensor | None = None
+
+    def enter(self, streams: tuple[Any, ...]) -> None:
+        """Note what enters the run, and ask for what it adds."""
+        self._entry = self._residual = None
+        if all(isinstance(stream, Tensor) for stream in streams):
+            self._residual = self._visit.skip(self._site, packed_shape(streams), self._share)
+            self._entry = tuple(s.clone() for s in streams)  # some blocks work in place
+
+    @property
+    def skipped(self) -> bool:
+        return self._residual is not None
+
+    def instead(self, streams: tuple[Tensor, ...], last: bool) -> Any:
+        """What a block of a skipped run returns. What was added on the way never counts twice."""
+        out = added(self._entry, self._residual) if last else streams
+        return out if len(out) > 1 else out[0]
+
+    def leave(self, out: Any) -> None:
+        """The last block of a run has run."""
+        left = out if isinstance(out, tuple) else (out,)
+        if self._entry is not None and len(left) == len(self._entry):
+            residual = residual_of(self._entry, left)
+            if residual is not None:
+                self._visit.ran(self._site, residual)
+
+
 class _Block(StandIn):
-    def __init__(self, block: nn.Module, site: Site, second: str, visit: Visit) -> None:
+    def __init__(self, block: nn.Module, number: int, second: str, passage: _Passage) -> None:
         super().__init__(block)
-        self._site, self._second, self._visit = site, second, visit
+        self._number, self._second, self._passage = number, second, passage
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs["hidden_states"]
@@ -65,15 +116,12 @@ class _Block(StandIn):
         return self._answer((x,), lambda: self._block.forward_gen(x, *args, **kwargs))
 
     def _answer(self, streams: tuple[Any, ...], run: Callable[[], Any]) -> Any:
-        if not all(isinstance(stream, Tensor) for stream in streams):
-            return run()
-        residual = self._visit.skip(self._site, packed_shape(streams), 1 / self._site.count)
-        if residual is not None:
-            out = added(streams, residual)
-            return out if len(out) > 1 else out[0]
-        entry = tuple(s.clone() for s in streams)  # some blocks work in place
+        passage, last = self._passage, self._number == self._passage.last
+        if self._number == passage.first:
+            passage.enter(streams)
+        if passage.skipped:
+            return passage.instead(streams, last)
         out = run()
-        left = out if isinstance(out, tuple) else (out,)
-        if len(left) == len(entry) and (residual := residual_of(entry, left)) is not None:
-            self._visit.ran(self._site, residual)
+        if last:
+            passage.leave(out)
         return out

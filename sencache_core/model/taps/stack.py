@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...types import STACK
 from ..families import Places
 from .base import StandIn, StandIns, Tap, Visit, added, packed_shape, residual_of, swapped
+from .look import Lookout, peek
 
 
 class Stack(Tap):
@@ -30,7 +31,7 @@ class Stack(Tap):
             yield
         elif hasattr(module, "_process_transformer_blocks"):
             # ComfyUI's LTX classes run the stack in a method of its own.
-            with _shadowed(module, "_process_transformer_blocks", _Passage(visit)):
+            with _shadowed(module, "_process_transformer_blocks", places, visit):
                 yield
         else:
             with _gated(module, blocks, places, _Passage(visit)):
@@ -80,23 +81,25 @@ class _Passage:
 
 
 @contextmanager
-def _shadowed(module: nn.Module, name: str, passage: _Passage) -> Iterator[None]:
-    method = getattr(module, name)
+def _shadowed(module: nn.Module, name: str, places: Places, visit: Visit) -> Iterator[None]:
+    method, passage = getattr(module, name), _Passage(visit)
+    with Lookout.on(module, places, visit) as lookout:
 
-    def run(x: Any, *args: Any, **kwargs: Any) -> Any:
-        several = isinstance(x, list | tuple)
-        streams = tuple(x) if several else (x,)
-        if not passage.enter(streams):
-            out = method(x, *args, **kwargs)
-            streams = tuple(out) if several else (out,)
-        streams = passage.leave(streams)
-        return list(streams) if several else streams[0]
+        def run(x: Any, *args: Any, **kwargs: Any) -> Any:
+            peek(module, places, lookout, lambda: method(x, *args, **kwargs))
+            several = isinstance(x, list | tuple)
+            streams = tuple(x) if several else (x,)
+            if not passage.enter(streams):
+                out = method(x, *args, **kwargs)
+                streams = tuple(out) if several else (out,)
+            streams = passage.leave(streams)
+            return list(streams) if several else streams[0]
 
-    object.__setattr__(module, name, run)
-    try:
-        yield
-    finally:
-        object.__delattr__(module, name)
+        object.__setattr__(module, name, run)
+        try:
+            yield
+        finally:
+            object.__delattr__(module, name)
 
 
 @contextmanager
