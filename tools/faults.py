@@ -186,9 +186,9 @@ FAULTS = (
     ),
     Fault(
         "The last latent outlives the run.",
-        "sencache_core/run/session.py",
-        "self._last = self._pairs = None",
-        "self._pairs = None",
+        "sencache_core/run/course.py",
+        "self._state = self._replan = self.last = None",
+        "self._state = self._replan = None",
         ("tests/test_session.py::test_finish_drops_every_tensor",),
     ),
     Fault(
