@@ -1,7 +1,7 @@
 """Learning from ordinary runs in a live ComfyUI: one graph queued again and again.
 
-``python -m benchmarks.live --weights FILE --plot learning.png`` starts ComfyUI (``COMFYUI_PATH``, or
-``~/ComfyUI``) and queues the tiny Wan graph once for each prompt, three clips each from the same
+``python -m benchmarks.live --weights FILE --plot learning.png`` starts ComfyUI (``COMFYUI_PATH``,
+or ``~/ComfyUI``) and queues the tiny Wan graph once for each prompt, three clips each from the same
 noise: uncached, cached with learning, and cached by the bundled prior alone. It prints the PSNR of
 the two to the uncached clip, what each plan rests on, and the size of what was learnt.
 """
@@ -22,7 +22,16 @@ from sencache_core.tiny import held_out_prompts, weights_path
 from .models import REGIMES, Regime
 
 #: Nodes of the demo's graph.
-LOADER, PROMPT, SHIFT, APPLY, CACHED, UNCACHED, DECODED, TRUTH = "2", "3", "5", "7", "8", "9", "12", "14"
+LOADER, PROMPT, SHIFT, APPLY, CACHED, UNCACHED, DECODED, TRUTH = (
+    "2",
+    "3",
+    "5",
+    "7",
+    "8",
+    "9",
+    "12",
+    "14",
+)
 #: Nodes that are added to it: apply, sampler, stats and decoder without learning; comparisons.
 PLAIN, PLAIN_RUN, PLAIN_STATS, PLAIN_DECODED, LEARNT_DB, PLAIN_DB = (f"9{k}" for k in range(6))
 
@@ -112,7 +121,9 @@ def main() -> None:
         where = arguments.weights.expanduser(), REGIMES[arguments.regime], arguments.budget
         for row in live(comfyui, *where, arguments.runs, Path(base)):
             rows.append(row)
-            print(f"{len(rows):3d}  {row[0]:6.1f} {row[1]:6.1f}  {row[2]:15s}  {row[3]}", flush=True)
+            print(
+                f"{len(rows):3d}  {row[0]:6.1f} {row[1]:6.1f}  {row[2]:15s}  {row[3]}", flush=True
+            )
     half = rows[len(rows) // 2 :]
     gained = sum(learnt - plain for learnt, plain, *_ in half) / len(half)
     print(f"gained by learning, mean of the second half: {gained:+.1f} dB")

@@ -19,7 +19,6 @@ from sencache_core.policies import Interval, SenCache
 from .case import Case
 from .method import Method, Setting, Sweep
 
-
 #: Ordinary runs before the clips of the rows ``*-after-3``.
 RUNS = 3
 

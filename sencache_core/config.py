@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .model.taps import TAPS as ALL_TAPS
 from .model.taps import Tap
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
 from .policies.plan import Plan, evaluations_of
+from .run.division import divide
 from .run.facts import Facts, Stage
 from .run.session import Session
 from .run.stats import RunReport
@@ -160,38 +162,24 @@ class CacheConfig:
                 f"This {family.title} model predicts {facts.prediction}, not {family.prediction} "
                 "as its family does: it is cached like an unknown model, on an even schedule."
             )
-        slopes = self.profile or Prior(row)
         if self.profile is not None and header is not None:
             for note in self.profile.mismatches(header):
                 report.say(f"Note: {note}; its figures may not fit.")
         lesson = None
         if self.learn is not None and header is not None and not row.generic:
             lesson = Lesson.of(self.learn, header, schedule, report)
-        moments = self._moments(row, schedule, report, lesson)
-        rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
-        steps = self._transitions(row, schedule, facts, report)
-        x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
-        run = RunInfo(
-            row,
-            schedule,
-            slopes,
-            moments,
-            steps,
-            rule,
-            x0_seen,
-            facts.guided,
-            facts.clean,
-            to_truth=self.aim == "true" and steps is not None,
-        )
+        run = self._known(row, schedule, facts, report, lesson)
+        later = self._later(run, facts, header, report)
         if self.aim == "true" and self.policy.reuses:
             report.say(_TO_TRUTH if run.to_truth else _NOT_TO_TRUTH)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None, to_truth=False)
-            return self._policy(again, report, facts), again
+            return self._policy(again, report, facts, later), again
 
-        rules = {OUTPUT.tap: rule, STACK.tap: rule, GAP.tap: gap, **self.policy.rules}
-        policy = self._policy(run, report, facts)
+        gap = self.gap_rule.bound(run.moments and run.moments.of_gap())
+        rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap, **self.policy.rules}
+        policy = self._policy(run, report, facts, later)
         witness = lesson.witness() if lesson is not None and policy.reuses else None
         if witness is not None and lesson.wants_all:
             lesson.announce()
@@ -213,13 +201,70 @@ class CacheConfig:
             raise ValueError(why)
         return course.policy.plan(course.run, DEFAULT_GUARDS)
 
+    def _known(
+        self,
+        row: Family,
+        schedule: Schedule,
+        facts: Facts,
+        report: RunReport,
+        lesson: Lesson | None,
+        first: bool = True,
+    ) -> RunInfo:
+        """What is known of a run; ``first``: not of one that is to follow."""
+        moments = self._moments(row, schedule, report, lesson, first)
+        steps = self._transitions(row, schedule, facts, report)
+        return RunInfo(
+            row,
+            schedule,
+            self.profile or Prior(row),
+            moments,
+            steps,
+            self.rule.bound(moments),
+            facts.x0_seen and schedule.sigmas[-1] > 0,
+            facts.guided,
+            facts.clean,
+            to_truth=self.aim == "true" and steps is not None,
+        )
+
+    def _later(
+        self, run: RunInfo, facts: Facts, header: ProfileHeader | None, report: RunReport
+    ) -> list[RunInfo]:
+        """What is known of the stages that are to follow a run and share its budget."""
+        out: list[RunInfo] = []
+        moments = run.moments
+        if moments is None or moments.gain is None or not self.policy.planned:
+            return out  # what a stage's evaluations gain is not known
+        for part in facts.stage.later:
+            schedule, lesson = known(part.schedule), None
+            aside = replace(report, messages=[])
+            if self.learn is not None and header is not None:
+                own = replace(header, fingerprint=part.fingerprint, guidance=part.guidance)
+                lesson = Lesson.of(self.learn, own, schedule, aside)
+            out.append(self._known(run.family, schedule, facts, aside, lesson, first=False))
+        return out
+
     def _moments(
-        self, row: Family, schedule: Schedule, report: RunReport, lesson: Lesson | None
+        self,
+        row: Family,
+        schedule: Schedule,
+        report: RunReport,
+        lesson: Lesson | None,
+        first: bool,
     ) -> Moments | None:
-        """Second moments to plan and forecast by; ``None`` where none would fit the model."""
-        if self.profile is not None and self.profile.moments is not None:
+        """Second moments to plan and forecast by; ``None`` where none would fit the model.
+
+        Args:
+            row: of the model.
+            schedule: of the run.
+            report: told what they rest on.
+            lesson: what earlier runs have told.
+            first: whether the profile is this model's; that of an earlier stage's serves where it
+                was measured.
+        """
+        profile = self.profile.moments if self.profile is not None else None
+        if profile is not None and (first or profile.t[0] < row.time(schedule.sigmas[0])):
             report.rests_on("profile", self.policy.planned)
-            return self.profile.moments
+            return profile
         if row.generic:
             return None
         prior = prior_moments(row.name)
@@ -246,8 +291,17 @@ class CacheConfig:
             return None
         return steps
 
-    def _policy(self, run: RunInfo, report: RunReport, facts: Facts) -> Policy:
-        """The policy to run with: off where caching cannot pay, else guarded, for the budget."""
+    def _policy(
+        self, run: RunInfo, report: RunReport, facts: Facts, later: Sequence[RunInfo]
+    ) -> Policy:
+        """The policy to run with: off where caching cannot pay, else guarded, for the budget.
+
+        Args:
+            run: what is known of it.
+            report: told why it is not as asked for.
+            facts: what the host knows.
+            later: what is known of the stages that share the budget.
+        """
         stage = facts.stage
         if not self.policy.reuses:
             return self.policy
@@ -257,12 +311,18 @@ class CacheConfig:
         own = self.policy.own_guards(self.guards, DEFAULT_GUARDS)
         if own.start is None:
             own = replace(own, start=self.policy.opening)
+        clip, steps = own, run.schedule.num_steps
         if not self.policy.fixed:
-            own = stage.guards(own, run.schedule.num_steps)
+            own = stage.guards(clip, steps)
         if self.budget is None or self.policy.fixed:
             return Guarded(self.policy, own)
         rounds = len(run.schedule.rounds)
         evaluations = evaluations_of(self.budget, rounds, stage.carry)
+        if later:
+            profiled = self.profile is not None and run.moments is self.profile.moments
+            evaluations = divide(
+                self.policy, self.budget, run, later, clip, stage, report, profiled
+            )
         if evaluations >= rounds and not run.to_truth:
             return Off()
         guards = self.policy.fit_guards(own, evaluations, run)
@@ -280,13 +340,13 @@ class CacheConfig:
             )
         evaluations = max(evaluations, forced)
         policy = Guarded(self.policy.for_budget(evaluations, run, guards), guards, evaluations)
-        short = stage.steps(run.schedule.num_steps) < 2 * self.min_steps
+        short = stage.steps(steps) < 2 * self.min_steps
         if self.policy.planned and short and not facts.guided:
             expected = policy.plan(run, guards).error
             if expected > MOST_EXPECTED:
                 report.say(
                     f"Caching is off: with {evaluations:g} of {rounds} evaluations the clip would "
-                    f"be off by about {expected:.0%}. A run of {run.schedule.num_steps} steps "
+                    f"be off by about {expected:.0%}. A run of {steps} steps "
                     "without guidance, as of distilled models, has few to spare; a larger budget, "
                     "or more steps, allows it."
                 )

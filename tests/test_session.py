@@ -196,7 +196,7 @@ def test_finish_drops_every_tensor():
     play(session, 1.0, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
     play(session, 0.9, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
     held = [weakref.ref(a.y) for h in session._history.of(OUTPUT).values() for a in h]
-    held += [weakref.ref(part) for part in session._last.x]
+    held += [weakref.ref(part) for part in session.course.last.x]
     assert len(held) == 3
     session.finish(True)
     gc.collect()

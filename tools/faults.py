@@ -151,8 +151,8 @@ FAULTS = (
     Fault(
         "The middle of a model is off by half a block.",
         "sencache_core/policies/middle_blocks.py",
-        "(key.site.index + 0.5) / key.site.count",
-        "key.site.index / key.site.count",
+        "edge <= (k + 0.5) / count < 1 - edge",
+        "edge <= k / count < 1 - edge",
         ("tests/test_taps.py::test_outer_blocks_lie_alike_at_both_ends",),
     ),
     Fault(
@@ -186,9 +186,9 @@ FAULTS = (
     ),
     Fault(
         "The last latent outlives the run.",
-        "sencache_core/run/session.py",
-        "self._last = self._pairs = self._seen = None",
-        "self._pairs = None",
+        "sencache_core/run/course.py",
+        "self._state = self._replan = self.last = None",
+        "self._state = self._replan = None",
         ("tests/test_session.py::test_finish_drops_every_tensor",),
     ),
     Fault(

@@ -77,13 +77,17 @@ def run_comfyui(
         files = []
         for path in sorted(Path(base).glob("output/**/*.*")) + sorted(Path(base).glob("temp/*.*")):
             files.append(str(shutil.copy2(path, out)))
-    reports = [run for ui in entry["outputs"].values() for run in runs_in(ui)]
+    shown = entry["outputs"].values()
+    reports = [run for ui in shown for run in runs_in(ui)]
     (out / "reports.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
     return {
         "summaries": [run["summary"] for run in reports],
         "messages": messages_of(reports),
         "texts": [
-            line for ui in entry["outputs"].values() if not runs_in(ui) for line in ui.get("text", ())
+            line
+            for ui in entry["outputs"].values()
+            if not runs_in(ui)
+            for line in ui.get("text", ())
         ],
         "files": files,
     }

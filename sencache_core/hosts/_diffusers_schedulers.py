@@ -132,6 +132,14 @@ class Clock:
         times = tuple(known[begin:])
         return times, Schedule((*map(self.sigma, times), end), sampler_of(scheduler))
 
+    def rest(self) -> Schedule | None:
+        """Noise levels below :attr:`low`, where another transformer is asked; ``None``: none."""
+        listed = self.scheduler().timesteps if self.scheduler is not None else None
+        below = [t for t in as_floats(listed) if t < self.low] if listed is not None else []
+        if not below:
+            return None
+        return Schedule((*map(self.sigma, below), 0.0), sampler_of(self.scheduler()))
+
     def _alphas(self) -> Tensor | None:
         """``alphas_cumprod`` of variance-preserving noise, ``None`` for a flow's."""
         if self.scheduler is None or prediction_of(self.scheduler()) == "flow":

@@ -24,7 +24,7 @@ from ..measure.recorder import Recorder
 from ..model.families import GENERIC
 from ..model.fingerprint import fingerprint
 from ..model.taps import TAPS, Tap
-from ..run.facts import Facts
+from ..run.facts import Facts, Part
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
@@ -34,7 +34,7 @@ from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
 from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
-from .comfy_stages import Stages, carry_of, stage_of
+from .comfy_stages import Stages
 
 _WRAPPERS = comfy.patcher_extension.WrappersMP
 
@@ -142,7 +142,8 @@ class _Host:
         header = self._header(guider, schedule, noise.dtype, shapes)
         sampling = patcher.get_model_object("model_sampling")
         before = STAGES.before(noise, latent_image, schedule.sigmas[0])
-        stage = stage_of(before, schedule.sigmas, sampling)
+        part = Part(schedule, header.fingerprint, header.guidance)
+        stage = STAGES.stage_of(before, part, sampling)
         clean, plain = clean_of(sampling), plain_guidance(guider)
         facts = Facts(
             prediction=prediction_of(sampling),
@@ -169,8 +170,7 @@ class _Host:
             completed = True
             if schedule.sigmas[-1] > 0:
                 steps = stage.before + schedule.num_steps
-                carry = carry_of(run.runner.report, stage)
-                STAGES.remember(out, schedule.sigmas[-1], steps, carry)
+                STAGES.remember(out, part, steps, stage.left(run.runner.report))
             return out
         finally:
             options.pop(KEY, None)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from ..run.facts import Stage
-from ..run.stats import RunReport
-from ..sampler.schedule import ON_THE_GRID
+from ..run.facts import Part, Stage
+from ..sampler.schedule import ON_THE_GRID, Schedule
 
 #: Entries of a latent that it is recognised by.
 _ENTRIES = 64
@@ -20,6 +18,8 @@ _ENTRIES = 64
 _SAME = 1e-2
 #: Ended stages to remember: enough for a graph with several clips in the making.
 _MOST = 16
+#: Steps to come beyond which the size of those seen says nothing.
+_MOST_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Ended:
         sigma: where it ended.
         shape: of its latent.
         entries: some of the latent's values.
+        part: what it was; ``None`` for a latent that a run begins with.
         steps: schedule steps of the clip so far.
         carry: evaluations that the clip's budget has left over (or is short of).
     """
@@ -37,8 +38,9 @@ class Ended:
     sigma: float
     shape: tuple[int, ...]
     entries: tuple[float, ...]
-    steps: int
-    carry: float
+    part: Part | None = None
+    steps: int = 0
+    carry: float = 0.0
 
 
 @dataclass
@@ -49,10 +51,13 @@ class Stages:
     """
 
     ended: deque[Ended] = field(default_factory=lambda: deque(maxlen=_MOST))
+    #: Which went on where which had ended, the last time; of checkpoints that are known.
+    followed: dict[Part, Part] = field(default_factory=dict)
 
-    def remember(self, latent: Tensor, sigma: float, steps: int, carry: float) -> None:
-        """A run has ended at ``sigma``, above 0, with ``latent``."""
-        entry = Ended(sigma, tuple(latent.shape), _entries(latent), steps, carry)
+    def remember(self, latent: Tensor, part: Part, steps: int, carry: float) -> None:
+        """A run has ended above noise level 0 with ``latent``."""
+        sigma = part.schedule.sigmas[-1]
+        entry = Ended(sigma, tuple(latent.shape), _entries(latent), part, steps, carry)
         self.ended = deque((e for e in self.ended if not _same(e, entry)), maxlen=_MOST)
         self.ended.append(entry)
 
@@ -60,33 +65,51 @@ class Stages:
         """The stage that a run from ``latent`` at ``sigma`` goes on from; it adds ``noise``."""
         if sigma <= 0 or bool(noise.any()):
             return None
-        start = Ended(sigma, tuple(latent.shape), _entries(latent), 0, 0.0)
+        start = Ended(sigma, tuple(latent.shape), _entries(latent))
         return next((e for e in reversed(self.ended) if _same(e, start)), None)
 
+    def stage_of(self, before: Ended | None, part: Part, sampling: Any) -> Stage:
+        """Where a run lies in its clip.
 
-def stage_of(before: Ended | None, sigmas: Sequence[float], sampling: Any) -> Stage:
-    """Where a run lies in its clip.
+        Args:
+            before: the stage that it goes on from.
+            part: what it is.
+            sampling: ComfyUI's model sampling object.
+        """
+        if before is not None and part.fingerprint:
+            self.followed.pop(before.part, None)
+            self.followed[before.part] = part
+            while len(self.followed) > _MOST:
+                del self.followed[next(iter(self.followed))]
+        later = self._later(part, sampling)
+        done = before.steps if before else 0
+        whole = done + sum(p.schedule.num_steps for p in (part, *later))
+        return Stage(done, whole, before.carry if before else 0.0, later)
 
-    Args:
-        before: the stage that it goes on from.
-        sigmas: the run's noise levels.
-        sampling: ComfyUI's model sampling object.
+    def _later(self, part: Part, sampling: Any) -> tuple[Part, ...]:
+        """What is to follow: what did so the last time, else one run to the end, in steps of about
+        the same size.
+        """
+        out: list[Part] = []
+        while part.schedule.sigmas[-1] > 0 and len(out) < _MOST:
+            part = self.followed.get(part) or _rest(part.schedule, sampling)
+            if part is None:
+                break
+            out.append(part)
+        return tuple(out)
+
+
+def _rest(schedule: Schedule, sampling: Any) -> Part | None:
+    """A run from the end of ``schedule`` to noise level 0, in steps of the same share of the
+    training schedule: as most of ComfyUI's schedulers have them. ``None``: they would be too many.
     """
-    steps = len(sigmas) - 1
-    done = before.steps if before else 0
-    whole = done + steps
-    if sigmas[-1] > 0:  # more will follow, in steps of about the same size
-        start, end = (_percent(sampling, sigma) for sigma in (sigmas[0], sigmas[-1]))
-        whole = max(whole + 1, round(steps / max(end - start, 1e-6)))
-    return Stage(done, whole, before.carry if before else 0.0)
-
-
-def carry_of(report: RunReport, stage: Stage) -> float:
-    """Evaluations that a run's budget leaves to the next stage: less than one, rounding's share."""
-    if report.budget is None:
-        return 0.0
-    rounds = len(report.steps) - report.idle
-    return max(-1.0, min(1.0, stage.carry + (report.budget - report.cost) * rounds))
+    sigmas, steps = schedule.sigmas, schedule.num_steps
+    start, end = (_percent(sampling, sigma) for sigma in (sigmas[0], sigmas[-1]))
+    count = max(1, round((1 - end) * steps / max(end - start, 1e-6)))
+    if count > _MOST_STEPS:
+        return None
+    between = (sampling.percent_to_sigma(end + (1 - end) * k / count) for k in range(1, count))
+    return Part(Schedule((sigmas[-1], *between, 0.0), schedule.sampler))
 
 
 def _percent(sampling: Any, sigma: float) -> float:

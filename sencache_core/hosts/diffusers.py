@@ -15,9 +15,10 @@ from ..config import CacheConfig
 from ..measure.calibration import Calibration
 from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.profile import ProfileHeader, Recording
+from ..model.fingerprint import fingerprint
 from ..model.taps import TAPS, Tap
 from ..policies import Off
-from ..run.facts import Facts
+from ..run.facts import Facts, Part
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule
@@ -27,6 +28,7 @@ from ._diffusers_caches import refuse_other_caches
 from ._diffusers_hook import Hook
 from ._diffusers_runs import MOST_OPEN, Ended, Runs
 from ._diffusers_schedulers import Clock
+from ._diffusers_stages import Stages
 
 HOOK_NAME = "sencache"
 
@@ -155,7 +157,7 @@ def attach(
 
     Args:
         model: a pipeline, or its transformer. Both transformers of a Wan 2.2 pipeline are cached,
-            each as a run of its own.
+            each as a run of its own, with one budget.
         config: how to cache.
         scheduler: where a bare transformer's noise levels are read at the start of each run.
         num_steps: instead of ``scheduler``, for flow models: as if noise fell evenly to 0.
@@ -183,15 +185,25 @@ def attach(
             header = replace(header, guidance=scale)
         facts = Facts(clock.family.prediction, nonlinear_guidance(model) is None)
         if schedule is not None:
-            return config.start(clock.row, schedule, header, facts)
+            rest, below = None, clock.rest()
+            for other in [other for other, _ in clocks if other is not module and below]:
+                known = "" if header is None else fingerprint(other)
+                scale = guidance_of(model, other) if guidance is None else guidance
+                rest = Part(below, known, scale)
+            facts = replace(facts, stage=stages.of(schedule, rest))
+            runner = config.start(clock.row, schedule, header, facts)
+            stages.begun(runner, schedule, facts.stage)
+            return runner
         off = replace(config, policy=Off(), budget=None)
         return off.start(clock.row, Schedule((1.0, 0.0)), header, facts)
 
+    stages = Stages()
     clocks = clocks_of(model, scheduler, num_steps)
     if config.profile is not None:
         config.profile.mismatches(ProfileHeader(clocks[0][1].row.name, tap=config.tap_in_use))
     tap, enters = config.tapping, config.enters_model
-    return _attached(Attachment(start, on_report, tap=tap, enters=enters), clocks)
+    attachment = Attachment(start, on_report, stages.ended, tap=tap, enters=enters)
+    return _attached(attachment, clocks)
 
 
 def record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -22,6 +23,10 @@ from .planner import Planner, Round
 #: reuse than :data:`LONGEST_RUN` are weighed for (ours): 20 reuses in a row up to 147 rounds. Plans
 #: of finer schedules are the same to 0.5 % of their expected error.
 MOST_WEIGHED = 65_000
+
+#: Numbers of evaluations that are planned to learn what a stage gains by one more; of a stage with
+#: more rounds the others are interpolated (ours: a second of planning at 100 rounds without).
+MOST_TRIED = 24
 
 #: Budget of a plan that nobody gave one, as ``CacheConfig``'s.
 DEFAULT_BUDGET = 0.5
@@ -131,14 +136,7 @@ class Planned(Policy):
         if run.moments is None:  # nothing is known of this model
             plan = self._even(rounds)
             return PlanState(None, plan, plan.evaluations, hardness)
-        planner = _planner(
-            tuple(rounds),
-            run.moments,
-            self.guards.longest_run,
-            run.transitions is not None,
-            self.risk,
-            run.rule,
-        )
+        planner = _planner_of(run, self.guards, self.risk)
         wanted = self.evaluations or evaluations_of(DEFAULT_BUDGET, len(rounds))
         wanted = max(wanted, planner.fewest())
         plan = planner.plan(wanted)
@@ -297,13 +295,57 @@ class Planned(Policy):
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return replace(self, evaluations=evaluations, guards=guards)
 
+    def share(self, evaluations: int, stages: Sequence[tuple[RunInfo, Guards]]) -> int:
+        """Evaluations that the first of a clip's stages is to spend.
+
+        Errors of different stages are taken as independent, as those of different runs of reuse.
+
+        Args:
+            evaluations: of all stages together.
+            stages: what is known of each, and its guards.
+
+        Raises:
+            ValueError: no division leaves every stage what its guards force.
+        """
+        first, *rest = (self._by_count(*stage, evaluations) for stage in stages)
+        others = np.full(evaluations + 1, np.inf)
+        others[0] = 0.0
+        for squares in rest:
+            others = np.array(
+                [(others[: n + 1] + squares[n::-1]).min() for n in range(len(others))]
+            )
+        totals = first + others[::-1]
+        if not np.isfinite(totals).any():
+            raise ValueError(f"{evaluations} evaluations are fewer than the stages' guards force")
+        return int(totals.argmin())
+
+    def _by_count(self, run: RunInfo, guards: Guards, most: int) -> np.ndarray:
+        """``[most + 1]`` expected square error of the final latent from one stage, by its number of
+        evaluations; infinite where there is no such plan.
+        """
+        rounds = rounds_of(run, guards)
+        planner = _planner_of(run, guards, self.risk)
+        counts = np.arange(planner.fewest(), min(most, len(rounds)) + 1)
+        squares = np.full(most + 1, np.inf)
+        if not len(counts):
+            return squares
+        tried = counts[np.unique(np.linspace(0, len(counts) - 1, MOST_TRIED).round().astype(int))]
+        errors = [planner.plan(int(count)).error for count in tried]
+        squares[counts] = np.exp(2 * np.interp(counts, tried, np.log(errors)))
+        return squares
+
 
 def _lowered(guards: Guards) -> bool:
     """Whether the user has set a limit of his own: lower than the default."""
     return guards.longest_run < Guards().longest_run
 
 
-@lru_cache(maxsize=4)
+def _planner_of(run: RunInfo, guards: Guards, risk: float) -> Planner:
+    taken_back, rounds = run.transitions is not None, tuple(rounds_of(run, guards))
+    return _planner(rounds, run.moments, guards.longest_run, taken_back, risk, run.rule)
+
+
+@lru_cache(maxsize=8)
 def _planner(rounds, moments, longest, hindsight, risk, rule) -> Planner:
     """A planner, kept for the next run of the same settings: its costs take a moment to price."""
     return Planner(rounds, moments, longest, hindsight, risk, rule)

@@ -1,10 +1,12 @@
-"""The course of a run: what the policy wants of each round, under the schedule that shows."""
+"""The course of a run: where it is, and what the policy wants of each round."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from ..policies import Policy, RunInfo
 from ..sampler.schedule import Schedule
@@ -27,7 +29,7 @@ _NO_PATTERN = (
 
 
 class Course:
-    """Asks the policy, round by round, and tells it what the evaluations have shown.
+    """Knows where the run is, asks the policy, and tells it what the evaluations have shown.
 
     Owned by a session, dropped with it.
 
@@ -39,6 +41,10 @@ class Course:
 
     Attributes:
         policy, run: as they hold now; others once the sampler has shown that it asks otherwise.
+        last: the round of the last evaluation, ``None`` before the first.
+        full_t: time coordinate of the last one in full.
+        streak: rounds reused since the last evaluation.
+        extra: evaluations' worth of calls that ran although they were to be spared.
     """
 
     def __init__(
@@ -49,13 +55,46 @@ class Course:
         self._watch = Watch(run.schedule)
         self._state: Any = policy.start(run)
         self._computed: list[Step] = []  # in full, without their latents
+        self.last: Step | None = None
+        self.full_t = 0.0
+        self.streak = 0
+        self.extra = 0.0
 
     @property
     def signal(self) -> str:
         """Name of what has to be seen of a round before it is decided; empty: nothing."""
         return self.policy.signal(self.run.family)
 
-    def level(self, told: float, ordinal: int) -> float:
+    def begin(
+        self, told: float, x: tuple[Tensor, ...], moved: float, error: float, paired: bool
+    ) -> Step:
+        """The round that begins.
+
+        Args:
+            told: noise level that the sampler tells the model.
+            x: sketches of its latent, see :class:`Step`.
+            moved: RMS by which they differ from those of the last evaluation.
+            error: of the newest forecast that was measured.
+            paired: whether differences of guidance pairs are known.
+        """
+        ordinal = len(self._report.steps)
+        sigma = self._level(told, ordinal)
+        schedule = self.run.schedule
+        return Step(
+            x=x,
+            moved=moved,
+            sigma=sigma,
+            t=self.run.family.time(sigma),
+            index=schedule.step_of(sigma, ordinal),
+            num_steps=schedule.num_steps,
+            ordinal=ordinal,
+            streak=self.streak,
+            error=error,
+            paired=paired,
+            extra=self.extra,
+        )
+
+    def _level(self, told: float, ordinal: int) -> float:
         """Noise level of the round ``ordinal``, which the sampler says is ``told``."""
         sigma = self.run.schedule.level(told, ordinal)
         if self._replan is not None and self.policy.asked is not None:
@@ -75,14 +114,14 @@ class Course:
             f"evaluations are expected{spent}."
         )
 
-    def decide(self, step: Step, last: Step | None, hopeless: bool) -> Decision:
+    def decide(self, step: Step, hopeless: bool) -> Decision:
         """What is to run in the round ``step``.
 
         Args:
             step: the round at hand.
-            last: the round of the last true evaluation, ``None`` before the first.
             hopeless: whether forecasts say nothing about the outputs.
         """
+        last = self.last
         if last is None:
             return Decision(ALL, Reason.FIRST)
         if [s.shape for s in step.x] != [s.shape for s in last.x]:
@@ -97,11 +136,24 @@ class Course:
         decision, self._state = self.policy.decide(step, last, self._state)
         return decision
 
-    def computed(self, step: Step) -> None:
-        """The round ``step`` was computed in full."""
-        self._computed.append(replace(step, x=(), look=None))
-        self._state = self.policy.observe(step, self._state)
+    def reused(self, cost: float) -> None:
+        """A round was reused, and cost as much of an evaluation all the same."""
+        self.streak += 1
+        self.extra += cost
+
+    def evaluated(self, step: Step, full: bool) -> None:
+        """The round ``step`` was computed; ``full``: all of it."""
+        self.last, self.streak = replace(step, look=None), 0
+        if full:
+            self.full_t = step.t
+            self._computed.append(replace(step, x=(), look=None))
+            self._state = self.policy.observe(step, self._state)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(part.nbytes for part in self.last.x) if self.last else 0
 
     def end(self) -> None:
-        """Drop what the policy has kept."""
-        self._state = self._replan = None
+        """Drop what the policy has kept, and every tensor."""
+        self._state = self._replan = self.last = None

@@ -5,7 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..policies import Guards
+from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
+from ..types import Reason
+from .stats import RunReport
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the runs that a clip is sampled in.
+
+    Attributes:
+        schedule: its noise levels.
+        fingerprint: of its checkpoint; empty: not known.
+        guidance: its scale of guidance; 0: not known.
+    """
+
+    schedule: Schedule
+    fingerprint: str = ""
+    guidance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -16,15 +34,31 @@ class Stage:
         before: steps of the clip that other runs have done.
         whole: steps of the clip in all, as far as can be told; 0: those up to this run's end.
         carry: evaluations left over from the budget of the runs before; negative: overspent.
+        later: what is to follow, as far as can be told. A plan shares the clip's budget with it.
     """
 
     before: int = 0
     whole: int = 0
     carry: float = 0.0
+    later: tuple[Part, ...] = ()
 
     def steps(self, own: int) -> int:
         """Steps of the clip in all, ``own`` of them this run's."""
         return max(self.whole, self.before + own)
+
+    def left(self, report: RunReport) -> float:
+        """Evaluations that this run leaves to the next stage, as :attr:`carry`.
+
+        What its plan has left to later stages, or taken from them, and what it came to spend else.
+        A run whose caching was off may use up what was left over, but owes nothing: the next stage
+        is not to be ruined for it.
+        """
+        if report.budget is None:
+            return 0.0
+        rounds = len(report.steps) - report.idle
+        carry = self.carry + (report.budget - report.cost) * rounds
+        off = any(record.reason == Reason.OFF.value for record in report.steps)
+        return max(carry, min(self.carry, 0.0)) if off else carry
 
     def guards(self, guards: Guards, own: int) -> Guards:
         """Guards of the clip as they hold for this run of ``own`` steps."""

@@ -84,10 +84,6 @@ class Session:
         self._decision = Decision(ALL, Reason.FIRST)  # on it
         self.awaits = ""  # the signal that it has yet to be decided by
         self._seen: Look | None = None  # the newest
-        self._last: Step | None = None  # of the last evaluation
-        self._full_t = 0.0  # time of the last one in full
-        self._streak = 0  # rounds reused since the last evaluation
-        self._extra = 0.0  # evaluations' worth that ran although it was to be spared
 
     def keep_offsets(self) -> Mapping[Key, tuple[Tensor | None, Tensor]]:
         """Where, from now on, the corrections of the present round are to be found.
@@ -99,33 +95,19 @@ class Session:
 
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close()
-        course, last = self.course, self._last
+        course = self.course
         reuses = course.policy.reuses
         if reuses and self.report.tap == OUTPUT.tap and self._explain.begin(x):
             self._hindsight.stop()
         sketches = sketch_latent(x, course.run.family) if reuses else ()
-        before = last.x if last else None
+        before = course.last.x if course.last else None
         told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
-        ordinal = len(self.report.steps)
-        sigma = course.level(told, ordinal)
-        run = course.run
-        if sigma != told or run.transitions is None:
+        error = self._trial.learn(errors)
+        step = course.begin(told, sketches, moved, error, self._pairs.known)
+        if step.sigma != told or course.run.transitions is None:
             self._hindsight.stop()  # the sampler does not step by the noise it tells of
-        step = Step(
-            x=sketches,
-            moved=moved,
-            sigma=sigma,
-            t=run.family.time(sigma),
-            index=run.schedule.step_of(sigma, ordinal),
-            num_steps=run.schedule.num_steps,
-            ordinal=ordinal,
-            streak=self._streak,
-            error=self._trial.learn(errors),
-            paired=self._pairs.known,
-            extra=self._extra,
-        )
-        self._hindsight.saw(step.error)
+        self._hindsight.saw(error)
         self._step, self._x, self.awaits = step, x, course.signal
         decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
@@ -134,7 +116,7 @@ class Session:
     def _decide(self) -> Decision:
         """What the course wants of the round at hand, by what is known of it now."""
         step = self._step
-        self._decision = self.course.decide(step, self._last, self._trial.hopeless)
+        self._decision = self.course.decide(step, self._trial.hopeless)
         if self._decision.reason in (Reason.CHANGED, Reason.TIME_ROSE):
             self._history.clear()
         if self._decision.compute is NONE:
@@ -172,7 +154,7 @@ class Session:
         # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
         # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
         # call is computed, the round goes on.
-        kept = self._history.known(keys, self._last.t if whole else self._full_t, chunk)
+        kept = self._history.known(keys, self.course.last.t if whole else self.course.full_t, chunk)
         if kept is None:
             return None
         rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
@@ -184,7 +166,7 @@ class Session:
 
     def _rebuild(self, keys: Sequence[Key], chunk: Sequence[int]) -> Tensor | None:
         """Outputs of a partial round that follow from their guidance partners'."""
-        if not all(self._history.fresh(key, self._last.t) for key in keys):
+        if not all(self._history.fresh(key, self.course.last.t) for key in keys):
             return None
         outputs = self._pairs.rebuild([key.branch for key in keys], self._step.t, chunk)
         if outputs is None:
@@ -215,11 +197,11 @@ class Session:
             self._hindsight.spoil()
         last = step.index == step.num_steps - 1
         settling = self._hindsight.sound(keys) and not (last and self.course.run.x0_seen)
-        since = self._last.t if self._last else math.inf
+        since = self.course.last.t if self.course.last else math.inf
         for key, y in zip(keys, outputs, strict=True):
             kept = self._history.at(key, y.shape)
             if key.site == self._whole and self._trial.leads(key, self._history, since):
-                self._trial.measure(y, step.t, kept, self._log.record, self._streak > 0)
+                self._trial.measure(y, step.t, kept, self._log.record, step.streak > 0)
             expected, given = y, y
             if key.site == self._whole:
                 expected, given = self._hindsight.settle(key, y, step, kept, self._x, settling)
@@ -246,20 +228,16 @@ class Session:
         if not self._log.asked:
             self._hindsight.evaluated()  # the latent has moved by what nobody here knows
         elif compute is NONE:
-            self._streak += 1
-            self._extra += self._log.record.cost
+            self.course.reused(self._log.record.cost)
         else:
-            self._last, self._streak = replace(step, look=None), 0
             self._hindsight.evaluated()
+            self.course.evaluated(step, compute is ALL)
             if compute is ALL:
-                self._full_t = step.t
-                self.course.computed(step)
                 self._pairs.keep(step.t, self._history.of(self._whole))
         self._pairs.forget()
         self._hindsight.offsets.clear()
-        held = self._history.nbytes + self._pairs.nbytes
+        held = self._history.nbytes + self._pairs.nbytes + self.course.nbytes
         held += self._witness.nbytes if self._witness is not None else 0
-        held += sum(s.nbytes for s in self._last.x) if self._last else 0
         held += self._seen.value.nbytes if self._seen else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
         if self._history.full:
@@ -278,10 +256,10 @@ class Session:
         self._history.clear()
         self._explain.clear()
         self.course.end()
-        self._last = self._pairs = self._seen = None
+        self._pairs = self._seen = None
         if completed:
             asked, expected = self.course.policy.asked, len(self.course.run.times)
-            self.report.say_what_it_came_to(asked, expected, self._extra)
+            self.report.say_what_it_came_to(asked, expected, self.course.extra)
         return self.report
 
 

@@ -75,6 +75,10 @@ class Schedule:
         """This schedule with other :attr:`places`; ``None``: as it is."""
         return self if places is None else replace(self, places=places)
 
+    def asking_as(self, other: Schedule) -> Schedule:
+        """This schedule with :attr:`places` as those of ``other`` are in the end."""
+        return replace(self, places=other.places[-1:])
+
     @property
     def num_steps(self) -> int:
         return len(self.sigmas) - 1

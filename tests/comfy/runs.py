@@ -73,8 +73,9 @@ def sample(
     mask: Tensor | None = None,
     callback: Any = None,
     seed: int = 7,
+    noise: Any = None,
 ) -> Any:
-    """Sample ``case`` from ``model``, a patcher derived from ``case.model``."""
+    """Sample ``case`` from ``model``, a patcher derived from ``case.model``; ``noise`` is added."""
     guide = guide or guider(model, case, cfg)
     if isinstance(sampler, str):
         if sigmas is None:
@@ -83,7 +84,7 @@ def sample(
     # As ComfyUI's executor: nothing is sampled outside of inference mode.
     with torch.inference_mode():
         return guide.sample(
-            seeded(case.latent, seed),
+            seeded(case.latent, seed) if noise is None else noise,
             case.latent,
             sampler,
             sigmas,

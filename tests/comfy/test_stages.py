@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+
 import models
 import pytest
 import torch
 
 from sencache_core import CacheConfig
+from sencache_core.run.facts import Part
+from sencache_core.sampler.schedule import Schedule
 
 pytestmark = pytest.mark.comfyui
 
@@ -63,7 +68,7 @@ def clip(runs, mods, case, cuts, steps=STEPS, **kwargs):
         ((8, 16, 24), 0.5, 15),
         ((15,), 0.5, 15),
         ((8, 16, 24), 0.3, 9),
-        ((5, 25), 0.3, 10),  # the last stage's first and last round are two, where one is left
+        ((5, 25), 0.3, 9),
     ],
 )
 def test_stages_of_one_clip_have_one_budget(runs, host, case, cuts, budget, expected):
@@ -107,6 +112,39 @@ def test_each_expert_starts_with_a_computed_round(runs, host, case):
     clip(runs, experts, case, (13,))
     assert sum(report.evaluations for report in reports) == STEPS // 2
     assert [report.steps[0].decision for report in reports] == ["forced", "forced"]
+
+
+@pytest.mark.parametrize(("scheduler", "apart"), [("simple", 4e-3), ("sgm_uniform", 5e-2)])
+@pytest.mark.parametrize("cut", [5, 13])
+def test_what_is_to_follow_is_known_before_it_does(runs, host, case, scheduler, apart, cut):
+    """From the first stage alone; of the schedulers that most graphs use."""
+    import comfy.samplers
+
+    sampling = case.model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, STEPS).tolist()
+    part = Part(Schedule(tuple(sigmas[: cut + 1]), "euler"))
+    stage = host.Stages().stage_of(None, part, sampling)
+    (later,) = stage.later
+    assert stage.whole == STEPS
+    assert later.schedule.sigmas == pytest.approx(tuple(sigmas[cut:]), abs=apart)
+
+
+def test_what_followed_last_time_is_expected_again(runs, host, case, tmp_path):
+    """Of checkpoints that are known: then what was learnt of the second expert counts too."""
+    low = models.build("wan_t2v", seed=1)
+    reports = runs.Reports()
+    config = CacheConfig(learn=tmp_path)
+    experts = [host.attach(model, config, reports) for model in (case.model, low)]
+    for _ in range(2):
+        clip(runs, experts, case, (13,))
+    first = host.STAGES.ended[-1].part
+    second = host.STAGES.followed[first]
+    sampling = case.model.get_model_object("model_sampling")
+    assert host.STAGES.stage_of(None, first, sampling).later == (second,)
+    assert (
+        first.fingerprint != second.fingerprint and len(list(tmp_path.glob("*.safetensors"))) == 2
+    )
+    assert [sum(r.evaluations for r in reports[k : k + 2]) for k in (0, 2)] == [15, 15]
 
 
 def test_unrelated_stages_stay_separate(runs, host, case):
@@ -156,10 +194,19 @@ def test_figures_are_all_that_is_kept(runs, host, case):
         stage(runs, cached, case, 12, 0, 6, seed=seed)
     kept = host.STAGES.ended
     assert len(kept) <= 16
-    for ended in kept:
-        for value in vars(ended).values():
-            plain = value if isinstance(value, tuple) else (value,)
-            assert len(plain) <= 64 and all(isinstance(v, int | float) for v in plain)
+    assert len(host.STAGES.followed) <= 16
+    for value in figures(kept):
+        assert isinstance(value, int | float | str)
+
+
+def figures(value):
+    """All that a value of dataclasses and lists holds."""
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if not isinstance(value, list | tuple | collections.deque):
+        return [value]
+    assert len(value) <= 64
+    return [plain for each in value for plain in figures(each)]
 
 
 # What a stage hands on is right wherever it is shown

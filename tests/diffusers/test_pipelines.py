@@ -45,8 +45,9 @@ def test_both_transformers_of_a_wan_22_pipeline():
     assert high_report.steps[-1].sigma >= 0.8 > low_report.steps[0].sigma
     assert high_report.completed
     assert low_report.completed
-    assert high_report.evaluations == (high_report.num_steps + 1) // 2
-    assert low_report.evaluations == (low_report.num_steps + 1) // 2
+    assert high_report.evaluations + low_report.evaluations == 15
+    assert high_report.steps[0].decision == low_report.steps[0].decision == "forced"
+    assert low_report.steps[1].reason != "warm-up"
 
 
 @pytest.mark.parametrize(
