@@ -15,12 +15,12 @@ import numpy as np
 from .. import __version__
 from ..forecast.reuse import REUSE_RULES, Fitted
 from ..measure.authors import AUTHORS_NUMEL, import_npz
-from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.profile import Profile
 from ..model.families import FAMILIES
 from ..policies import POLICIES, Planned
 from ..tiny import SPECS
 from ..tiny.sampling import cog_alphas
+from . import left
 from .comfy_demo import ComfyError, run_comfyui
 
 #: Rows that ``profile show`` prints at most.
@@ -155,59 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--out", metavar="FILE", required=True)
     load.set_defaults(run=_import)
 
-    learnt = commands.add_parser("learnt", help="what ordinary runs have told of their models")
-    actions = learnt.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="one line a model, schedule, sampler and guidance")
-    listing.set_defaults(run=_list_learnt)
-    remove = actions.add_parser("remove", help="forget it")
-    remove.add_argument("name", metavar="NAME", help="beginning of a listed name, or all")
-    remove.set_defaults(run=_remove_learnt)
-    for action in (listing, remove):
-        action.add_argument(
-            "--folder", metavar="DIR", help="ComfyUI's is user/default/sencache/learnt"
-        )
+    left.add_commands(commands)
     return parser
-
-
-def _learnt(arguments: argparse.Namespace) -> LearntStore:
-    folder = arguments.folder or default_folder()
-    if folder is None:
-        raise ValueError("SENCACHE_LEARNT is off; name a folder with --folder")
-    return LearntStore(Path(folder))
-
-
-def _list_learnt(arguments: argparse.Namespace) -> int:
-    store, found = _learnt(arguments), False
-    for path, learnt in store.listed():
-        found = True
-        if isinstance(learnt, ValueError):
-            print(f"{path.stem}: {learnt}")
-            continue
-        header = learnt.header
-        errors = [run.error for run in learnt.runs if math.isfinite(run.error)]
-        facts = (
-            f"{header.samples} run{'s' * (header.samples != 1)}",
-            f"{len(header.sigmas) - 1} steps",
-            header.sampler,
-            f"guidance {header.guidance:g}" if header.guidance else "",
-            header.tap if header.tap != "output" else "",
-            f"forecasts {np.median(errors):.1%} off" if errors else "",
-            f"{path.stat().st_size / 1000:.0f} kB",
-        )
-        print(f"{path.stem}: {', '.join(filter(None, facts))}")
-    if not found:
-        print(f"nothing has been learnt in {store.folder}")
-    return 0
-
-
-def _remove_learnt(arguments: argparse.Namespace) -> int:
-    store = _learnt(arguments)
-    name = "" if arguments.name == "all" else arguments.name
-    removed = store.remove(name)
-    if not removed:
-        raise ValueError(f"nothing in {store.folder} begins with {arguments.name!r}")
-    print(f"{removed} removed from {store.folder}")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

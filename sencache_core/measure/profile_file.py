@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
+
+from . import whole_file
 
 #: Bytes of the largest profile read: 64 samples of 1000 steps with two evaluations make 2 GB.
 LARGEST = 1 << 32
@@ -102,11 +103,9 @@ def _array(path: str | Path, name: str, found: Mapping) -> np.ndarray:
 
 
 def write(path: str | Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file under a name of its own first, then give it its name.
+    """Write a safetensors file, whole or not at all.
 
     Arrays are written as float64, but for those of float32.
-
-    A reader sees the old file or the new one, and a failure leaves the old one as it was.
 
     Raises:
         ProfileError: it cannot be written there.
@@ -138,15 +137,7 @@ def _put(path: str | Path, data: bytes, keep: bool) -> None:
                 f"cannot write the profile {path}: what has this name cannot be replaced; choose "
                 "another name"
             )
-        part = target.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            with open(part, "xb") as file:
-                file.write(data)
-            if keep:
-                os.replace(part, target)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+        whole_file.put(target, data, keep)
     except ProfileError:
         raise
     except (OSError, ValueError) as error:
