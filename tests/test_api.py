@@ -61,6 +61,7 @@ def test_registries_and_their_order():
         "teacache",
         "cfg_cache",
         "middle_blocks",
+        "profilingdit",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]

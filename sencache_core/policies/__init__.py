@@ -7,6 +7,7 @@ from .interval import Interval
 from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
+from .profilingdit import ProfilingDiT
 from .sencache import SenCache
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
@@ -14,7 +15,16 @@ from .threshold import Budgeted, Threshold
 #: Policies that people can pick, by name. Every one of them joins the contract tests.
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
-    for policy in (Planned, SenCache, Interval, TeaCache, CfgCache, MiddleBlocks, Off)
+    for policy in (
+        Planned,
+        SenCache,
+        Interval,
+        TeaCache,
+        CfgCache,
+        MiddleBlocks,
+        ProfilingDiT,
+        Off,
+    )
 }
 
 __all__ = [
@@ -30,6 +40,7 @@ __all__ = [
     "Policy",
     "Preset",
     "Prior",
+    "ProfilingDiT",
     "RunInfo",
     "SenCache",
     "Slopes",
