@@ -343,8 +343,8 @@ FAULTS = (
     Fault(
         "Every block that is spared counts as the whole stack.",
         "sencache_core/model/taps/blocks.py",
-        "1 / self._site.count",
-        "1.0",
+        'self._share = Site("blocks", run[0], count), len(run) / count',
+        'self._share = Site("blocks", run[0], count), 1.0',
         ("tests/test_taps.py::test_a_block_alone_is_spared_for_its_share",),
     ),
     Fault(
