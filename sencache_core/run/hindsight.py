@@ -84,9 +84,6 @@ class Hindsight:
         self.evaluated()
         self.offsets.clear()
 
-    def saw(self, error: float) -> None:
-        """The relative error of the newest forecast, ``nan`` where none was measured."""
-
     def skip(self, t: float, index: int) -> None:
         """A round at ``t``, schedule step ``index``, is about to be answered by forecasts."""
         if not self.on:

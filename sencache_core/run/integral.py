@@ -33,11 +33,6 @@ from .hindsight import MOST_FEEDBACK, Debt, Hindsight
 #: clean latent moves along.
 SPREAD = 0.2
 
-#: Largest share of a forecast's departure from the last output that is moved by, and the relative
-#: error of forecasts at which it has halved (ours): the corrector brings the rest, and where
-#: forecasts are poor their departure makes outputs swing.
-DAMPING, POOR = 0.8, 0.05
-
 #: How much more guided outputs answer than Gaussian data's do, while they answer against the
 #: displacement (ours; guidance sharpens what the model is sure of).
 GUIDED = 2.0
@@ -61,22 +56,21 @@ class Integral(Hindsight):
         ends_seen: whether the clean latent that the last output stands for is seen.
         begun: of the evaluation at hand, by key: what its own step moves the latent by.
         evaluations: that have ended.
-        error: relative, of the newest forecast that was measured.
-        calm: of the evaluation at hand, 0-d: 1 if it is to be corrected, else 0. The first branch
-            that is computed says so for all, as half a guidance pair must not be corrected.
+        trust: share of a forecast's departure from the last output that is moved by, 0-d: the share
+            of its mean square change that the newest output would have been forecast by. Where
+            forecasts say little their departure makes outputs swing; the corrector brings the rest.
+        calm: whether the evaluation at hand is to be corrected, 0-d: 1 or 0. Like ``trust`` it is
+            measured on the first branch that is computed, and holds for all of them: half a
+            guidance pair must not be corrected.
     """
 
     paths: Sequence[Path] = ()
     ends_seen: bool = False
     begun: dict[Key, Debt] = field(default_factory=dict)
     evaluations: int = 0
-    error: float = math.inf
-    calm: Tensor | None = None
+    trust: Tensor | float = 0.0
+    calm: Tensor | float = 1.0
     _index: int = -1  # step of the evaluation at hand
-
-    def saw(self, error: float) -> None:
-        if not math.isnan(error):
-            self.error = error
 
     def skip(self, t: float, index: int) -> None:
         if self.on:
@@ -111,8 +105,10 @@ class Integral(Hindsight):
         if path is None:
             return y, y
         off, there = None, y
+        if history and not self.begun:
+            self._measure(y, step, history)
         if sound and debt is not None and len(debt.moved) == len(history):
-            off = self._off(debt, y, step, history).mul_(self._calm(y, step, history))
+            off = self._off(debt, y, step, history).mul_(_on(self.calm, y))
             there = y.float().add(off, alpha=self.response(step.t))
         self._index = step.index
         known = [*history, Anchor(step.t, there)][-self.rule.history :]
@@ -124,15 +120,14 @@ class Integral(Hindsight):
             self.offsets[key] = off, there.float() - given
         return there, given
 
-    def _calm(self, y: Tensor, step: Step, history: Sequence[Anchor]) -> Tensor | float:
-        """Factor on the correction of the evaluation at hand; never waits for the device."""
-        if self.evaluations <= ALWAYS:
-            return 1.0
-        if self.calm is None:
-            truth = y.float()
-            error = rms(self.rule.predict(step.t, history).float() - truth)
-            self.calm = (error < SWINGS * rms(truth)).float()
-        return self.calm.to(y.device)
+    def _measure(self, y: Tensor, step: Step, history: Sequence[Anchor]) -> None:
+        """What the output ``y`` tells of forecasts; never waits for the device."""
+        truth = y.float()
+        missed = rms(self.rule.predict(step.t, history).float() - truth)
+        changed = rms(history[-1].y.float() - truth)
+        self.trust = (1 - (missed / changed.clamp_min(1e-12)).square()).clamp_min(0)
+        if self.evaluations > ALWAYS:
+            self.calm = (missed < SWINGS * rms(truth)).float()
 
     def _off(self, debt: Debt, y: Tensor, step: Step, history: Sequence[Anchor]) -> Tensor:
         """What the scaled latent is off by, float32."""
@@ -142,27 +137,28 @@ class Integral(Hindsight):
         total = self.rule.weights_over(times, points, [w for path in gone for w in path.shares])
         off = y.float() * total[-1]
         for weight, moved, anchor in zip(total, debt.moved, history, strict=False):
-            off.add_(anchor.y, alpha=weight - moved)
+            off.add_(anchor.y.float() * (weight - moved))
         feedback = total[-1] * self.response(step.t)
         return off.div_(1 - max(-MOST_FEEDBACK, min(MOST_FEEDBACK, feedback)))
 
     def _moved(
         self, path: Path, rule: ReuseRule, known: Sequence[Anchor], x: Sequence[Tensor]
-    ) -> tuple[Tensor, list[float]]:
+    ) -> tuple[Tensor, list[float | Tensor]]:
         """What to hand on for a step by the forecast's integral, float32, and by how much each
         output of ``known`` moves the latent in it.
         """
-        used = known[-rule.history :]
+        used, whole = known[-rule.history :], sum(path.shares)
         weights = rule.weights_over([anchor.t for anchor in used], path.points, path.shares)
-        share = DAMPING / (1 + (self.error / POOR) ** 2)
-        weights = [share * weight for weight in weights]
-        weights[-1] += (1 - share) * sum(path.shares)
-        given = used[-1].y.float() * (path.q * weights[-1])
+        last, trust = used[-1].y.float(), _on(self.trust, used[-1].y)
+        departure = last * (path.q * (weights[-1] - whole))
         for weight, anchor in zip(weights[:-1], used[:-1], strict=True):
-            given.add_(anchor.y, alpha=path.q * weight)
+            departure.add_(anchor.y, alpha=path.q * weight)
+        given = departure.mul_(trust).add_(last, alpha=path.q * whole)
         if path.p:
             given.add_(x[0].to(given.device), alpha=path.p)
-        return given, [0.0] * (len(known) - len(used)) + weights
+        moved = [trust * weight for weight in weights]
+        moved[-1] = whole + trust * (weights[-1] - whole)
+        return given, [0.0] * (len(known) - len(used)) + moved
 
     def _path(self, step: Step, y: Tensor, x: Sequence[Tensor]) -> Path | None:
         """The step to be taken, ``None`` where the output is to be handed on as it is."""
@@ -180,7 +176,7 @@ class Integral(Hindsight):
         self.evaluations += bool(self.begun)
         self.skipped = [(0.0, self._index)] if self.begun else []
         self.debts, self.begun = self.begun, {}
-        self.spoilt, self.calm = False, None
+        self.spoilt = False
 
 
 def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
@@ -200,6 +196,11 @@ def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
         return gaussian * GUIDED if run.guided and gaussian > 0 else gaussian
 
     return Integral(steps, rule, response, paths=paths, ends_seen=run.x0_seen)
+
+
+def _on(value: Tensor | float, like: Tensor) -> Tensor | float:
+    """A 0-d ``value`` on the device of ``like``."""
+    return value.to(like.device) if isinstance(value, Tensor) else value
 
 
 def _signal_noise(t: float) -> tuple[float, float]:

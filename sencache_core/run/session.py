@@ -107,7 +107,6 @@ class Session:
         step = course.begin(told, sketches, moved, error, self._pairs.known)
         if step.sigma != told or course.run.transitions is None:
             self._hindsight.stop()  # the sampler does not step by the noise it tells of
-        self._hindsight.saw(error)
         self._step, self._x, self.awaits = step, x, course.signal
         decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
