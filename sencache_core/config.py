@@ -17,6 +17,7 @@ from .policies.plan import Plan, evaluations_of
 from .run.facts import Facts, Stage
 from .run.session import Session
 from .run.stats import RunReport
+from .sampler.path import clean_of
 from .sampler.pattern import known
 from .sampler.schedule import Schedule
 from .sampler.solver import transitions
@@ -45,7 +46,8 @@ _TO_TRUTH = (
 )
 _NOT_TO_TRUTH = (
     "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
-    "one evaluation a step without fresh noise (euler, ddim), plain guidance and the output tap."
+    "one evaluation a step without fresh noise (euler, ddim; in ComfyUI also dpmpp_2m, uni_pc and "
+    "others), plain guidance and the output tap."
 )
 
 
@@ -157,7 +159,7 @@ class CacheConfig:
             lesson = Lesson.of(self.learn, header, schedule, report)
         moments = self._moments(row, schedule, report, lesson)
         rule, gap = self.rule.bound(moments), self.gap_rule.bound(moments and moments.of_gap())
-        steps = self._transitions(row, schedule, facts, report)
+        steps, multistep = self._transitions(row, schedule, facts, report)
         x0_seen = facts.x0_seen and schedule.sigmas[-1] > 0
         run = RunInfo(
             row,
@@ -170,6 +172,7 @@ class CacheConfig:
             facts.guided,
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
+            multistep=multistep,
         )
         if self.aim == "true" and self.policy.reuses:
             report.say(_TO_TRUTH if run.to_truth else _NOT_TO_TRUTH)
@@ -220,19 +223,25 @@ class CacheConfig:
         return prior
 
     def _transitions(self, row: Family, schedule: Schedule, facts: Facts, report: RunReport):
-        """The sampler's steps, if forecasts are to be taken back and that is sound."""
+        """The sampler's steps, if forecasts are to be taken back and that is sound, and what it
+        carries on from one to the next; ``None`` where that is nothing, or there are none.
+        """
         # The payload of another tap is not what the sampler steps with.
         wanted = self.hindsight or self.aim == "true"
         if not wanted or self.tap_in_use != OUTPUT.tap or row.generic:
-            return None
-        steps = transitions(row, schedule, facts.clean)
+            return None, None
+        steps, multistep = transitions(row, schedule, facts.clean), None
+        if steps is None and self.aim == "true" and facts.multistep and schedule.by_list:
+            multistep = facts.multistep()
+        if multistep is not None:
+            steps = multistep.transitions(schedule.sigmas, facts.clean or clean_of(row))
         if steps is not None and not facts.linear_guidance:
             report.say(
                 "Forecasts are not taken back: this guidance is no fixed combination of its "
                 "branches (rescaled, projected or clipped)."
             )
-            return None
-        return steps
+            return None, None
+        return steps, multistep
 
     def _policy(self, run: RunInfo, report: RunReport, facts: Facts) -> Policy:
         """The policy to run with: off where caching cannot pay, else guarded, for the budget."""

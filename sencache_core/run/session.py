@@ -211,7 +211,7 @@ class Session:
                 self._pairs.keep(step.t, self._history.of(self._whole))
         self._pairs.forget()
         self._hindsight.offsets.clear()
-        held = self._history.nbytes + self._pairs.nbytes
+        held = self._history.nbytes + self._pairs.nbytes + self._hindsight.nbytes
         held += self._witness.nbytes if self._witness is not None else 0
         held += sum(s.nbytes for s in self._last.x) if self._last else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
