@@ -249,8 +249,10 @@ class SenCacheApply(io.ComfyNode):
                     tooltip=(
                         "same clip: what the sampler would have made with every step computed. "
                         "true clip: what it would have made with many more steps; every step is "
-                        "then corrected, at a budget of 1.0 too. Works with euler and the output "
-                        "tap; elsewhere the aim is the same clip, and a message says so."
+                        "then corrected, at a budget of 1.0 too. Works with the output tap and "
+                        "samplers such as euler, dpmpp_2m, res_multistep and uni_pc, not with "
+                        "ancestral and SDE ones; elsewhere the aim is the same clip, and a "
+                        "message says so."
                     ),
                 ),
             ],

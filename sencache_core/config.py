@@ -21,6 +21,7 @@ from .run.division import divide
 from .run.facts import Facts, Stage
 from .run.session import Session
 from .run.stats import RunReport
+from .sampler.path import clean_of
 from .sampler.pattern import known
 from .sampler.schedule import Schedule
 from .sampler.solver import transitions
@@ -49,7 +50,8 @@ _TO_TRUTH = (
 )
 _NOT_TO_TRUTH = (
     "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
-    "one evaluation a step without fresh noise (euler, ddim), plain guidance and the output tap."
+    "one evaluation a step without fresh noise (euler, ddim; in ComfyUI also dpmpp_2m, uni_pc and "
+    "others), plain guidance and the output tap."
 )
 
 
@@ -212,7 +214,7 @@ class CacheConfig:
     ) -> RunInfo:
         """What is known of a run; ``first``: not of one that is to follow."""
         moments = self._moments(row, schedule, report, lesson, first)
-        steps = self._transitions(row, schedule, facts, report)
+        steps, multistep = self._transitions(row, schedule, facts, report)
         return RunInfo(
             row,
             schedule,
@@ -224,6 +226,7 @@ class CacheConfig:
             facts.guided,
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
+            multistep=multistep,
         )
 
     def _later(
@@ -277,19 +280,25 @@ class CacheConfig:
         return prior
 
     def _transitions(self, row: Family, schedule: Schedule, facts: Facts, report: RunReport):
-        """The sampler's steps, if forecasts are to be taken back and that is sound."""
+        """The sampler's steps, if forecasts are to be taken back and that is sound, and what it
+        carries on from one to the next; ``None`` where that is nothing, or there are none.
+        """
         # The payload of another tap is not what the sampler steps with.
         wanted = self.hindsight or self.aim == "true"
         if not wanted or self.tap_in_use != OUTPUT.tap or row.generic:
-            return None
-        steps = transitions(row, schedule, facts.clean)
+            return None, None
+        steps, multistep = transitions(row, schedule, facts.clean), None
+        if steps is None and self.aim == "true" and facts.multistep and schedule.by_list:
+            multistep = facts.multistep()
+        if multistep is not None:
+            steps = multistep.transitions(schedule.sigmas, facts.clean or clean_of(row))
         if steps is not None and not facts.linear_guidance:
             report.say(
                 "Forecasts are not taken back: this guidance is no fixed combination of its "
                 "branches (rescaled, projected or clipped)."
             )
-            return None
-        return steps
+            return None, None
+        return steps, multistep
 
     def _policy(
         self, run: RunInfo, report: RunReport, facts: Facts, later: Sequence[RunInfo]

@@ -229,10 +229,24 @@ FAULTS = (
         ("tests/test_integral.py::test_second_order",),
     ),
     Fault(
+        "What a multistep sampler carries on is left in.",
+        "sencache_core/run/integral.py",
+        "            given.sub_(one, alpha=weight)\n",
+        "            given.sub_(one, alpha=0.0)\n",
+        ("tests/test_multistep.py::test_it_lands_where_a_sampler_without_memory_does",),
+    ),
+    Fault(
+        "A sampler that does otherwise than measured is led.",
+        "sencache_core/sampler/response.py",
+        "(way for way in ways if _holds(run, levels, way))",
+        "(way for way in ways)",
+        ("tests/test_multistep.py::test_what_cannot_be_led_is_refused",),
+    ),
+    Fault(
         "A latent that is not scaled by the noise level is taken for one that is.",
         "sencache_core/sampler/path.py",
-        "    clean = clean or _clean_of(family)\n",
-        "    clean = _clean_of(family)\n",
+        "    clean = clean or clean_of(family)\n",
+        "    clean = clean_of(family)\n",
         ("tests/test_path.py::test_scale_and_way_of_v_prediction",),
     ),
     Fault(

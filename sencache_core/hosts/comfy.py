@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
@@ -33,6 +34,7 @@ from .comfy_keys import KEY
 from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
+from .comfy_response import multistep_of
 from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
 from .comfy_stages import Stages
 
@@ -152,6 +154,7 @@ class _Host:
             stage=stage,
             guided=guidance_scale(guider) != 1.0,
             clean=clean,
+            multistep=partial(multistep_of, sampler, patcher, sigmas),
         )
         run = Run(self.start(guider, schedule, header, facts), self.tap, self.enters, shapes)
         if plain and len(args) > 1 and callable(args[1]):

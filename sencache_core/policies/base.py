@@ -11,6 +11,7 @@ from ..forecast.moments import Moments
 from ..forecast.reuse import ReuseRule
 from ..model.families import Family
 from ..model.taps import Tap
+from ..sampler.response import Multistep
 from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
 from ..types import Decision, Only, Reason, Step
@@ -65,6 +66,7 @@ class RunInfo:
         guided: whether more than the conditional branch is asked, as far as can be told.
         to_truth: whether the run heads for the exact solution that its sampler approximates, rather
             than for what the sampler would have made.
+        multistep: what its sampler carries on from step to step; ``None``: nothing.
     """
 
     family: Family
@@ -77,6 +79,7 @@ class RunInfo:
     guided: bool = True
     clean: Clean | None = None
     to_truth: bool = False
+    multistep: Multistep | None = None
 
     @property
     def times(self) -> tuple[float, ...]:

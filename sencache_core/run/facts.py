@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..policies import Guards
+from ..sampler.response import Multistep
 from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
 from ..types import Reason
@@ -95,6 +97,8 @@ class Facts:
         clean: how its sampler sees the clean latent, see ``solver.py``.
         guided: whether more than the conditional branch is asked, as far as can be told. Distilled
             models are sampled without guidance.
+        multistep: measures what the sampler carries on from step to step, see ``response.py``;
+            asked only where that is of use. ``None``: the host cannot.
     """
 
     prediction: str | None = None
@@ -103,3 +107,4 @@ class Facts:
     stage: Stage = Stage()
     guided: bool = True
     clean: Clean | None = None
+    multistep: Callable[[], Multistep | None] | None = None

@@ -78,6 +78,11 @@ class Hindsight:
         """Whether forecasts are taken back."""
         return self.transitions is not None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of tensors that outlive the round."""
+        return 0
+
     def stop(self) -> None:
         """From now on nothing is taken back: the sampler does not step as was thought."""
         self.transitions = None

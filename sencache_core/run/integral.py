@@ -7,6 +7,12 @@ all of them (corrector), as in the predictor-corrector methods of Adams (Hairer,
 1993, chapter III.1) and UniPC (Zhao et al. 2023), with weights from the model's moments instead of
 polynomials. The steps' weights are those of ``sampler/path.py``.
 
+A multistep sampler makes the next latent from the output it is handed and from what it carries on
+of earlier ones, ``x' = a x + b h + sum of c_j E_j`` (``sampler/response.py``). It lands where it is
+to if it is handed ``h - sum of c_j / b E_j``, with ``h`` as for a sampler that carries on nothing.
+So what it does with earlier outputs is undone at every step, and what it approximates by them the
+integral does.
+
 The correction moves the latent, whereas the output belongs to the latent as it was: it is moved
 along by its response, see :data:`SPREAD`. With the output left as it is, corrections feed on
 themselves where the network is stiff (docs/theory.md, section 9).
@@ -18,11 +24,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..forecast.reuse import ReuseRule
 from ..policies import RunInfo
-from ..sampler.path import Path, paths_of
+from ..sampler.path import Path, clean_of, paths_of
 from ..sampler.solver import unit_scale
 from ..types import Anchor, Key, Step, rms
 from .hindsight import MOST_FEEDBACK, Debt, Hindsight
@@ -59,6 +66,10 @@ class Integral(Hindsight):
         trust: share of a forecast's departure from the last output that is moved by, 0-d: the share
             of its mean square change that the newest output would have been forecast by. Where
             forecasts say little their departure makes outputs swing; the corrector brings the rest.
+        carried: of each step, weights in what is handed on of what the sampler carries on, the
+            newest first; empty: it carries on nothing.
+        kept: of each step, weights of latent and handed output in what it will carry on.
+        memory: what it carries on, by key, the newest last, float32.
         calm: whether the evaluation at hand is to be corrected, 0-d: 1 or 0. Like ``trust`` it is
             measured on the first branch that is computed, and holds for all of them: half a
             guidance pair must not be corrected.
@@ -66,11 +77,27 @@ class Integral(Hindsight):
 
     paths: Sequence[Path] = ()
     ends_seen: bool = False
+    carried: Sequence[Sequence[float]] = ()
+    kept: Sequence[tuple[float, float]] = ()
+    memory: dict[Key, list[Tensor]] = field(default_factory=dict)
     begun: dict[Key, Debt] = field(default_factory=dict)
     evaluations: int = 0
     trust: Tensor | float = 0.0
     calm: Tensor | float = 1.0
     _index: int = -1  # step of the evaluation at hand
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for kept in self.memory.values() for one in kept)
+
+    def stop(self) -> None:
+        super().stop()
+        self.memory.clear()
+
+    def spoil(self) -> None:
+        super().spoil()
+        if self.carried:  # what the sampler carries on of branches that came or went is not known
+            self.stop()
 
     def skip(self, t: float, index: int) -> None:
         if self.on:
@@ -79,10 +106,11 @@ class Integral(Hindsight):
     def forecast(
         self, key: Key, rule: ReuseRule, step: Step, history: Sequence[Anchor], x: Sequence[Tensor]
     ) -> Tensor:
-        path = self._path(step, history[-1].y, x)
+        path = self._path(key, step, history[-1].y, x)
         if path is None:
             return rule.predict(step.t, history)
         given, moved = self._moved(path, rule, history, x)
+        self._carry(key, step.index, given, x)
         if not self.spoilt:
             debt = self.debts.setdefault(key, Debt([0.0] * len(history)))
             debt.moved = [old + new for old, new in zip(debt.moved, moved, strict=True)]
@@ -100,7 +128,7 @@ class Integral(Hindsight):
         x: Sequence[Tensor],
         sound: bool,
     ) -> tuple[Tensor, Tensor]:
-        path = self._path(step, y, x)
+        path = self._path(key, step, y, x)
         debt = self.debts.pop(key, None)
         if path is None:
             return y, y
@@ -116,6 +144,7 @@ class Integral(Hindsight):
         self.begun[key] = Debt(moved, rounds=1)
         if off is not None:
             given = given.add(off, alpha=path.q)
+        self._carry(key, step.index, given, x)
         if self.keep:
             self.offsets[key] = off, there.float() - given
         return there, given
@@ -160,7 +189,20 @@ class Integral(Hindsight):
         moved[-1] = whole + trust * (weights[-1] - whole)
         return given, [0.0] * (len(known) - len(used)) + moved
 
-    def _path(self, step: Step, y: Tensor, x: Sequence[Tensor]) -> Path | None:
+    def _carry(self, key: Key, index: int, given: Tensor, x: Sequence[Tensor]) -> None:
+        """Take off ``given``, in place, what the sampler carries on by itself, and keep what it
+        will carry on.
+        """
+        if not self.carried:
+            return
+        kept = self.memory.setdefault(key, [])
+        for weight, one in zip(self.carried[index], reversed(kept), strict=False):
+            given.sub_(one, alpha=weight)
+        of_latent, of_given = self.kept[index]
+        kept.append((given * of_given).add_(_joined(x).to(given.device), alpha=of_latent))
+        del kept[: -max(map(len, self.carried))]
+
+    def _path(self, key: Key, step: Step, y: Tensor, x: Sequence[Tensor]) -> Path | None:
         """The step to be taken, ``None`` where the output is to be handed on as it is."""
         if not self.on:
             return None
@@ -170,6 +212,11 @@ class Integral(Hindsight):
         if path.p and (len(x) != 1 or x[0].shape != y.shape):
             self.stop()  # how the latent belongs to this output is not known
             return None
+        if self.carried:
+            known = len(self.memory.get(key, ())) >= len(self.carried[step.index])
+            if not known or _joined(x).shape != y.shape:
+                self.stop()
+                return None
         return path
 
     def evaluated(self) -> None:
@@ -184,6 +231,15 @@ def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
     family, steps = run.family, run.transitions
     paths = paths_of(family, run.schedule, steps, run.clean) if steps is not None else ()
     scales = {path.start: path.scale for path in paths}
+    carried, kept = (), ()
+    most = run.multistep.carries if run.multistep is not None else 0
+    if most:
+        clean, levels = run.clean or clean_of(family), run.schedule.sigmas[:-1]
+        carried = [
+            [c / b for c in weights[:most]]
+            for weights, (_, b) in zip(run.multistep.carried, steps, strict=True)
+        ]
+        kept = [run.multistep.kept(sigma, clean) for sigma in levels]
 
     def response(t: float) -> float:
         signal, noise = (1 - t, t) if family.prediction == "flow" else _signal_noise(t)
@@ -195,7 +251,14 @@ def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
             gaussian = signal * noise * (1 - SPREAD**2) / spread * unit / scales.get(t, unit)
         return gaussian * GUIDED if run.guided and gaussian > 0 else gaussian
 
-    return Integral(steps, rule, response, paths=paths, ends_seen=run.x0_seen)
+    return Integral(
+        *(steps, rule, response), paths=paths, ends_seen=run.x0_seen, carried=carried, kept=kept
+    )
+
+
+def _joined(x: Sequence[Tensor]) -> Tensor:
+    """The latent as the sampler has it: modalities are packed along the last dimension."""
+    return x[0] if len(x) == 1 else torch.cat(list(x), dim=-1)
 
 
 def _on(value: Tensor | float, like: Tensor) -> Tensor | float:

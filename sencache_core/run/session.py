@@ -236,6 +236,7 @@ class Session:
         self._pairs.forget()
         self._hindsight.offsets.clear()
         held = self._history.nbytes + self._pairs.nbytes + self.course.nbytes
+        held += self._hindsight.nbytes
         held += self._witness.nbytes if self._witness is not None else 0
         held += self._seen.value.nbytes if self._seen else 0
         self.report.history_bytes = max(self.report.history_bytes, held)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..model.families import Family
 from .schedule import Schedule
-from .solver import Clean
+from .solver import Clean, turns
 
 _POINTS, _SHARES = (np.polynomial.legendre.leggauss(5) + np.array([[1.0], [0.0]])) / 2
 _FINE, _FINE_SHARES = (np.polynomial.legendre.leggauss(24) + np.array([[1.0], [0.0]])) / 2
@@ -53,17 +53,21 @@ def paths_of(
     transitions: Sequence[tuple[float, float]],
     clean: Clean | None = None,
 ) -> tuple[Path, ...]:
-    """The paths of all steps; arguments as of ``solver.transitions``, and what that returned."""
-    turns = family.prediction == "v" and schedule.sampler != "euler"
-    clean = clean or _clean_of(family)
+    """The paths of all steps; arguments as of ``solver.transitions``, and what that returned.
+
+    Multistep samplers of k-diffusion approximate what Euler does; what they carry on from earlier
+    steps is taken off what is handed on, see ``run/integral.py``.
+    """
+    turning = turns(family, schedule)
+    clean = clean or clean_of(family)
     levels, out, scale = schedule.sigmas, [], 1.0
-    if not turns and levels[-1] > 0:
+    if not turning and levels[-1] > 0:
         scale = math.exp(-_growth(clean, 0.0, levels[-1]))
     pairs = zip(levels[-2::-1], levels[:0:-1], reversed(transitions), strict=True)
     for now, after, (a, b) in pairs:
         start, end = family.time(now), family.time(after)
         points, before = start + (end - start) * _POINTS, 1.0
-        if turns:
+        if turning:
             shares = math.pi / 2 * (end - start) * _SHARES
         else:
             before = scale * math.exp(-_growth(clean, after, now))
@@ -76,8 +80,8 @@ def paths_of(
     return tuple(reversed(out))
 
 
-def _clean_of(family: Family) -> Clean:
-    """How k-diffusion's Euler sees the clean latent where the host does not say."""
+def clean_of(family: Family) -> Clean:
+    """How k-diffusion's samplers see the clean latent where the host does not say."""
     if family.prediction == "flow":
         return lambda sigma: (1.0, -sigma)
     return lambda sigma: (1 / (sigma * sigma + 1), -sigma / math.sqrt(sigma * sigma + 1))

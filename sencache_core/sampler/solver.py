@@ -14,6 +14,10 @@ from .schedule import Schedule
 #: is the plain loop's: Euler for flow models, DDIM for v-prediction.
 _ONE_STEP = frozenset({"", "euler", "ddim"})
 
+#: Those of them that turn a latent of constant scale by an angle, if the model predicts v. All
+#: others are k-diffusion's, on latents ``x0 + sigma noise``.
+_TURNING = frozenset({"", "ddim"})
+
 
 #: ``clean(sigma)``: ``(p, q)`` of the clean latent ``x0 = p x + q y`` that an output stands for.
 Clean = Callable[[float], tuple[float, float]]
@@ -57,13 +61,19 @@ def transitions(
     return tuple(out)
 
 
+def turns(family: Family, schedule: Schedule) -> bool:
+    """Whether the sampler turns a latent of constant scale by an angle, along v."""
+    return family.prediction == "v" and schedule.sampler in _TURNING
+
+
 def unit_scale(family: Family, schedule: Schedule, t: float, clean: Clean | None = None) -> float:
     """Factor from the sampler's latent at ``t`` to one of constant scale, on which moments are."""
     if clean is not None and family.prediction == "v":
         sigma = family.sigma(t)
         return clean(sigma)[0] * math.sqrt(sigma * sigma + 1)
-    k_diffusion = family.prediction == "v" and schedule.sampler == "euler"
-    return math.cos(t * math.pi / 2) if k_diffusion else 1.0
+    if family.prediction == "flow" or turns(family, schedule):
+        return 1.0
+    return math.cos(t * math.pi / 2)
 
 
 def round_weights(family: Family, schedule: Schedule) -> list[tuple[float, float]]:

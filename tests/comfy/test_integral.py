@@ -64,11 +64,48 @@ def test_the_clean_latent_is_shown_as_it_is(runs, host, case):
     assert gaps[STEPS // 2 :] == sorted(gaps[STEPS // 2 :], reverse=True)
 
 
+def test_multistep_samplers_land_where_euler_does(runs, host, case):
+    """What they carry on is undone; so they all integrate the same outputs."""
+    sampler = {"wan": "uni_pc", "ltx": "dpmpp_2m", "cogvideox": "res_multistep"}[case.name]
+    sigmas, reports = runs.sigmas_of(case.model, "euler", 12), runs.Reports()
+    model = host.attach(case.model, CacheConfig(aim="true"), reports)
+    euler, other = (runs.sample(model, case, name, sigmas=sigmas) for name in ("euler", sampler))
+    plain = runs.sample(case.model, case, sampler, sigmas=sigmas)
+    assert runs.error(other, euler) < 0.01 < runs.error(other, plain)
+    assert [report.evaluations for report in reports] == [6, 6]
+    # What the sampler carries on is one to three latents a branch.
+    held = [report.history_bytes for report in reports]
+    assert held[0] < held[1] <= held[0] + 2 * 3 * 4 * case.latent.numel()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["lms", "deis", "ipndm", "ipndm_v", "gradient_estimation", "uni_pc", "uni_pc_bh2", "dpmpp_2m"],
+)
+def test_every_linear_sampler_is_led(runs, host, sampler):
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    model = host.attach(case.model, CacheConfig(aim="true"), reports)
+    sigmas = runs.sigmas_of(model, "euler", 12)
+    seen = []
+
+    def look(step, x0, *_):
+        seen.append(x0.clone())
+
+    ends = [
+        runs.sample(model, case, name, sigmas=sigmas, callback=look) for name in ("euler", sampler)
+    ]
+    assert any("The aim is the true clip" in text for text in reports.last.messages)
+    assert reports.last.evaluations == 6
+    assert runs.error(*ends[::-1]) < 0.01
+    # Nor does the preview show what was handed on to undo what the sampler carries on.
+    assert max(runs.error(b, a) for a, b in zip(seen[:12], seen[12:], strict=True)) < 0.01
+
+
 def test_other_samplers_are_told(runs, host):
     case, reports = models.load("wan_t2v"), runs.Reports()
     true = host.attach(case.model, CacheConfig(aim="true"), reports)
     same = host.attach(case.model, CacheConfig())
-    for sampler in ("dpmpp_2m", "euler_ancestral"):
+    for sampler in ("heun", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_2m_cfg_pp"):
         one = runs.sample(true, case, sampler, 12)
         assert runs.same(one, runs.sample(same, case, sampler, 12))
         assert any("The aim is the same clip" in text for text in reports.last.messages)
