@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import overhead
-from benchmarks.overhead import SHAPES, drive, fit, full_evaluation, held_bytes
+from benchmarks.overhead import drive, fit, full_evaluation
+from benchmarks.shapes import SHAPES
 from sencache_core import CacheConfig, Linear, Quadratic
 
 pytest.importorskip("diffusers", reason="the networks are those of diffusers")
@@ -72,14 +72,6 @@ def test_shapes_are_consistent():
     assert SHAPES["wan-14b"].tokens == 75_600
 
 
-def test_held_bytes_count_storages_once():
-    whole = torch.zeros(100)
-    view = whole[:10]
-    owner = SimpleNamespace(a=[view, {"b": whole}], c=SimpleNamespace(d=torch.zeros(5)), e=None)
-    owner.c.back = owner
-    assert held_bytes(owner) == 4 * 105
-
-
 def test_fit_finds_the_curve():
     times = {n: 3e-4 * n + 5e-8 * n * n for n in (100, 1000, 2000, 4000)}
     seconds, worst = fit(times, 50_000)
@@ -98,11 +90,11 @@ def at_wan(config: CacheConfig):
 
 
 def test_steps_and_bytes_are_the_session_s():
-    costs = at_wan(CacheConfig())
-    assert len(costs.reused) == len(costs.evaluated) == overhead.STEPS / 2
-    assert costs.held / 2 <= 3 * 4 * 16 * 21 * 60 * 104  # three latents a branch
-    linear, quadratic = (at_wan(CacheConfig(rule=rule)) for rule in (Linear(), Quadratic()))
-    assert linear.held < quadratic.held
+    reused, evaluated, held = at_wan(CacheConfig())
+    assert len(reused) == len(evaluated) == overhead.STEPS / 2
+    assert held / 2 <= 3 * 4 * 16 * 21 * 60 * 104  # three latents a branch
+    linear, quadratic = (at_wan(CacheConfig(rule=rule))[2] for rule in (Linear(), Quadratic()))
+    assert linear < quadratic
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
@@ -126,6 +118,6 @@ def test_long_blocks_are_extrapolated_and_said_so():
     shape = replace(SMALL["wan-1.3b"], latents=((16, 64, 8, 8),), grid=(64, 4, 4))
     network = overhead.Network(shape, torch.device("cpu"))
     with torch.inference_mode():
-        full = full_evaluation(network, patience=1e-9)
-    assert "extrapolated to 1024 tokens" in full.how
-    assert full.seconds == pytest.approx(2 * (full.shell + 30 * full.block))
+        seconds, shell, how = full_evaluation(network, patience=1e-9)
+    assert "extrapolated to 1024 tokens" in how
+    assert seconds > shell > 0
