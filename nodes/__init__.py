@@ -17,6 +17,8 @@ NODES = (
     ("calibrate", "SenCacheCalibrate"),
     ("profiles", "SenCacheProfileLoad"),
     ("profiles", "SenCacheProfileSave"),
+    ("stored", "SenCacheStore"),
+    ("stored", "SenCacheResume"),
     ("viewer", "SenCacheStatsViewer"),
     ("compare", "SenCacheCompare"),
     ("tiny", "SenCacheTinyPrompt"),

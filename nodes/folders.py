@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..sencache_core import ProfileError
 from ..sencache_core.measure.profile_file import check_writable
+from ..sencache_core.measure.stored import named_folder
 
 PROFILES = "sencache_profiles"
 #: Longest file name without number and extension: most file systems take 255 bytes, some 143.
@@ -39,6 +40,11 @@ def user_profiles() -> Path:
 def learnt() -> Path:
     """Folder of what ordinary runs have told of their models."""
     return user_profiles().with_name("learnt")
+
+
+def stored() -> Path:
+    """Folder of what SenCache Store keeps: ``SENCACHE_STORED``, else beside the profiles."""
+    return named_folder() or user_profiles().with_name("stored")
 
 
 def profile_names() -> list[str]:

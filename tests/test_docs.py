@@ -57,8 +57,10 @@ def test_generated_tables_are_up_to_date():
 def test_commands_exist(capsys):
     from sencache_core.app.cli import main
 
-    commands = set(re.findall(r"sencache (demo|calibrate|profile \w+|learnt \w+)", README))
-    assert len(commands) == 6
+    commands = set(
+        re.findall(r"sencache (demo|calibrate|profile \w+|learnt \w+|stored \w+)", README)
+    )
+    assert len(commands) == 8
     for command in commands:
         with pytest.raises(SystemExit, match="0"):
             main([*command.split(), "--help"])

@@ -75,10 +75,11 @@ def test_what_is_larger_than_the_store_is_not_kept(store):
 
 def damage(path, how: str) -> None:
     data = path.read_bytes()
+    half = len(data) // 2
     changed = {
-        "cut": data[: len(data) // 2],
+        "cut": data[:half],
         "empty": b"",
-        "bit": data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
+        "bit": data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :],
         "other": b"no tensors",
     }
     path.write_bytes(changed[how])
@@ -162,8 +163,11 @@ def test_the_nearest_prompt_above_the_limit(store):
     found, cosine = store.nearest(key(), asked, 0.9)
     assert torch.equal(found, output(1))
     assert cosine == pytest.approx(1 / 1.01**0.5, abs=1e-6)
-    assert store.nearest(key(), asked, 0.999) is None
-    assert store.nearest(key(), asked[:1], 0.0) is None  # another number of branches
+    assert store.nearest(key(), asked, 0.999) == (None, cosine)
+    assert store.nearest(key(), asked[:1], 0.0)[0] is None  # another number of branches
+    damage(store.path(key(prompt=digest(1))), "bit")
+    assert torch.equal(store.nearest(key(), asked, 0.5)[0], output(0))
+    assert store.nearest(key(9), asked, 0.0) == (None, None)
 
 
 def test_pooling_leaves_padding_out():

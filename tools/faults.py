@@ -368,4 +368,37 @@ FAULTS = (
         "value == value",
         ("tests/diffusers/test_calls.py::test_timestep_of_each_token",),
     ),
+    # What is stored of runs
+    Fault(
+        "A stored call is found by its prompt, whatever the noisy latent.",
+        "sencache_core/measure/stored.py",
+        "(self.model, self.machine, self.latent, self.level, self.inputs)",
+        "(self.model, self.machine, self.level, self.inputs)",
+        ("tests/test_stored.py::test_any_other_part_is_another_call",),
+    ),
+    Fault(
+        "The most recently used calls make room.",
+        "sencache_core/measure/stored.py",
+        "in sorted(known):",
+        "in sorted(known, reverse=True):",
+        ("tests/test_stored.py::test_the_least_recently_used_make_room",),
+    ),
+    Fault(
+        "What a similar prompt gave is stored as this prompt's.",
+        "sencache_core/hosts/comfy_stored.py",
+        "if known is not None:\n            return",
+        "if known is not None:\n"
+        "            self._keep(key, known, step, text, x.shape)\n"
+        "            return",
+        (
+            "tests/comfy/test_stored.py::test_what_a_similar_prompt_gave_is_not_stored_as_this_one_s",
+        ),
+    ),
+    Fault(
+        "Patches of weights do not tell models apart.",
+        "sencache_core/hosts/comfy_call.py",
+        "            of_patches(self._patcher.patches),\n",
+        "",
+        ("tests/comfy/test_stored.py::test_a_lora_of_the_same_strength_is_recognised",),
+    ),
 )

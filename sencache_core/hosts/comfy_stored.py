@@ -43,7 +43,7 @@ class Count:
         calls: all of them.
         answered: from the store, bit for bit what the model would have given.
         similar: from the store, for a similar prompt.
-        cosines: smallest cosine of each of these.
+        cosines: of the most similar stored prompt, where one was looked for and there was any.
         kept: newly in the store.
         steps: of the schedule.
         first: step of the first call that the model ran for, ``None``: it ran for none.
@@ -234,10 +234,9 @@ class _Run:
         if out is not None:
             self.count.answered += 1
         elif text is not None and step < similar_steps:
-            found = store.nearest(key, pooled(text), self.stored.least)
-            if found is not None:
-                out, cosine = found
-                self.count.similar += 1
+            out, cosine = store.nearest(key, pooled(text), self.stored.least)
+            self.count.similar += out is not None
+            if cosine is not None:
                 self.count.cosines.append(cosine)
         if out is None and self.count.calls == 1:
             self.count.differs = store.why_not(key)

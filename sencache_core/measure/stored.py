@@ -139,7 +139,9 @@ class CallStore:
         """
         return _output(self.path(key))
 
-    def nearest(self, key: CallKey, pooled: Tensor, least: float) -> tuple[Tensor, float] | None:
+    def nearest(
+        self, key: CallKey, pooled: Tensor, least: float
+    ) -> tuple[Tensor | None, float | None]:
         """What the model gave for another prompt, all else being equal.
 
         Args:
@@ -147,7 +149,8 @@ class CallStore:
             least: smallest cosine between the two, of the branch where it is smallest.
 
         Returns:
-            The output for the most similar prompt, and its cosine; ``None`` if none is as similar.
+            The output for the most similar prompt, ``None`` if none is as similar, and its cosine,
+            ``None`` if there is no other prompt.
         """
         found = []
         same = sorted(self.folder.glob(f"{key.rest}-*.safetensors"), key=_used, reverse=True)
@@ -156,11 +159,10 @@ class CallStore:
                 if "pooled" in file.keys():  # noqa: SIM118 (it is no mapping)
                     found.append((_cosine(file.get_tensor("pooled"), pooled), path))
         for cosine, path in sorted(found, reverse=True):
-            if cosine < least:
-                break
-            if (output := _output(path)) is not None:
+            output = _output(path) if cosine >= least else None
+            if output is not None or cosine < least:
                 return output, cosine
-        return None
+        return None, None
 
     def put(
         self, key: CallKey, output: Tensor, facts: CallFacts, pooled: Tensor | None = None

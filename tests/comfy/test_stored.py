@@ -11,6 +11,7 @@ import torch
 from sencache_core import CacheConfig, Guards, tiny
 from sencache_core.measure.learnt_store import LearntStore
 from sencache_core.measure.stored import CallStore
+from sencache_core.model.digest import of_weights
 
 pytestmark = pytest.mark.comfyui
 
@@ -368,6 +369,34 @@ def test_context_windows_and_two_lengths_of_text(runs, stored, tmp_path):
     assert calls > 4
     assert runs.same(plain, runs.sample(both.model, case, steps=2))
     assert both.last.answered == both.last.calls == calls
+
+
+def test_a_compiled_model_has_its_own_answers(runs, stored, tmp_path):
+    """Compiled code may round otherwise."""
+    import comfy_api.torch_helpers
+    import models
+
+    case = models.load("wan_t2v")
+    compiled = case.model.clone()
+    comfy_api.torch_helpers.set_torch_compile_wrapper(compiled, backend="eager")
+    for answered in (0, 2):
+        both = Both(stored, compiled, tmp_path)
+        runs.sample(both.model, case, steps=2)
+        assert both.last.answered == answered
+    both = Both(stored, case.model, tmp_path)
+    runs.sample(both.model, case, steps=2)
+    assert both.last.answered == 0 and "model" in both.last.differs
+
+
+def test_quantised_weights_are_told_apart(comfyui):
+    quant = pytest.importorskip("comfy.quant_ops", reason="this ComfyUI has no such weights")
+    weight = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    found = [
+        of_weights([("a", quant.QuantizedTensor.from_float(value, "TensorCoreFP8E4M3Layout"))])
+        for value in (weight, weight.clone(), weight * 1.5)
+    ]
+    assert found[0] == found[1] != found[2]
+    assert of_weights([("a", weight)]) != found[0]
 
 
 def test_causal_models_are_refused(runs, stored, tmp_path):

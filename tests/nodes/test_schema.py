@@ -28,7 +28,9 @@ IDS = [
     "SenCachePolicySelect",
     "SenCacheProfileLoad",
     "SenCacheProfileSave",
+    "SenCacheResume",
     "SenCacheStatsViewer",
+    "SenCacheStore",
     "SenCacheTinyDecode",
     "SenCacheTinyPrompt",
 ]

@@ -292,6 +292,20 @@ def test_two_samplers_on_one_model(server, cached):
     assert (latent(server, outputs) == latent(server, cached)).all()
 
 
+def test_a_cached_run_leaves_its_first_steps_to_an_uncached_one(server, plain):
+    prompt = graph(budget=0.5)
+    prompt["store"] = node("SenCacheStore", model=["shift", 0], limit_gb=1.0)
+    prompt["resume"] = node("SenCacheResume", model=["store", 0])
+    prompt["apply"]["inputs"]["model"] = ["resume", 0]
+    (run,) = runs(server.run(prompt))
+    assert run["evaluations"] == STEPS // 2
+    folder = server.folder / "user" / "default" / "sencache" / "stored"
+    assert len(list(folder.glob("*.safetensors"))) == STEPS // 2
+    prompt["apply"]["inputs"]["budget"] = 1.0
+    assert (latent(server, server.run(prompt)) == plain).all()
+    assert STEPS // 2 < len(list(folder.glob("*.safetensors"))) < STEPS // 2 + STEPS
+
+
 def test_two_stages_of_one_model(server):
     prompt = graph()
     first = prompt["sampler"]["inputs"]
