@@ -151,8 +151,8 @@ FAULTS = (
     Fault(
         "The middle of a model is off by half a block.",
         "sencache_core/policies/middle_blocks.py",
-        "(key.site.index + 0.5) / key.site.count",
-        "key.site.index / key.site.count",
+        "(k + 0.5) / count",
+        "k / count",
         ("tests/test_taps.py::test_outer_blocks_lie_alike_at_both_ends",),
     ),
     Fault(
