@@ -62,6 +62,7 @@ def test_registries_and_their_order():
         "cfg_cache",
         "middle_blocks",
         "profilingdit",
+        "fastercache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]

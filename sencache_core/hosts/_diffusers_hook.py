@@ -140,7 +140,7 @@ class Hook(ModelHook):
                 parts = [*zip(branches, halves, strict=True)]
                 pending.answer = container.put(self._apart(module, run, forward, parts, shape))
                 return pending
-        if self.tap.inside or visit.awaits:
+        if (self.tap.inside and self.tap.whole) or visit.awaits:
             return pending
         payload = visit.skip(OUTPUT, container.shape)
         if payload is not None:
@@ -180,7 +180,10 @@ class Hook(ModelHook):
         # For the length of a call the tap is on the module, which other threads call as well.
         with self._inside, pending.visit as visit, tapped(self.tap, module, places, visit):
             output = forward(*args, **kwargs)
-        pending.run.containers[pending.key] = Container.of(output)[0]
+            container, payload = Container.of(output)
+            if not self.tap.whole and payload is not None:
+                visit.ran(OUTPUT, payload)
+        pending.run.containers[pending.key] = container
         if not pending.visit.seen:
             pending.run.runner.report.say(
                 f"The {self.tap.name} tap finds no block stack in some calls: these are always "
@@ -218,9 +221,13 @@ class Hook(ModelHook):
         for branch, arguments in sorted(parts, key=lambda p: not runs_first(run.decision, p[0])):
             again = self._elsewhere(forward, arguments) if run.runner.measures else None
             with Call(run.runner, (branch,), again, self.tap.inside) as visit:
-                if self.tap.inside:
+                if not self.tap.whole and (payload := visit.skip(OUTPUT, shape)) is not None:
+                    pass
+                elif self.tap.inside:
                     with self._inside, tapped(self.tap, module, places, visit):
                         payload = Container.of(forward(**arguments))[1]
+                        if not self.tap.whole:
+                            visit.ran(OUTPUT, payload)
                 elif (payload := visit.skip(OUTPUT, shape)) is None:
                     payload = Container.of(forward(**arguments))[1]
                     handed = visit.ran(OUTPUT, payload)

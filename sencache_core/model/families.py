@@ -26,6 +26,19 @@ FLOW_VELOCITY_RMS = 1.343
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Where a block's self-attention is found.
+
+    Attributes:
+        name: of the module in its block whose output is the attention's.
+        feeds: of modules that run for its input alone, where it is but a part of the attention.
+    """
+
+    name: str
+    feeds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Places:
     """Names by which a host's module knows what taps reach.
 
@@ -34,12 +47,14 @@ class Places:
         heads: attributes of the modules that read the stack's output, the first one per stream.
         second: argument of a block that holds a second stream, which it returns beside the first;
             empty if there is one only, or both are one argument.
+        attention: a block's self-attention, over text and video where these share one.
         signals: where what policies may look at is found, by its name.
     """
 
     blocks: str | None = None
     heads: tuple[str, ...] = ()
     second: str = ""
+    attention: Attention | None = None
     signals: Mapping[str, Signal] = field(default_factory=dict)
 
 
@@ -113,6 +128,7 @@ _ROWS = (
         comfy_places=Places(
             "blocks",
             ("head", "head_global"),
+            attention=Attention("self_attn"),
             signals={
                 TIME_EMBEDDING: FromModule("time_embedding"),
                 TIME_PROJECTION: FromArgument("e", 1),
@@ -122,6 +138,7 @@ _ROWS = (
         diffusers_places=Places(
             "blocks",
             ("norm_out",),
+            attention=Attention("attn1"),
             signals={
                 TIME_EMBEDDING: FromModule("condition_embedder.time_embedder"),
                 TIME_PROJECTION: FromArgument("temb", 2),
@@ -138,6 +155,7 @@ _ROWS = (
         comfy_places=Places(
             "transformer_blocks",
             ("norm_out",),
+            attention=Attention("attn1"),
             signals={
                 TIME_EMBEDDING: FromModule("adaln_single", 1),
                 TIME_PROJECTION: FromArgument("timestep", 3),
@@ -147,6 +165,7 @@ _ROWS = (
         diffusers_places=Places(
             "transformer_blocks",
             ("norm_out",),
+            attention=Attention("attn1"),
             signals={
                 TIME_EMBEDDING: FromModule("time_embed", 1),
                 TIME_PROJECTION: FromArgument("temb", 2),
@@ -163,6 +182,7 @@ _ROWS = (
         comfy_places=Places(
             "transformer_blocks",
             ("norm_out", "audio_norm_out"),
+            attention=Attention("attn1"),
             signals={
                 TIME_EMBEDDING: FromModule("adaln_single", 1),
                 MODULATED_INPUT: FromWithin("attn1"),
@@ -172,6 +192,7 @@ _ROWS = (
             "transformer_blocks",
             ("norm_out", "audio_norm_out"),
             "audio_hidden_states",
+            attention=Attention("attn1"),
             signals={
                 TIME_EMBEDDING: FromModule("time_embed", 1),
                 MODULATED_INPUT: FromWithin("attn1"),
@@ -188,6 +209,7 @@ _ROWS = (
             "blocks",
             ("norm_final",),
             "encoder_hidden_states",
+            attention=Attention("attn_out", ("q", "k", "v", "norm_q", "norm_k")),
             signals={
                 TIME_EMBEDDING: FromArgument("temb", 2),
                 MODULATED_INPUT: FromWithin("q"),
@@ -197,6 +219,7 @@ _ROWS = (
             "transformer_blocks",
             ("norm_final",),
             "encoder_hidden_states",
+            attention=Attention("attn1"),
             signals={
                 TIME_EMBEDDING: FromArgument("temb", 2),
                 MODULATED_INPUT: FromWithin("attn1"),

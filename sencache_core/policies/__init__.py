@@ -2,6 +2,7 @@
 
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
+from .fastercache import FasterCache
 from .guarded import Guarded
 from .interval import Interval
 from .middle_blocks import MiddleBlocks
@@ -23,6 +24,7 @@ POLICIES: dict[str, type[Policy]] = {
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
+        FasterCache,
         Off,
     )
 }
@@ -31,6 +33,7 @@ __all__ = [
     "POLICIES",
     "Budgeted",
     "CfgCache",
+    "FasterCache",
     "Guarded",
     "Guards",
     "Interval",

@@ -75,6 +75,8 @@ class Session:
         self._log, self._explain = RoundLog(report), Explain(report)
         self._history, self._witness = History(rules, most_bytes), witness
         self._whole = STACK if report.tap == STACK.tap else OUTPUT
+        # Of a policy of places inside the model it is kept for the sake of guidance pairs alone.
+        self._keeps_whole = policy.needs_pairs or report.tap == self._whole.tap
         rule = self._history.rule(self._whole)
         self._trial = Trial(rule, report)
         self._pairs = Pairs(self._history.rule(GAP), policy.needs_pairs)
@@ -182,6 +184,8 @@ class Session:
             self._witness.observe([key.branch for key in keys], parts)
         if not self.course.policy.reuses:
             return None
+        if keys[0].site == self._whole and not self._keeps_whole:
+            return None
         if keys[0].site == OUTPUT:
             self._explain.observe(parts)
         if self._decision.partial and keys[0].site == self._whole:
@@ -220,7 +224,9 @@ class Session:
         if self._decision is AWAITED and self.awaits and self._log.asked:
             self.report.say(_UNSEEN.format(self.report.policy, self.awaits))
         self.awaits = ""
-        compute = self._log.came_to(self._decision, self._pairs.wanted).compute
+        other = Key(Branch("uncond"), self._whole)
+        in_pairs = self._pairs.wanted and not self._decision.compute.test(other)
+        compute = self._log.came_to(self._decision, in_pairs).compute
         self._log.close()
         if self._witness is not None:
             self._witness.close(step.t, compute is ALL and self._log.asked)

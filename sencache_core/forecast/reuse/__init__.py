@@ -4,9 +4,19 @@ from .bands import TwoBands
 from .base import ReuseRule
 from .fitted import Fitted
 from .polynomial import Hold, Linear, Quadratic
+from .two_point import TwoPoint
 
 REUSE_RULES: dict[str, type[ReuseRule]] = {
     rule.name: rule for rule in (Fitted, Hold, Linear, Quadratic)
 }
 
-__all__ = ["REUSE_RULES", "Fitted", "Hold", "Linear", "Quadratic", "ReuseRule", "TwoBands"]
+__all__ = [
+    "REUSE_RULES",
+    "Fitted",
+    "Hold",
+    "Linear",
+    "Quadratic",
+    "ReuseRule",
+    "TwoBands",
+    "TwoPoint",
+]

@@ -65,11 +65,14 @@ class Tap(ABC):
         title: what nodes show.
         inside: whether it lies inside the model, so that the model is entered even where all of it
             is skipped.
+        whole: whether its one place stands for all of the model; where it does not, the host
+            answers and watches the whole output besides.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     inside: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
 
     @abstractmethod
     def on(self, module: nn.Module, places: Places, visit: Visit) -> AbstractContextManager[None]:

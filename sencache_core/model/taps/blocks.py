@@ -39,6 +39,7 @@ class Blocks(Tap):
 
     name: ClassVar[str] = "blocks"
     title: ClassVar[str] = "Residual of each block"
+    whole: ClassVar[bool] = False
     runs: Runs = single
 
     @contextmanager
