@@ -151,8 +151,8 @@ FAULTS = (
     Fault(
         "The middle of a model is off by half a block.",
         "sencache_core/policies/middle_blocks.py",
-        "(k + 0.5) / count",
-        "k / count",
+        "edge <= (k + 0.5) / count < 1 - edge",
+        "edge <= k / count < 1 - edge",
         ("tests/test_taps.py::test_outer_blocks_lie_alike_at_both_ends",),
     ),
     Fault(
@@ -186,9 +186,9 @@ FAULTS = (
     ),
     Fault(
         "The last latent outlives the run.",
-        "sencache_core/run/session.py",
-        "self._last = self._pairs = self._seen = None",
-        "self._pairs = None",
+        "sencache_core/run/course.py",
+        "self._state = self._replan = self.last = None",
+        "self._state = self._replan = None",
         ("tests/test_session.py::test_finish_drops_every_tensor",),
     ),
     Fault(
@@ -229,10 +229,24 @@ FAULTS = (
         ("tests/test_integral.py::test_second_order",),
     ),
     Fault(
+        "What a multistep sampler carries on is left in.",
+        "sencache_core/run/integral.py",
+        "            given.sub_(one, alpha=weight)\n",
+        "            given.sub_(one, alpha=0.0)\n",
+        ("tests/test_multistep.py::test_it_lands_where_a_sampler_without_memory_does",),
+    ),
+    Fault(
+        "A sampler that does otherwise than measured is led.",
+        "sencache_core/sampler/response.py",
+        "(way for way in ways if _holds(run, levels, way))",
+        "(way for way in ways)",
+        ("tests/test_multistep.py::test_what_cannot_be_led_is_refused",),
+    ),
+    Fault(
         "A latent that is not scaled by the noise level is taken for one that is.",
         "sencache_core/sampler/path.py",
-        "    clean = clean or _clean_of(family)\n",
-        "    clean = _clean_of(family)\n",
+        "    clean = clean or clean_of(family)\n",
+        "    clean = clean_of(family)\n",
         ("tests/test_path.py::test_scale_and_way_of_v_prediction",),
     ),
     Fault(
@@ -343,8 +357,8 @@ FAULTS = (
     Fault(
         "Every block that is spared counts as the whole stack.",
         "sencache_core/model/taps/blocks.py",
-        "1 / self._site.count",
-        "1.0",
+        'self._share = Site("blocks", run[0], count), len(run) / count',
+        'self._share = Site("blocks", run[0], count), 1.0',
         ("tests/test_taps.py::test_a_block_alone_is_spared_for_its_share",),
     ),
     Fault(
@@ -353,5 +367,38 @@ FAULTS = (
         "value == value.max()",
         "value == value",
         ("tests/diffusers/test_calls.py::test_timestep_of_each_token",),
+    ),
+    # What is stored of runs
+    Fault(
+        "A stored call is found by its prompt, whatever the noisy latent.",
+        "sencache_core/measure/stored.py",
+        "(self.model, self.machine, self.latent, self.level, self.inputs)",
+        "(self.model, self.machine, self.level, self.inputs)",
+        ("tests/test_stored.py::test_any_other_part_is_another_call",),
+    ),
+    Fault(
+        "The most recently used calls make room.",
+        "sencache_core/measure/stored.py",
+        "in sorted(known):",
+        "in sorted(known, reverse=True):",
+        ("tests/test_stored.py::test_the_least_recently_used_make_room",),
+    ),
+    Fault(
+        "What a similar prompt gave is stored as this prompt's.",
+        "sencache_core/hosts/comfy_stored.py",
+        "if known is not None:\n            return",
+        "if known is not None:\n"
+        "            self._keep(key, known, step, text, x.shape)\n"
+        "            return",
+        (
+            "tests/comfy/test_stored.py::test_what_a_similar_prompt_gave_is_not_stored_as_this_one_s",
+        ),
+    ),
+    Fault(
+        "Patches of weights do not tell models apart.",
+        "sencache_core/hosts/comfy_call.py",
+        "            of_patches(self._patcher.patches),\n",
+        "",
+        ("tests/comfy/test_stored.py::test_a_lora_of_the_same_strength_is_recognised",),
     ),
 )
