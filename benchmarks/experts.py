@@ -21,11 +21,12 @@ from torch import Tensor
 
 from sencache_core import CacheConfig, Schedule, flow_sigmas
 from sencache_core.hosts.loop import sample
+from sencache_core.model.families import FAMILIES
 from sencache_core.run.facts import Facts, Part, Stage
 from sencache_core.tiny import encode_prompt, held_out_prompts
 
-from .learnt import Trials
-from .models import Regime
+from .checkpoint import load_checkpoint
+from .models import load_tiny
 
 BOUNDARY, SHIFT, GUIDANCE = 0.875, 8.0, 4.0
 BUDGETS = (0.5, 0.36)
@@ -37,13 +38,11 @@ class Experts:
     Args:
         weights: of one of them, the other one's are bundled.
         first: whether ``weights`` are those at high noise.
-        steps: of the whole clip.
     """
 
-    def __init__(self, weights: str, first: bool, steps: int) -> None:
-        regime = Regime("experts", steps, SHIFT, GUIDANCE)
-        files = (weights, None) if first else (None, weights)
-        self.models = [Trials("wan", file, regime) for file in files]
+    def __init__(self, weights: str, first: bool) -> None:
+        models = load_checkpoint(weights), load_tiny("wan")
+        self.models = models if first else models[::-1]
 
     @torch.no_grad()
     def clip(self, steps: int, shot: tuple[str, int], budget: float = 1.0, share: bool = False):
@@ -67,7 +66,7 @@ class Experts:
         for model, schedule, later in zip(self.models, parts, ((Part(parts[1]),), ()), strict=True):
             stage = Stage(before, steps, carry, later if share else ())
             config = CacheConfig(budget=budget)
-            runner = config.start(model.row, schedule, facts=Facts(stage=stage))
+            runner = config.start(FAMILIES["wan"], schedule, facts=Facts(stage=stage))
             x = sample(model.call, x, schedule, texts, GUIDANCE, runner)
             spent.append(runner.report.evaluations)
             carry += budget * schedule.num_steps - spent[-1]
@@ -92,7 +91,7 @@ def main() -> None:
     shots = list(zip(held_out_prompts()[: arguments.clips], range(arguments.clips), strict=True))
     for first in (True, False):
         for steps in (20, 30):
-            experts = Experts(arguments.weights, first, steps)
+            experts = Experts(arguments.weights, first)
             references = [experts.clip(steps, shot)[0] for shot in shots]
             for budget in BUDGETS:
                 few = math.floor(budget * steps + 0.5)
