@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .case import Case
 
 #: An exact solution is good enough where twice the steps change it by no more, in dB.
-GOOD = 42.0
+GOOD = 40.0
 #: Steps of its first solve, and the most that it may take.
 FIRST, MOST = 20, 160
 #: Schedule shift of its steps: with strong guidance most happens at the start.
