@@ -343,7 +343,7 @@ FAULTS = (
     Fault(
         "Every block that is spared counts as the whole stack.",
         "sencache_core/model/taps/blocks.py",
-        "1 / self._site.count",
+        "len(run) / count",
         "1.0",
         ("tests/test_taps.py::test_a_block_alone_is_spared_for_its_share",),
     ),
