@@ -357,8 +357,8 @@ FAULTS = (
     Fault(
         "Every block that is spared counts as the whole stack.",
         "sencache_core/model/taps/blocks.py",
-        'self._share = Site("blocks", run[0], count), len(run) / count',
-        'self._share = Site("blocks", run[0], count), 1.0',
+        "len(run) / count",
+        "1.0",
         ("tests/test_taps.py::test_a_block_alone_is_spared_for_its_share",),
     ),
     Fault(
