@@ -163,6 +163,8 @@ class Step:
             full evaluation held a guidance pair, and the policy asked for pairs to be kept.
         extra: evaluations' worth of model calls that ran in earlier rounds of reuse, for branches
             that had nothing to be forecast from.
+        anew: whether of some branch only the last evaluation's output is known, where forecasts
+            read more: a prompt has changed, or what was kept was dropped.
     """
 
     x: tuple[Tensor, ...]
@@ -176,6 +178,7 @@ class Step:
     error: float = float("nan")
     paired: bool = False
     extra: float = 0.0
+    anew: bool = False
 
     @property
     def share(self) -> float:
