@@ -182,6 +182,8 @@ class Step:
         extra: evaluations' worth of model calls that ran in earlier rounds of reuse, for branches
             that had nothing to be forecast from.
         look: what the policy asked to see, ``None`` until it was seen.
+        anew: whether of some branch only the last evaluation's output is known, where forecasts
+            read more: a prompt has changed, or what was kept was dropped.
     """
 
     x: tuple[Tensor, ...]
@@ -196,6 +198,7 @@ class Step:
     paired: bool = False
     extra: float = 0.0
     look: Look | None = None
+    anew: bool = False
 
     @property
     def share(self) -> float:

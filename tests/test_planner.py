@@ -107,6 +107,19 @@ def test_replanning_equals_trying_every_ending(data, seed, hindsight):
 
 
 @small
+@given(seed=st.integers(0, 10**6), first=st.integers(1, 4), evaluations=st.integers(1, 5))
+def test_where_one_output_is_known_the_rest_is_planned_as_a_run_of_its_own(
+    seed, first, evaluations
+):
+    rounds = rounds_at(falling(first + 6, seed))
+    made, alone = (Planner(r, moments(seed), 3, True) for r in (rounds, rounds[first:]))
+    if evaluations < alone.fewest():
+        return
+    plan = made.plan(evaluations + 1, (first - 1, first), anew=True)
+    assert plan.mask[first:] == alone.plan(evaluations).mask
+
+
+@small
 @given(seed=st.integers(0, 10**6))
 def test_several_samples_are_planned_for_in_decibels(seed):
     """Never worse, in the mean of log errors, than the plan for the mean square."""

@@ -13,6 +13,7 @@ from sencache_core import (
     REUSE_RULES,
     Branch,
     CacheConfig,
+    Fitted,
     Guards,
     Hold,
     Interval,
@@ -405,3 +406,23 @@ def test_what_ran_in_rounds_of_reuse_is_paid_for_once():
     report = session.finish(True)
     computed = sum(record.cost == 1 for record in report.steps)
     assert (computed, sum(record.cost for record in report.steps)) == (18, 20.0)
+
+
+@pytest.mark.parametrize("rule", [Fitted(), Hold()])
+def test_after_a_change_of_prompt_the_rest_is_planned_anew(rule):
+    """From one output of the new prompt there is only holding, which the plan did not expect."""
+    sched, x, changed, found = schedule(20), noise(*SHAPE), None, []
+    session = CacheConfig(budget=0.5, rule=rule).start(WAN, sched)
+    for k, sigma in enumerate(sched.sigmas[:-1]):
+        reused = session.begin((x,), sigma).compute is NONE
+        found += [k] if session._step.anew else []
+        if k > 8 and not reused and changed is None:
+            changed = k
+        for branch in (COND if changed is None else Branch("cond", 9), UNCOND):
+            if predict(session, (branch,), SHAPE) is None:
+                observe(session, (branch,), x)
+    report = session.finish(True)
+    computed = [record.ordinal for record in report.steps if record.decision != "reused"]
+    after = next(k for k in computed if k > changed)
+    assert found == ([1, *range(changed + 1, after + 1)] if rule.history > 1 else [])
+    assert len(computed) == 10

@@ -206,7 +206,9 @@ class Planned(Policy):
     def decide(self, step: Step, last: Step, state: PlanState) -> tuple[Decision, PlanState]:
         if step.streak == 0 and state.planner is not None:  # in a run of reuse the next is not free
             self._charge(step, state)
-            if self.correct:
+            if step.anew and len(state.done) > 1:
+                self._replan(state, anew=True)
+            elif self.correct:
                 self._correct(step, state)
         mask, errors = state.plan.mask, state.plan.errors
         expected = errors[step.ordinal] if step.ordinal < len(errors) else None
@@ -237,13 +239,13 @@ class Planned(Policy):
         else:
             state.asked, state.evaluations = before
 
-    def _replan(self, state: PlanState) -> bool:
-        """Plan anew what is left; whether there was room to."""
+    def _replan(self, state: PlanState, anew: bool = False) -> bool:
+        """Plan again what is left; whether there was room to. ``anew``: see :class:`Step`."""
         factors = state.hardness.factors(state.done[-1])
         if self.may_save:
             state.evaluations = self._enough(state, factors)
         try:
-            state.plan = state.planner.plan(state.evaluations, state.done, factors)
+            state.plan = state.planner.plan(state.evaluations, state.done, factors, anew)
         except ValueError:
             return False  # forced rounds have used up the room: the plan in force stays
         return True

@@ -182,6 +182,7 @@ class Planner:
         evaluations: int,
         done: Sequence[int] = (0,),
         hardness: np.ndarray | None = None,
+        anew: bool = False,
     ) -> Plan:
         """The best schedule of exactly ``evaluations`` evaluations.
 
@@ -190,6 +191,7 @@ class Planner:
             done: rounds evaluated so far; everything up to the last of them has happened.
             hardness: ``[n]`` factor on the cost of the run of reuse after each round, from what the
                 run has shown; ``None``: as measured in calibration.
+            anew: whether forecasts know the last of ``done`` alone.
 
         Raises:
             ValueError: no schedule of that many evaluations obeys forced rounds and longest run.
@@ -201,7 +203,7 @@ class Planner:
             costs = self._costs(share)
             if hardness is not None:
                 costs = costs * hardness[:, None, None]
-            before, mask = mask, self._way(costs, done, left) if left > 0 else None
+            before, mask = mask, self._way(costs, done, left, anew) if left > 0 else None
             if mask is None:
                 count, most = len(self.rounds), self.longest
                 raise ValueError(
@@ -217,7 +219,9 @@ class Planner:
             share = each / each.sum()
         return self.describe(mask)
 
-    def _way(self, costs: np.ndarray, done: Sequence[int], left: int) -> list[bool] | None:
+    def _way(
+        self, costs: np.ndarray, done: Sequence[int], left: int, anew: bool
+    ) -> list[bool] | None:
         """The cheapest mask with ``left`` evaluations from the last of ``done`` on, if any."""
         count, reach, first = len(self.rounds), self.longest + 1, done[-1]
         # Evaluation number k from there lies in first + k + (0 .. slack): rounds must be left.
@@ -226,7 +230,7 @@ class Planner:
             return None
         onward = np.ascontiguousarray(costs[first:, :, 1:].transpose(1, 2, 0))
         state = np.full((reach + 1, slack + 1), np.inf)  # by distance before, and place
-        state[min(first - done[-2], reach) if len(done) > 1 else 0, 0] = 0.0
+        state[0 if anew or len(done) < 2 else min(first - done[-2], reach), 0] = 0.0
         trail = [state]
         for number in range(left - 1):
             ways = (state[:, None] + onward[:, :, number : number + slack + 1]).min(axis=0)

@@ -66,7 +66,13 @@ class Course:
         return self.policy.signal(self.run.family)
 
     def begin(
-        self, told: float, x: tuple[Tensor, ...], moved: float, error: float, paired: bool
+        self,
+        told: float,
+        x: tuple[Tensor, ...],
+        moved: float,
+        error: float,
+        paired: bool,
+        anew: bool,
     ) -> Step:
         """The round that begins.
 
@@ -76,6 +82,7 @@ class Course:
             moved: RMS by which they differ from those of the last evaluation.
             error: of the newest forecast that was measured.
             paired: whether differences of guidance pairs are known.
+            anew: whether some branch has one output only.
         """
         ordinal = len(self._report.steps)
         sigma = self._level(told, ordinal)
@@ -92,6 +99,7 @@ class Course:
             error=error,
             paired=paired,
             extra=self.extra,
+            anew=anew,
         )
 
     def _level(self, told: float, ordinal: int) -> float:

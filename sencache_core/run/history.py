@@ -47,6 +47,13 @@ class History:
         kept = self.at(key)
         return bool(kept) and kept[-1].t <= since + SAME_TIME
 
+    def anew(self, site: Site, since: float) -> bool:
+        """Whether, of the outputs at ``site`` computed at ``since`` or later, one is the only one
+        of its branch, though the rule reads more.
+        """
+        branches = (key for key in self._anchors if key.site == site and self.fresh(key, since))
+        return self.rule(site).history > 1 and any(len(self.at(key)) < 2 for key in branches)
+
     def known(
         self, keys: Sequence[Key], since: float, shape: Sequence[int]
     ) -> list[Sequence[Anchor]] | None:

@@ -106,7 +106,8 @@ class Session:
         told, moved, *errors = read_round(sigma, sketches, before, *self._trial.pending)
         self._log.tick()
         error = self._trial.learn(errors)
-        step = course.begin(told, sketches, moved, error, self._pairs.known)
+        anew = bool(course.last) and self._history.anew(self._whole, course.last.t)
+        step = course.begin(told, sketches, moved, error, self._pairs.known, anew)
         if step.sigma != told or course.run.transitions is None:
             self._hindsight.stop()  # the sampler does not step by the noise it tells of
         self._step, self._x, self.awaits = step, x, course.signal

@@ -208,3 +208,27 @@ def test_a_sampler_around_one_that_cannot_be_cached_is_not_cached(runs, host, na
     assert reports.last.reused == 0
     assert any(said.startswith("Caching is off") for said in reports.last.messages)
     assert runs.same(out, runs.sample(case.model, case, sampler=sampler, sigmas=sigmas))
+
+
+@pytest.mark.parametrize("name", ["dpm_adaptive", "heunpp2"])
+def test_a_function_that_hides_such_a_sampler_is_computed_and_says_why(runs, host, name):
+    """Nothing but its evaluations tells: a round or two are reused before they do."""
+    import comfy.samplers
+
+    hidden = comfy.samplers.sampler_object(name).sampler_function
+
+    def own(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        return hidden(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
+
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    patched = host.attach(case.model, CacheConfig(), reports)
+    sampler, sigmas = comfy.samplers.KSAMPLER(own), runs.sigmas_of(patched, name, 20)
+    with runs.counted(case.model) as calls:
+        out = runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
+    report = reports.last
+    assert report.evaluations == calls[0] >= len(report.steps) - 2
+    said = " ".join(report.messages)
+    assert "follow no pattern" in said
+    assert f"This run cost {calls[0]:.1f} evaluations, where 10 were asked for" in said
+    plain = runs.sample(case.model, case, sampler=sampler, sigmas=sigmas)
+    assert runs.error(out, plain) < 0.05
