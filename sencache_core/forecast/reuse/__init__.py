@@ -3,10 +3,36 @@
 from .bands import TwoBands
 from .base import ReuseRule
 from .fitted import Fitted
+from .hicache import HiCache
+from .meancache import MeanCache
 from .polynomial import Hold, Linear, Quadratic
+from .spectrum import Spectrum
+from .taylorseer import TaylorSeer
 
 REUSE_RULES: dict[str, type[ReuseRule]] = {
-    rule.name: rule for rule in (Fitted, Hold, Linear, Quadratic)
+    rule.name: rule
+    for rule in (
+        Fitted,
+        Hold,
+        Linear,
+        Quadratic,
+        TaylorSeer,
+        HiCache,
+        Spectrum,
+        MeanCache,
+    )
 }
 
-__all__ = ["REUSE_RULES", "Fitted", "Hold", "Linear", "Quadratic", "ReuseRule", "TwoBands"]
+__all__ = [
+    "REUSE_RULES",
+    "Fitted",
+    "HiCache",
+    "Hold",
+    "Linear",
+    "MeanCache",
+    "Quadratic",
+    "ReuseRule",
+    "Spectrum",
+    "TaylorSeer",
+    "TwoBands",
+]
