@@ -129,7 +129,9 @@ class SenCacheApply(io.ComfyNode):
                         "How a skipped output is predicted. fitted combines the last two outputs "
                         "with measured weights; hold repeats the last one, as the paper does; "
                         "linear continues the line through the last two; quadratic uses three, for "
-                        "40 or more steps."
+                        "40 or more steps. taylorseer is a line over step numbers, hicache one of "
+                        "half its slope, meancache a still flatter one (5 outputs kept), spectrum "
+                        "a smooth curve fitted to all outputs (up to 16 kept)."
                     ),
                 ),
                 make(

@@ -179,7 +179,7 @@ class CacheConfig:
             again = replace(run, schedule=schedule, transitions=None, to_truth=False)
             return self._policy(again, report, facts, later), again
 
-        gap = self.gap_rule.bound(run.moments and run.moments.of_gap())
+        gap = self.gap_rule.bound(run.moments and run.moments.of_gap(), run.times)
         rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap, **self.policy.rules}
         policy = self._policy(run, report, facts, later)
         witness = lesson.witness() if lesson is not None and policy.reuses else None
@@ -221,7 +221,7 @@ class CacheConfig:
             self.profile or Prior(row),
             moments,
             steps,
-            self.rule.bound(moments),
+            self.rule.bound(moments, [row.time(sigma) for sigma in schedule.rounds]),
             facts.x0_seen and schedule.sigmas[-1] > 0,
             facts.guided,
             facts.clean,

@@ -65,7 +65,10 @@ def test_registries_and_their_order():
         "fastercache",
         "off",
     ]
-    assert list(sencache_core.REUSE_RULES) == ["fitted", "hold", "linear", "quadratic"]
+    assert list(sencache_core.REUSE_RULES) == [
+        *("fitted", "hold", "linear", "quadratic"),
+        *("taylorseer", "hicache", "spectrum", "meancache"),
+    ]
     assert list(sencache_core.FAMILIES) == ["wan", "ltx", "ltx2", "cogvideox"]
 
 

@@ -20,6 +20,7 @@ from sencache_core import (
     Schedule,
     flow_sigmas,
 )
+from sencache_core.forecast.reuse import HiCache, MeanCache, Spectrum, TaylorSeer
 from sencache_core.forecast.reuse.polynomial import lagrange_weights
 from sencache_core.measure.prior import prior_moments
 from sencache_core.types import Anchor
@@ -27,6 +28,8 @@ from sencache_core.types import Anchor
 RULES = [cls() for cls in REUSE_RULES.values()]
 by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 
+#: Times of the evaluation rounds that a rule is bound to.
+ROUNDS = [0.97, 0.9, 0.8, 0.79, 0.6, 0.5, 0.3, 0.05]
 #: Falling times at least 0.01 apart, and a time below them.
 falling_times = st.lists(st.integers(2, 100), min_size=4, max_size=4, unique=True).map(
     lambda ticks: [tick / 100 for tick in sorted(ticks, reverse=True)]
@@ -41,7 +44,7 @@ def polynomial(coefficients, t):
 @given(falling_times, st.integers(0, 2**31))
 def test_exact_on_polynomials_of_its_order(rule, times, seed):
     """Holds at any spacing, per entry, for as many anchors as the rule reads."""
-    coefficients = noise(rule.history, 2, 3, seed=seed).double()
+    coefficients = noise(rule.exact + 1, 2, 3, seed=seed).double()
     *known, t = times[-rule.history - 1 :]
     assume(sum(map(abs, lagrange_weights(t, known))) <= rule.most_weight)
     anchors = [Anchor(s, polynomial(coefficients, s).float()) for s in known]
@@ -80,7 +83,7 @@ def test_of_outputs_at_one_time_the_newest_counts(times, alike):
 @by_rule
 def test_no_order_of_times_is_too_odd(rule):
     """Lists that rise, samplers that come back: every forecast is a finite one."""
-    for times in product((0.2, 0.5, 0.5 + 1e-8, 0.8), repeat=rule.history):
+    for times in product((0.2, 0.5, 0.5 + 1e-8, 0.8), repeat=min(rule.history, 4)):
         anchors = [Anchor(t, noise(1, 4, seed=k)) for k, t in enumerate(times)]
         for t in (0.1, 0.5, 0.6, 0.9):
             assert rule.predict(t, anchors).isfinite().all()
@@ -94,6 +97,11 @@ BOUND = [
     Quadratic(),
     Fitted(),
     *(Fitted().bound(prior_moments(f)) for f in ("wan", "ltx")),
+    *(REUSE_RULES[name]() for name in ("taylorseer", "hicache", "spectrum", "meancache")),
+    TaylorSeer(order=2),
+    HiCache(order=2).bound(None, ROUNDS),
+    MeanCache().bound(None, ROUNDS),
+    Spectrum(history=3, degree=1, blend=1.0).bound(None, ROUNDS),
 ]
 
 
@@ -127,7 +135,7 @@ def test_beyond_the_bound_the_oldest_output_is_left_out_until_the_newest_is_held
 
 @by_rule
 def test_many_forecasts_at_once_are_those_one_by_one(rule):
-    rule = rule.bound(prior_moments("wan"))
+    rule = rule.bound(prior_moments("wan"), ROUNDS)
     times = [0.97, 0.9, 0.8, 0.79, 0.6, 0.6, 0.3, 0.05]
     known = np.array([[0, 1, 2], [1, 1, 2], [3, 4, 5], [2, 4, 6]])[:, -rule.history :]
     wanted = np.array([[3, 4], [6, 7], [6, 7], [5, 7]])
@@ -150,12 +158,16 @@ def test_result_is_new_and_anchors_stay(rule):
 
 @by_rule
 def test_fewer_anchors_fall_back(rule):
-    """One anchor holds, two make a line, whatever the rule would like."""
+    """One anchor holds, two make a line or a damped one, whatever the rule would like."""
     first, second = Anchor(1.0, noise(1, 4)), Anchor(0.8, noise(1, 4, seed=1))
     assert torch.equal(rule.predict(0.5, [first]), first.y)
     if rule.history >= 2:
         line = second.y + (second.y - first.y) * (0.5 - 0.8) / (0.8 - 1.0)
-        assert torch.allclose(rule.predict(0.5, [first, second]), line, atol=1e-6)
+        out = rule.predict(0.5, [first, second])
+        share = (out - second.y) / (line - second.y)
+        assert share.max() - share.min() < 1e-5
+        assert 0 < share.mean() <= 1 + 1e-6
+        assert rule.exact == 0 or torch.allclose(out, line, atol=1e-6)
 
 
 @by_rule

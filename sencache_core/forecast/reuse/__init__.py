@@ -3,20 +3,38 @@
 from .bands import TwoBands
 from .base import ReuseRule
 from .fitted import Fitted
+from .hicache import HiCache
+from .meancache import MeanCache
 from .polynomial import Hold, Linear, Quadratic
+from .spectrum import Spectrum
+from .taylorseer import TaylorSeer
 from .two_point import TwoPoint
 
 REUSE_RULES: dict[str, type[ReuseRule]] = {
-    rule.name: rule for rule in (Fitted, Hold, Linear, Quadratic)
+    rule.name: rule
+    for rule in (
+        Fitted,
+        Hold,
+        Linear,
+        Quadratic,
+        TaylorSeer,
+        HiCache,
+        Spectrum,
+        MeanCache,
+    )
 }
 
 __all__ = [
     "REUSE_RULES",
     "Fitted",
+    "HiCache",
     "Hold",
     "Linear",
+    "MeanCache",
     "Quadratic",
     "ReuseRule",
+    "Spectrum",
+    "TaylorSeer",
     "TwoBands",
     "TwoPoint",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...types import Anchor
@@ -23,6 +24,8 @@ class ReuseRule(ABC):
     Attributes:
         name: key in ``REUSE_RULES``.
         history: how many true outputs it reads at most.
+        exact: degree of the polynomials, in the coordinate that it counts in, that ``history``
+            outputs are enough for it to continue exactly.
         most_weight: largest sum of absolute weights of a forecast, by which whatever is not as the
             rule takes it to be is magnified; twice that for an interpolation. Beyond it the oldest
             output is left out, until at last the newest is held.
@@ -30,10 +33,16 @@ class ReuseRule(ABC):
 
     name: ClassVar[str]
     history: int
+    exact: int
     most_weight: float
 
-    def bound(self, moments: Moments | None) -> ReuseRule:
-        """This rule for one run of a model with these moments. Most rules need none."""
+    def bound(self, moments: Moments | None, rounds: Sequence[float] = ()) -> ReuseRule:
+        """This rule for one run. Most rules are the same for all.
+
+        Args:
+            moments: of the model.
+            rounds: time coordinates of the expected evaluation rounds, in order; none if unknown.
+        """
         return self
 
     def weights(self, times: Sequence[float], t: float) -> list[float]:
@@ -84,9 +93,8 @@ class ReuseRule(ABC):
     def _among(self, times: np.ndarray) -> Weigh:
         """:meth:`among`, without the bound on forecasts; its result is written to."""
 
-    @abstractmethod
     def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor:
-        """Forecast at time coordinate ``t``.
+        """Forecast at time coordinate ``t``, summed in float32.
 
         Args:
             t: where the output is wanted.
@@ -97,3 +105,11 @@ class ReuseRule(ABC):
         Returns:
             A new tensor of the anchors' shape and dtype, which shares memory with none of them.
         """
+        used = anchors[-self.history :]
+        if len(used) == 1:
+            return used[0].y.clone()
+        total = None
+        for weight, anchor in zip(self.weights([a.t for a in used], t), used, strict=True):
+            part = anchor.y.to(torch.float32)
+            total = part * weight if total is None else total.add_(part, alpha=weight)
+        return total.to(used[-1].y.dtype)

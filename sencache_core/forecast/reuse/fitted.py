@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ class Fitted(Polynomial):
     def most_weight(self) -> float:
         return MOST_UNDAMPED if self.moments is None else MOST_DAMPED
 
-    def bound(self, moments: Moments | None) -> ReuseRule:
+    def bound(self, moments: Moments | None, rounds: Sequence[float] = ()) -> ReuseRule:
         return replace(self, moments=moments)
 
     def _among(self, times: np.ndarray) -> Weigh:

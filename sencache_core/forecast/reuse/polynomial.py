@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ...types import SAME_TIME, Anchor
+from ...types import SAME_TIME
 from .base import ReuseRule, Weigh
 
 
@@ -45,23 +43,17 @@ MOST_UNDAMPED = 5.5
 
 @dataclass(frozen=True)
 class Polynomial(ReuseRule):
-    """Polynomial of degree ``history - 1`` in the family's time coordinate, summed in float32."""
+    """Polynomial of degree ``history - 1`` in the family's time coordinate."""
 
     most_weight: ClassVar[float] = MOST_UNDAMPED
     history: int = 1
 
+    @property
+    def exact(self) -> int:
+        return self.history - 1
+
     def _among(self, times: np.ndarray) -> Weigh:
         return lambda known, wanted: lagrange_weights(times[wanted], times[known][..., None, :])
-
-    def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor:
-        used = anchors[-self.history :]
-        if len(used) == 1:
-            return used[0].y.clone()
-        total = None
-        for weight, anchor in zip(self.weights([a.t for a in used], t), used, strict=True):
-            part = anchor.y.to(torch.float32)
-            total = part * weight if total is None else total.add_(part, alpha=weight)
-        return total.to(used[-1].y.dtype)
 
 
 @dataclass(frozen=True)
