@@ -1,10 +1,11 @@
 """Two experts, one budget: the final latent's error by how a clip's evaluations are divided.
 
-Two generations of the bundled Wan model stand in for the experts of Wan 2.2, the one at noise
-levels of 0.875 and more, the other below. Both are tiny and were trained on synthetic clips, so
-that the figures say which division is better here, and nothing of the real model. Earlier weights:
+Two generations of the bundled Wan model stand in for the experts of Wan 2.2, the earlier one at
+noise levels of 0.875 and more, the present one below (``--swap``: the other way round). Both are
+tiny and were trained on synthetic clips, so that the figures say which division is better here, and
+nothing of the real model. The earlier weights:
 
-    git show 73bc990:sencache_core/tiny/weights/sencache_tiny_wan.safetensors > earlier.safetensors
+    git show 1e946d3:sencache_core/tiny/weights/sencache_tiny_wan.safetensors > earlier.safetensors
     python -m benchmarks.experts --weights earlier.safetensors
 
 Figures are -20 log10 of the RMS by which a clip's latent differs from that of the uncached run,
@@ -85,28 +86,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", metavar="FILE", required=True, help="of the other expert")
+    parser.add_argument("--swap", action="store_true", help="give them to the expert at low noise")
     parser.add_argument("--clips", type=int, default=6, help="to test on (6)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shots = list(zip(held_out_prompts()[: arguments.clips], range(arguments.clips), strict=True))
-    for first in (True, False):
-        for steps in (20, 30):
-            experts = Experts(arguments.weights, first)
-            references = [experts.clip(steps, shot)[0] for shot in shots]
-            for budget in BUDGETS:
-                few = math.floor(budget * steps + 0.5)
-                rows = {
-                    "own share": [experts.clip(steps, shot, budget) for shot in shots],
-                    "planned split": [experts.clip(steps, shot, budget, True) for shot in shots],
-                    "fewer steps": [experts.clip(few, shot) for shot in shots],
-                }
-                print(f"{'earlier' if first else 'bundled'} first, {steps} steps, {budget}")
-                for name, made in rows.items():
-                    latents, spent = zip(*made, strict=True)
-                    value = decibels(list(latents), references)
-                    print(
-                        f"  {name:14s} {value:5.1f} dB  {spent[0][0]} + {spent[0][1]}", flush=True
-                    )
+    experts = Experts(arguments.weights, not arguments.swap)
+    for steps in (20, 30):
+        references = [experts.clip(steps, shot)[0] for shot in shots]
+        for budget in BUDGETS:
+            few = math.floor(budget * steps + 0.5)
+            rows = {
+                "own share": [experts.clip(steps, shot, budget) for shot in shots],
+                "planned split": [experts.clip(steps, shot, budget, True) for shot in shots],
+                "fewer steps": [experts.clip(few, shot) for shot in shots],
+            }
+            print(f"{steps} steps, {budget} of the evaluations")
+            for name, made in rows.items():
+                latents, spent = zip(*made, strict=True)
+                value = decibels(list(latents), references)
+                print(f"  {name:14s} {value:5.1f} dB  {spent[0][0]} + {spent[0][1]}", flush=True)
 
 
 if __name__ == "__main__":
