@@ -9,6 +9,7 @@ from toys import cached_run, noise, schedule
 
 from sencache_core import FAMILIES, CacheConfig, Planned
 from sencache_core.forecast.reuse import HiCache, MeanCache, Spectrum, TaylorSeer
+from sencache_core.policies.presets import PRESETS
 from sencache_core.types import Anchor
 
 #: Uneven in time, so that a step is not a difference of time.
@@ -160,3 +161,44 @@ def test_plans_hold_for_every_rule(rule):
     assert report.evaluations == 10
     plan = config.plan(FAMILIES["wan"], schedule(20))
     assert 0 < plan.error < 10
+
+
+def growing(steps, grows, window=2.0, warmup=5):
+    """Spectrum's schedule, step by step."""
+    mask = ""
+    for k in range(steps):
+        due = k < warmup or (k - mask.rindex("C")) % int(window) == 0
+        if due and k >= warmup:
+            window = round(window + grows, 3)
+        mask += "C" if due else "."
+    return mask
+
+
+PUBLISHED = {
+    "TaylorSeer Wan 2.1": "C...." * 10,
+    "HiCache Wan 2.1 slow": "CCC" + "..C" * 15 + "..",
+    "HiCache Wan 2.1 fast": "CCC" + ".....C" * 7 + ".....",
+    "Spectrum Wan 2.1 slow": growing(50, 0.75),
+    "Spectrum Wan 2.1 fast": growing(50, 3.0),
+}
+
+
+def spent(preset):
+    """Mask of a run of 50 steps with a preset, as its report has it."""
+    config = CacheConfig(preset.policy, preset.rule, preset.guards, budget=None, hindsight=False)
+    _, report = cached_run(config, schedule(50))
+    return "".join("." if step.decision == "reused" else "C" for step in report.steps)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_run_the_published_schedules(name):
+    assert spent(PRESETS[name]) == PUBLISHED[name]
+    assert PRESETS[name].rule.name == name.split()[0].lower()
+
+
+def test_published_counts():
+    """Spectrum: 14 and 10 evaluations; MeanCache: 29, 37 and 41 reuses."""
+    assert [growing(50, grows).count("C") for grows in (0.75, 3.0)] == [14, 10]
+    found = {name: spent(p) for name, p in PRESETS.items() if "MeanCache" in name}
+    assert [mask.count(".") for mask in found.values()] == [29, 37, 41]
+    assert all(f" {mask.count('.')} of 50" in name for name, mask in found.items())
