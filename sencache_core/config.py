@@ -280,7 +280,8 @@ class CacheConfig:
         """The sampler's steps, if forecasts are to be taken back and that is sound."""
         # The payload of another tap is not what the sampler steps with.
         wanted = self.hindsight or self.aim == "true"
-        if not wanted or self.tap_in_use != OUTPUT.tap or row.generic:
+        moving = self.policy.rules.get(OUTPUT.tap, self.rule).reads_x
+        if not wanted or self.tap_in_use != OUTPUT.tap or row.generic or moving:
             return None
         steps = transitions(row, schedule, facts.clean)
         if steps is not None and not facts.linear_guidance:

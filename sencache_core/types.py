@@ -182,6 +182,8 @@ class Step:
         extra: evaluations' worth of model calls that ran in earlier rounds of reuse, for branches
             that had nothing to be forecast from.
         look: what the policy asked to see, ``None`` until it was seen.
+        output: of a round that has been evaluated, where the policy reads outputs: sketch of the
+            leading branch's, ``[B, n]`` float32.
     """
 
     x: tuple[Tensor, ...]
@@ -196,6 +198,7 @@ class Step:
     paired: bool = False
     extra: float = 0.0
     look: Look | None = None
+    output: Tensor | None = None
 
     @property
     def share(self) -> float:

@@ -59,6 +59,7 @@ def test_registries_and_their_order():
         "sencache",
         "interval",
         "teacache",
+        "easycache",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

@@ -2,6 +2,7 @@
 
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
+from .easycache import EasyCache
 from .guarded import Guarded
 from .interval import Interval
 from .middle_blocks import MiddleBlocks
@@ -20,6 +21,7 @@ POLICIES: dict[str, type[Policy]] = {
         SenCache,
         Interval,
         TeaCache,
+        EasyCache,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -31,6 +33,7 @@ __all__ = [
     "POLICIES",
     "Budgeted",
     "CfgCache",
+    "EasyCache",
     "Guarded",
     "Guards",
     "Interval",

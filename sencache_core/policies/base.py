@@ -113,6 +113,7 @@ class Policy(ABC):
             policy.
         tap: the one tap that it works at; empty: a whole-model tap, as configured.
         looks: whether it decides by what it sees inside the model, see :meth:`signal`.
+        reads_outputs: whether :meth:`observe` reads ``Step.output``.
     """
 
     name: ClassVar[str]
@@ -123,6 +124,7 @@ class Policy(ABC):
     opening: ClassVar[float] = 0.1
     tap: ClassVar[str] = ""
     looks: ClassVar[bool] = False
+    reads_outputs: ClassVar[bool] = False
 
     @classmethod
     def presets(cls) -> Mapping[str, Preset]:

@@ -2,6 +2,7 @@
 
 from .bands import TwoBands
 from .base import ReuseRule
+from .change import HoldChange
 from .fitted import Fitted
 from .polynomial import Hold, Linear, Quadratic
 
@@ -9,4 +10,13 @@ REUSE_RULES: dict[str, type[ReuseRule]] = {
     rule.name: rule for rule in (Fitted, Hold, Linear, Quadratic)
 }
 
-__all__ = ["REUSE_RULES", "Fitted", "Hold", "Linear", "Quadratic", "ReuseRule", "TwoBands"]
+__all__ = [
+    "REUSE_RULES",
+    "Fitted",
+    "Hold",
+    "HoldChange",
+    "Linear",
+    "Quadratic",
+    "ReuseRule",
+    "TwoBands",
+]
