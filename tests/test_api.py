@@ -60,6 +60,7 @@ def test_registries_and_their_order():
         "interval",
         "teacache",
         "easycache",
+        "magcache",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

@@ -5,6 +5,7 @@ from .cfg_cache import CfgCache
 from .easycache import EasyCache
 from .guarded import Guarded
 from .interval import Interval
+from .magcache import MagCache
 from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
@@ -22,6 +23,7 @@ POLICIES: dict[str, type[Policy]] = {
         Interval,
         TeaCache,
         EasyCache,
+        MagCache,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -37,6 +39,7 @@ __all__ = [
     "Guarded",
     "Guards",
     "Interval",
+    "MagCache",
     "MiddleBlocks",
     "Off",
     "Planned",
