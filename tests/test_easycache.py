@@ -19,6 +19,7 @@ from toys import (
 
 from sencache_core import CacheConfig, Guards
 from sencache_core.hosts import loop
+from sencache_core.model.families import GENERIC
 from sencache_core.policies import EasyCache
 from sencache_core.policies.presets import PRESETS
 from sencache_core.types import Reason, Step
@@ -125,6 +126,12 @@ def test_aiming_at_the_true_clip_is_refused_in_words():
     out = loop.sample(curved(), noise(1, 2, 3, 4), schedule(), {"cond": 0.4}, runner=session)
     assert out.isfinite().all()
     assert session.report.messages and session.course.run.transitions is None
+
+
+def test_a_model_that_says_nothing_of_its_latent_is_computed_and_told():
+    run = replace(run_info(), family=GENERIC)
+    assert "payload to rule" in EasyCache().misfit(run)
+    assert not EasyCache(payload="rule").misfit(run)
 
 
 def test_presets_are_the_published_thresholds():

@@ -157,6 +157,14 @@ class EasyCache(Threshold):
     def rules(self) -> Mapping[str, ReuseRule]:
         return {OUTPUT.tap: HoldChange()} if self.payload == CHANGE else {}
 
+    def misfit(self, run: RunInfo) -> str:
+        if self.payload == CHANGE and run.family.prediction not in ("flow", "v"):
+            return (
+                "EasyCache takes the latent off the outputs, and how large the one is that this "
+                "model is fed is not known; set payload to rule"
+            )
+        return ""
+
     def with_tolerance(self, tolerance: float) -> EasyCache:
         return replace(self, threshold=tolerance)
 
