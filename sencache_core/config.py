@@ -117,7 +117,7 @@ class CacheConfig:
     @property
     def enters_model(self) -> bool:
         """Whether something inside the model is looked at or answered, rather than its output."""
-        return self.tapping.inside or self.policy.looks
+        return self.tapping.inside or self.policy.enters
 
     @property
     def tapping(self) -> Tap:
@@ -224,6 +224,7 @@ class CacheConfig:
             facts.guided,
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
+            channels=facts.channels,
         )
 
     def _later(

@@ -61,6 +61,7 @@ def test_registries_and_their_order():
         "teacache",
         "easycache",
         "magcache",
+        "seacache",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

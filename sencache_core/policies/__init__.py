@@ -10,6 +10,7 @@ from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
 from .profilingdit import ProfilingDiT
+from .seacache import SeaCache
 from .sencache import SenCache
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
@@ -24,6 +25,7 @@ POLICIES: dict[str, type[Policy]] = {
         TeaCache,
         EasyCache,
         MagCache,
+        SeaCache,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -48,6 +50,7 @@ __all__ = [
     "Prior",
     "ProfilingDiT",
     "RunInfo",
+    "SeaCache",
     "SenCache",
     "Slopes",
     "TeaCache",

@@ -95,6 +95,7 @@ class Facts:
         clean: how its sampler sees the clean latent, see ``solver.py``.
         guided: whether more than the conditional branch is asked, as far as can be told. Distilled
             models are sampled without guidance.
+        channels: dimension of the latent that holds its channels; ``None``: it is no grid.
     """
 
     prediction: str | None = None
@@ -103,3 +104,4 @@ class Facts:
     stage: Stage = Stage()
     guided: bool = True
     clean: Clean | None = None
+    channels: int | None = 1

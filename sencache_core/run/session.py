@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..forecast.pairs import Pairs
 from ..forecast.reuse import ReuseRule
+from ..model.signals import NOISY_LATENT
 from ..policies import Policy, RunInfo
 from ..sampler.solver import unit_scale
 from ..types import (
@@ -39,6 +40,7 @@ from .stats import RunReport, StepRecord
 from .trial import Trial
 from .witness import Witness
 
+_ALL_BRANCHES = Branch("all")  # whose latent is one
 _UNSEEN = (
     "Evaluations were computed in full: the policy {} decides by the {}, which was not found in "
     "this model."
@@ -116,6 +118,9 @@ class Session:
             self._hindsight.stop()  # the sampler does not step by the noise it tells of
         self._hindsight.saw(error)
         self._step, self._x, self.awaits = step, x, course.signal
+        if self.awaits == NOISY_LATENT:
+            self.awaits = ""
+            self._step = step = replace(step, look=Look(_ALL_BRANCHES, x[0]))
         decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
         return decision
