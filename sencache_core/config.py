@@ -119,7 +119,7 @@ class CacheConfig:
     @property
     def enters_model(self) -> bool:
         """Whether something inside the model is looked at or answered, rather than its output."""
-        return self.tapping.inside or self.policy.looks
+        return self.tapping.inside or self.policy.enters
 
     @property
     def tapping(self) -> Tap:
@@ -227,6 +227,7 @@ class CacheConfig:
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
             multistep=multistep,
+            channels=facts.channels,
         )
 
     def _later(
@@ -285,7 +286,8 @@ class CacheConfig:
         """
         # The payload of another tap is not what the sampler steps with.
         wanted = self.hindsight or self.aim == "true"
-        if not wanted or self.tap_in_use != OUTPUT.tap or row.generic:
+        moving = self.policy.rules.get(OUTPUT.tap, self.rule).reads_x
+        if not wanted or self.tap_in_use != OUTPUT.tap or row.generic or moving:
             return None, None
         steps, multistep = transitions(row, schedule, facts.clean), None
         if steps is None and self.aim == "true" and facts.multistep and schedule.by_list:

@@ -184,6 +184,8 @@ class Step:
         look: what the policy asked to see, ``None`` until it was seen.
         anew: whether of some branch only the last evaluation's output is known, where forecasts
             read more: a prompt has changed, or what was kept was dropped.
+        output: of a round that has been evaluated, where the policy reads outputs: sketch of the
+            leading branch's, ``[B, n]`` float32.
     """
 
     x: tuple[Tensor, ...]
@@ -199,6 +201,7 @@ class Step:
     extra: float = 0.0
     look: Look | None = None
     anew: bool = False
+    output: Tensor | None = None
 
     @property
     def share(self) -> float:

@@ -23,7 +23,7 @@ from toys import (
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
 from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
-from sencache_core.policies import Guarded, Policy, Threshold
+from sencache_core.policies import Guarded, Policy, RunInfo, Threshold
 from sencache_core.policies.partial import Partial
 from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Look, Reason, Step
@@ -32,8 +32,8 @@ by_policy = pytest.mark.parametrize("name", POLICIES)
 #: Those that can spend any share of the evaluations, with guidance or without.
 BUDGETED = [n for n, cls in POLICIES.items() if n != "off" and not issubclass(cls, Partial)]
 THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
-#: Those whose score follows from the latent and the time alone.
-BLIND = [name for name in THRESHOLDS if not POLICIES[name].looks]
+#: Those whose score follows from the way since the last evaluation alone.
+BLIND = [n for n in THRESHOLDS if isinstance(POLICIES[n]().start(run_info()), RunInfo)]
 
 
 def example(policy: type[Policy], kind: str) -> Policy:

@@ -143,6 +143,11 @@ def at_timestep(arguments: dict[str, Any], timestep: float) -> dict[str, Any]:
     return moved
 
 
+def channel_dim(family: Family) -> int | None:
+    """Dimension of the latent that holds its channels; ``None``: it is a list of tokens."""
+    return _CHANNEL_DIM.get(family.name)
+
+
 def noisy_channels(family: Family, module: nn.Module, hidden_states: Tensor) -> Tensor:
     """``hidden_states`` without the mask and image channels of image-to-video models (a view)."""
     channels, dim = getattr(module.config, "out_channels", None), _CHANNEL_DIM.get(family.name)

@@ -23,7 +23,14 @@ from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule
 from ..types import OUTPUT
-from ._diffusers import HookRegistry, clocks_of, guidance_of, header_of, nonlinear_guidance
+from ._diffusers import (
+    HookRegistry,
+    channel_dim,
+    clocks_of,
+    guidance_of,
+    header_of,
+    nonlinear_guidance,
+)
 from ._diffusers_caches import refuse_other_caches
 from ._diffusers_hook import Hook
 from ._diffusers_runs import MOST_OPEN, Ended, Runs
@@ -183,7 +190,8 @@ def attach(
             header = header_of(module, clock.row, schedule, inputs, config.tap_in_use)
             scale = guidance_of(model, module) if guidance is None else guidance
             header = replace(header, guidance=scale)
-        facts = Facts(clock.family.prediction, nonlinear_guidance(model) is None)
+        linear, channels = nonlinear_guidance(model) is None, channel_dim(clock.family)
+        facts = Facts(clock.family.prediction, linear, channels=channels)
         if schedule is not None:
             rest, below = None, clock.rest()
             for other in [other for other, _ in clocks if other is not module and below]:

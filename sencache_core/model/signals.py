@@ -12,6 +12,9 @@ TIME_PROJECTION = "time projection"
 #: What the first block's self-attention reads ``[B, tokens, dim]``: its input, normalised, scaled
 #: and shifted.
 MODULATED_INPUT = "modulated input"
+#: The latent that the sampler asks about, ``[B, ...]``, without channels that are conditions. It is
+#: there when a round begins, in no module.
+NOISY_LATENT = "noisy latent"
 
 
 @dataclass(frozen=True)

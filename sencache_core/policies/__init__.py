@@ -2,13 +2,16 @@
 
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
+from .easycache import EasyCache
 from .fastercache import FasterCache
 from .guarded import Guarded
 from .interval import Interval
+from .magcache import MagCache
 from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
 from .profilingdit import ProfilingDiT
+from .seacache import SeaCache
 from .sencache import SenCache
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
@@ -21,6 +24,9 @@ POLICIES: dict[str, type[Policy]] = {
         SenCache,
         Interval,
         TeaCache,
+        EasyCache,
+        MagCache,
+        SeaCache,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -33,10 +39,12 @@ __all__ = [
     "POLICIES",
     "Budgeted",
     "CfgCache",
+    "EasyCache",
     "FasterCache",
     "Guarded",
     "Guards",
     "Interval",
+    "MagCache",
     "MiddleBlocks",
     "Off",
     "Planned",
@@ -45,6 +53,7 @@ __all__ = [
     "Prior",
     "ProfilingDiT",
     "RunInfo",
+    "SeaCache",
     "SenCache",
     "Slopes",
     "TeaCache",

@@ -64,6 +64,8 @@ class RunInfo:
         clean: how the host's sampler sees the clean latent, see ``solver.py``; ``None``: as the
             family's does.
         guided: whether more than the conditional branch is asked, as far as can be told.
+        channels: dimension of the latent that holds its channels, those between it and the batch
+            and those after it being frames, rows and columns; ``None``: it has no such grid.
         to_truth: whether the run heads for the exact solution that its sampler approximates, rather
             than for what the sampler would have made.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
@@ -80,6 +82,7 @@ class RunInfo:
     clean: Clean | None = None
     to_truth: bool = False
     multistep: Multistep | None = None
+    channels: int | None = 1
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -115,7 +118,8 @@ class Policy(ABC):
         opening: share of the steps computed at the start of a run, where the guards leave it to the
             policy.
         tap: the one tap that it works at; empty: a whole-model tap, as configured.
-        looks: whether it decides by what it sees inside the model, see :meth:`signal`.
+        looks: whether it decides by what it sees, see :meth:`signal`.
+        reads_outputs: whether :meth:`observe` reads ``Step.output``.
     """
 
     name: ClassVar[str]
@@ -126,6 +130,7 @@ class Policy(ABC):
     opening: ClassVar[float] = 0.1
     tap: ClassVar[str] = ""
     looks: ClassVar[bool] = False
+    reads_outputs: ClassVar[bool] = False
 
     @classmethod
     def presets(cls) -> Mapping[str, Preset]:
@@ -145,6 +150,11 @@ class Policy(ABC):
         ``Step.look`` is that, on the branch that leads; empty: it decides without.
         """
         return ""
+
+    @property
+    def enters(self) -> bool:
+        """Whether what it looks at is inside the model."""
+        return self.looks
 
     @property
     def rules(self) -> Mapping[str, ReuseRule]:

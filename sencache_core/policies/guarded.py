@@ -41,6 +41,10 @@ class Guarded(Policy):
     def looks(self) -> bool:
         return self.inner.looks
 
+    @property
+    def reads_outputs(self) -> bool:
+        return self.inner.reads_outputs
+
     def signal(self, family: Family) -> str:
         return self.inner.signal(family)
 

@@ -3,11 +3,12 @@ methods that are a forecast on a plain schedule."""
 
 from __future__ import annotations
 
-from ..forecast.reuse import HiCache, MeanCache, ReuseRule, Spectrum, TaylorSeer
+from ..forecast.reuse import HiCache, ReuseRule, Spectrum, TaylorSeer
 from . import POLICIES
 from .base import Guards, Policy, Preset
 from .interval import Interval
 from .planned import Planned
+from .schedules import published
 
 #: Longest run where the schedule alone says it.
 _ANY = 10_000
@@ -17,13 +18,6 @@ _ANY = 10_000
 _SPECTRUM = {
     "0.75": "CCCCC.C.C..C...C....C....C.....C......C.......C...",
     "3": "CCCCC.C....C.......C..........C.............C.....",
-}
-#: Schedules searched for MeanCache on Wan 2.1 1.3B, 50 steps of UniPC at shift 5, guidance 5, by
-#: how many are reused (Golden Path Hypothesis, arXiv 2609.39343, repository).
-_MEANCACHE = {
-    29: "CCCCCCCCCCCC.C..C..C...C....C....C.....C.....C...C",
-    37: "CCCCCCC.C...C.....C........C..........C..........C",
-    41: "CCCCC...C..........C..............C..............C",
 }
 
 
@@ -50,13 +44,6 @@ def _forecasts() -> dict[str, Preset]:
             Spectrum(),
             f"Spectrum, repository: its window grows by {grows}. For 50 steps.",
         )
-    for reused, mask in _MEANCACHE.items():
-        found[f"MeanCache Wan 2.1 1.3B, {reused} of 50 reused"] = _forecast(
-            Planned(mask=mask),
-            MeanCache(),
-            "Golden Path Hypothesis, repository: a schedule searched for MeanCache; its span is 5 "
-            "in most steps, and in all of them here. For 50 steps.",
-        )
     return found
 
 
@@ -64,6 +51,7 @@ def _forecasts() -> dict[str, Preset]:
 PRESETS: dict[str, Preset] = {
     **{name: preset for policy in POLICIES.values() for name, preset in policy.presets().items()},
     **_forecasts(),
+    **published(),
 }
 
 __all__ = ["PRESETS", "Preset"]

@@ -109,6 +109,10 @@ class Budgeted(Policy):
     def looks(self) -> bool:
         return self.inner.looks
 
+    @property
+    def reads_outputs(self) -> bool:
+        return self.inner.reads_outputs
+
     def signal(self, family: Family) -> str:
         return self.inner.signal(family)
 

@@ -151,10 +151,10 @@ class Course:
 
     def evaluated(self, step: Step, full: bool) -> None:
         """The round ``step`` was computed; ``full``: all of it."""
-        self.last, self.streak = replace(step, look=None), 0
+        self.last, self.streak = replace(step, look=None, output=None), 0
         if full:
             self.full_t = step.t
-            self._computed.append(replace(step, x=(), look=None))
+            self._computed.append(replace(step, x=(), look=None, output=None))
             self._state = self.policy.observe(step, self._state)
 
     @property

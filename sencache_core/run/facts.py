@@ -99,6 +99,7 @@ class Facts:
             models are sampled without guidance.
         multistep: measures what the sampler carries on from step to step, see ``response.py``;
             asked only where that is of use. ``None``: the host cannot.
+        channels: dimension of the latent that holds its channels; ``None``: it is no grid.
     """
 
     prediction: str | None = None
@@ -108,3 +109,4 @@ class Facts:
     guided: bool = True
     clean: Clean | None = None
     multistep: Callable[[], Multistep | None] | None = None
+    channels: int | None = 1

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..forecast.pairs import Pairs
 from ..forecast.reuse import ReuseRule
+from ..model.signals import NOISY_LATENT
 from ..policies import Policy, RunInfo
+from ..sampler.solver import unit_scale
 from ..types import (
     ALL,
     AWAITED,
@@ -25,6 +27,7 @@ from ..types import (
     Look,
     Reason,
     Step,
+    sketch,
 )
 from .course import Course, Replan
 from .explain import Explain
@@ -37,9 +40,14 @@ from .stats import RunReport, StepRecord
 from .trial import Trial
 from .witness import Witness
 
+_ALL_BRANCHES = Branch("all")  # whose latent is one
 _UNSEEN = (
     "Evaluations were computed in full: the policy {} decides by the {}, which was not found in "
     "this model."
+)
+_APART = (
+    "Some model calls were computed in full: it is not known which part of the latent their "
+    "outputs belong to, and the policy {} reuses differences from it."
 )
 _FULL = "Some outputs were not kept, and so always computed: the memory limit was reached."
 
@@ -78,7 +86,7 @@ class Session:
         # Of a policy of places inside the model it is kept for the sake of guidance pairs alone.
         self._keeps_whole = policy.needs_pairs or report.tap == self._whole.tap
         rule = self._history.rule(self._whole)
-        self._trial = Trial(rule, report)
+        self._trial, self._reads_x = Trial(rule, report), rule.reads_x
         self._pairs = Pairs(self._history.rule(GAP), policy.needs_pairs)
         self._hindsight = (integral_of if run.to_truth else hindsight_of)(run, rule)
         self._step: Step | None = None  # the round at hand
@@ -86,6 +94,7 @@ class Session:
         self._decision = Decision(ALL, Reason.FIRST)  # on it
         self.awaits = ""  # the signal that it has yet to be decided by
         self._seen: Look | None = None  # the newest
+        self._output: Tensor | None = None  # sketch of the leading branch's, where it is read
 
     def keep_offsets(self) -> Mapping[Key, tuple[Tensor | None, Tensor]]:
         """Where, from now on, the corrections of the present round are to be found.
@@ -111,6 +120,9 @@ class Session:
         if step.sigma != told or course.run.transitions is None:
             self._hindsight.stop()  # the sampler does not step by the noise it tells of
         self._step, self._x, self.awaits = step, x, course.signal
+        if self.awaits == NOISY_LATENT:
+            self.awaits = ""
+            self._step = step = replace(step, look=Look(_ALL_BRANCHES, x[0]))
         decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
         return decision
@@ -160,11 +172,27 @@ class Session:
         if kept is None:
             return None
         rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
+        latent = self._latent(chunk) if whole and self._reads_x else None
+        if whole and self._reads_x and latent is None:
+            return None
         if not whole:
             return _joined([rule.predict(self._step.t, past) for past in kept])
         pairs = zip(keys, kept, strict=True)
         forecast = self._hindsight.forecast
-        return _joined([forecast(key, rule, self._step, past, self._x) for key, past in pairs])
+        outputs = [forecast(key, rule, self._step, past, self._x) for key, past in pairs]
+        if latent is not None:
+            outputs = [(y.float() + latent.to(y.device)).to(y.dtype) for y in outputs]
+        return _joined(outputs)
+
+    def _latent(self, shape: Sequence[int]) -> Tensor | None:
+        """The latent as the model is fed it, float32, if outputs of ``shape`` lie on it."""
+        x, run = self._x, self.course.run
+        flat = len({(part.shape[:-1], part.device) for part in x}) == 1 and x[0].ndim == 3
+        whole = x[0] if len(x) == 1 else torch.cat(tuple(x), dim=-1) if flat else None
+        if whole is None or whole.shape != tuple(shape):
+            self.report.say(_APART.format(self.report.policy))
+            return None
+        return whole.float() * unit_scale(run.family, run.schedule, self._step.t, run.clean)
 
     def _rebuild(self, keys: Sequence[Key], chunk: Sequence[int]) -> Tensor | None:
         """Outputs of a partial round that follow from their guidance partners'."""
@@ -203,13 +231,20 @@ class Session:
         settling = self._hindsight.sound(keys) and not (last and self.course.run.x0_seen)
         since = self.course.last.t if self.course.last else math.inf
         for key, y in zip(keys, outputs, strict=True):
-            kept = self._history.at(key, y.shape)
-            if key.site == self._whole and self._trial.leads(key, self._history, since):
-                self._trial.measure(y, step.t, kept, self._log.record, step.streak > 0)
+            kept, whole = self._history.at(key, y.shape), key.site == self._whole
+            latent = self._latent(y.shape) if whole and self._reads_x else None
+            if latent is not None:
+                latent = latent.to(y.device)
+            if whole and self._trial.leads(key, self._history, since):
+                self._trial.measure(y, step.t, kept, self._log.record, step.streak > 0, latent)
+                self._output = sketch(y) if self.course.policy.reads_outputs else None
             expected, given = y, y
-            if key.site == self._whole:
+            if whole:
                 expected, given = self._hindsight.settle(key, y, step, kept, self._x, settling)
-            self._history.put(key, step.t, expected, y.dtype)
+            if latent is not None:
+                self._history.put(key, step.t, expected.float() - latent, y.dtype)
+            elif not (whole and self._reads_x):
+                self._history.put(key, step.t, expected, y.dtype)
             handed.append(given.to(y.dtype))
             another |= given is not y
         return _joined(handed) if another else None
@@ -222,6 +257,7 @@ class Session:
         if self._step is None:
             return
         step, self._step, self._x = self._step, None, ()
+        output, self._output = self._output, None
         if self._decision is AWAITED and self.awaits and self._log.asked:
             self.report.say(_UNSEEN.format(self.report.policy, self.awaits))
         self.awaits = ""
@@ -237,7 +273,7 @@ class Session:
             self.course.reused(self._log.record.cost)
         else:
             self._hindsight.evaluated()
-            self.course.evaluated(step, compute is ALL)
+            self.course.evaluated(replace(step, output=output), compute is ALL)
             if compute is ALL:
                 self._pairs.keep(step.t, self._history.of(self._whole))
         self._pairs.forget()

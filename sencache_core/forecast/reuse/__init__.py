@@ -2,6 +2,7 @@
 
 from .bands import TwoBands
 from .base import ReuseRule
+from .change import HoldChange
 from .fitted import Fitted
 from .hicache import HiCache
 from .meancache import MeanCache
@@ -29,6 +30,7 @@ __all__ = [
     "Fitted",
     "HiCache",
     "Hold",
+    "HoldChange",
     "Linear",
     "MeanCache",
     "Quadratic",

@@ -29,12 +29,15 @@ class ReuseRule(ABC):
         most_weight: largest sum of absolute weights of a forecast, by which whatever is not as the
             rule takes it to be is magnified; twice that for an interpolation. Beyond it the oldest
             output is left out, until at last the newest is held.
+        reads_x: whether what it forecasts is the output less the latent that it was computed at,
+            as the model was fed it; the latent at hand is added again. Output tap only.
     """
 
     name: ClassVar[str]
     history: int
     exact: int
     most_weight: float
+    reads_x: ClassVar[bool] = False
 
     def bound(self, moments: Moments | None, rounds: Sequence[float] = ()) -> ReuseRule:
         """This rule for one run. Most rules are the same for all.
