@@ -12,7 +12,7 @@ from .measure.learnt_store import LearntStore
 from .measure.lesson import Lesson
 from .measure.prior import prior_moments
 from .measure.profile import Profile, ProfileHeader
-from .model.families import GENERIC, Family
+from .model.families import Family, row_of
 from .model.taps import TAPS as ALL_TAPS
 from .model.taps import Tap
 from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
@@ -145,7 +145,7 @@ class CacheConfig:
             ProfileError: the profile belongs to another family or tap.
         """
         facts, schedule = facts or Facts(), known(schedule)
-        row = _row(family, facts)
+        row = row_of(family, facts.prediction)
         report = RunReport(
             family=row.name,
             policy=self.policy.name,
@@ -397,12 +397,3 @@ class CacheConfig:
             ValueError: the policy has no tolerance, or it is negative.
         """
         return replace(self, policy=self.policy.with_tolerance(tolerance), budget=None)
-
-
-def _row(family: Family | None, facts: Facts) -> Family:
-    """What may be taken for known of a model: its family's row, unless it predicts otherwise."""
-    known = family is not None and not family.generic
-    if known and facts.prediction in (None, family.prediction):
-        return family
-    generic = family or GENERIC
-    return replace(generic, prediction=facts.prediction or generic.prediction, generic=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .signals import (
     MODULATED_INPUT,
@@ -246,3 +246,17 @@ def family_of(model: object, table: Callable[[Family], tuple[str, ...]]) -> Fami
             if cls.__name__ in table(row):
                 return row
     return None
+
+
+def row_of(family: Family | None, prediction: str | None) -> Family:
+    """What may be taken for known of a model: its family's row, unless it predicts otherwise.
+
+    Args:
+        family: its row; ``None``: unknown.
+        prediction: what it predicts, as its host says; ``None``: the host does not say.
+    """
+    known = family is not None and not family.generic
+    if known and prediction in (None, family.prediction):
+        return family
+    generic = family or GENERIC
+    return replace(generic, prediction=prediction or generic.prediction, generic=True)
