@@ -401,4 +401,41 @@ FAULTS = (
         "",
         ("tests/comfy/test_stored.py::test_a_lora_of_the_same_strength_is_recognised",),
     ),
+    Fault(
+        "Taylor: derivatives are not per step.",
+        "sencache_core/forecast/reuse/taylorseer.py",
+        "(f[i] - newest[i]) / safe",
+        "(f[i] - newest[i])",
+        ("tests/test_forecasters.py::test_taylorseer_counts_steps",),
+    ),
+    Fault(
+        "Hermite polynomials of order 2 are off by their constant.",
+        "sencache_core/forecast/reuse/hicache.py",
+        "2 * (i - 1) * before",
+        "2 * i * before",
+        ("tests/test_forecasters.py::test_hicache_of_order_two",),
+    ),
+    Fault(
+        "What a ridge fit's weights lack in 1 is dropped.",
+        "sencache_core/forecast/reuse/spectrum.py",
+        "fit[..., -1] += 1 - fit.sum(axis=-1)",
+        "fit[..., -1] += 0",
+        ("tests/test_forecasters.py::test_spectrum_is_the_published_fit_but_for_what_it_draws_to",),
+    ),
+    Fault(
+        "A mean output goes back to the first one that is kept.",
+        "sencache_core/forecast/reuse/meancache.py",
+        "np.maximum(k - self.span, start)",
+        "start",
+        (
+            "tests/test_forecasters.py::test_meancache_reads_off_the_outputs_what_its_authors_read_off_the_latent",
+        ),
+    ),
+    Fault(
+        "Step numbers count from the time itself, rounds known or not.",
+        "sencache_core/forecast/reuse/stepwise.py",
+        "if len(grid) < 2:",
+        "if True:",
+        ("tests/test_forecasters.py::test_taylorseer_counts_steps",),
+    ),
 )
