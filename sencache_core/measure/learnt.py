@@ -27,7 +27,7 @@ _HEADER_KEY = "sencache_learnt"
 #: and a model that is trained on, or asked for other things, is to be followed.
 MOST_RUNS, MOST_BYTES = 16, 160_000
 #: Runs that the bundled prior counts as much as (ours): with none, a plan follows the chances of a
-#: single clip (``benchmarks/learnt.py`` has the figures, on models that the prior does not know).
+#: single clip (docs/theory.md, section 8, has figures of models that the prior does not know).
 PRIOR_COUNTS = 1
 
 
