@@ -254,8 +254,10 @@ def test_contact_sheet(tmp_path):
     assert image.open(tmp_path / "sheet.png").size == (3 * 32, 2 * 44)
 
 
-@pytest.mark.parametrize("family", ["wan", "cogvideox"])
-def test_training_step_and_resume(family, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("family", "variant"), [("wan", ""), ("cogvideox", ""), ("ltx", "narrow"), ("wan", "wide")]
+)
+def test_training_step_and_resume(family, variant, tmp_path, monkeypatch):
     """Two steps, a checkpoint, one more step from it, and an export that loads."""
     pytest.importorskip("diffusers", reason="the tiny models need diffusers")
     path = Path(__file__).resolve().parents[1] / "tools" / "train_tiny.py"
@@ -264,7 +266,10 @@ def test_training_step_and_resume(family, tmp_path, monkeypatch):
     spec.loader.exec_module(script)
     functional = torch.nn.functional
     monkeypatch.setattr(functional, "scaled_dot_product_attention", script.plain_attention)
-    options = {"family": family, "minutes": 0.0, "steps": 2, "clips": 4, "batch": 2, "name": ""}
+    options = {"family": family, "minutes": 0.0, "steps": 2, "clips": 4, "batch": 2}
+    options |= {"name": "run", "variant": variant, "sizes": {}}
+    if variant:
+        options["sizes"] = script.VARIANTS[variant].sizes[family]
     options |= {
         "start": "random",
         "resume": True,
@@ -285,7 +290,7 @@ def test_training_step_and_resume(family, tmp_path, monkeypatch):
     }
     script.train(argparse.Namespace(**options), tmp_path)
     weights = script.train(argparse.Namespace(**(options | {"steps": 3})), tmp_path)
-    assert torch.load(tmp_path / f"{family}.pt")["step"] == 3
-    assert len((tmp_path / f"{family}.log").read_text().splitlines()) == 3
+    assert torch.load(tmp_path / "run.pt")["step"] == 3
+    assert len((tmp_path / "run.log").read_text().splitlines()) == 3
     written = script.export(family, weights, tmp_path / "weights.safetensors")
     assert tiny.to_diffusers_keys(family, load_file(written)).keys() == weights.keys()

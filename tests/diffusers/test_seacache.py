@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from diffusers_runs import Sampler, first_block, forward, host, rel
+from diffusers_runs import Sampler, first_block, forward, host, network, rel
 from host_contract import STEPS
 
 from sencache_core import CacheConfig, Guards
@@ -32,6 +32,7 @@ class Told(Sampler):
 def test_decisions_and_clips_are_those_of_diffusers(threshold):
     """Residuals are held: lines go by time here, and by step index there."""
     sampler = Told("wan")
+    sampler.module = network.__wrapped__("wan")  # diffusers leaves its registry on it
     attention, ran = first_block(sampler.module).attn1, []
     handle = attention.register_forward_hook(lambda *_: ran.append(sampler.asked // 2))
     sampler.module.enable_cache(hooks.SeaCacheConfig(threshold, residual_order=0))
