@@ -171,6 +171,7 @@ class CacheConfig:
         if self.learn is not None and header is not None and not row.generic:
             lesson = Lesson.of(self.learn, header, schedule, report)
         run = self._known(row, schedule, facts, report, lesson)
+        report.rule = run.rule.name
         later = self._later(run, facts, header, report)
         if self.aim == "true" and self.policy.reuses:
             report.say(_TO_TRUTH if run.to_truth else _NOT_TO_TRUTH)
@@ -215,18 +216,23 @@ class CacheConfig:
         """What is known of a run; ``first``: not of one that is to follow."""
         moments = self._moments(row, schedule, report, lesson, first)
         steps, multistep = self._transitions(row, schedule, facts, report)
+        rule = self.rule.bound(moments, [row.time(sigma) for sigma in schedule.rounds])
+        clean = None
+        if schedule.draws and self.tap_in_use == OUTPUT.tap and not self.policy.needs_pairs:
+            clean = facts.clean or (clean_of(row) if row.prediction == "flow" else None)
         return RunInfo(
             row,
             schedule,
             self.profile or Prior(row),
             moments,
             steps,
-            self.rule.bound(moments, [row.time(sigma) for sigma in schedule.rounds]),
+            rule if clean is None else rule.in_noise(),
             facts.x0_seen and schedule.sigmas[-1] > 0,
             facts.guided,
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
             multistep=multistep,
+            kept_clean=clean,
         )
 
     def _later(

@@ -66,6 +66,8 @@ class RunInfo:
         guided: whether more than the conditional branch is asked, as far as can be told.
         to_truth: whether the run heads for the exact solution that its sampler approximates, rather
             than for what the sampler would have made.
+        kept_clean: how the sampler sees the clean latent, where clean latents are kept in the
+            outputs' place, see ``run/keeping.py``; ``None``: outputs are.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
     """
 
@@ -80,6 +82,7 @@ class RunInfo:
     clean: Clean | None = None
     to_truth: bool = False
     multistep: Multistep | None = None
+    kept_clean: Clean | None = None
 
     @property
     def times(self) -> tuple[float, ...]:

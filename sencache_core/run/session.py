@@ -31,6 +31,7 @@ from .explain import Explain
 from .hindsight import hindsight_of
 from .history import History
 from .integral import integral_of
+from .keeping import Keeping
 from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
@@ -80,6 +81,7 @@ class Session:
         rule = self._history.rule(self._whole)
         self._trial = Trial(rule, report)
         self._pairs = Pairs(self._history.rule(GAP), policy.needs_pairs)
+        self._keeping = Keeping(run.kept_clean)
         self._hindsight = (integral_of if run.to_truth else hindsight_of)(run, rule)
         self._step: Step | None = None  # the round at hand
         self._x: Sequence[Tensor] = ()  # its latent, of the caller
@@ -111,6 +113,7 @@ class Session:
         if step.sigma != told or course.run.transitions is None:
             self._hindsight.stop()  # the sampler does not step by the noise it tells of
         self._step, self._x, self.awaits = step, x, course.signal
+        self._keeping.open(x, told)
         decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
         return decision
@@ -162,7 +165,7 @@ class Session:
         rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
         if not whole:
             return _joined([rule.predict(self._step.t, past) for past in kept])
-        pairs = zip(keys, kept, strict=True)
+        pairs = zip(keys, map(self._keeping.said, kept), strict=True)
         forecast = self._hindsight.forecast
         return _joined([forecast(key, rule, self._step, past, self._x) for key, past in pairs])
 
@@ -203,16 +206,24 @@ class Session:
         settling = self._hindsight.sound(keys) and not (last and self.course.run.x0_seen)
         since = self.course.last.t if self.course.last else math.inf
         for key, y in zip(keys, outputs, strict=True):
+            if key.site == self._whole and not self._keeping.fits(y):
+                self._history.clear()
             kept = self._history.at(key, y.shape)
+            if key.site == self._whole:
+                kept = self._keeping.said(kept)
             if key.site == self._whole and self._trial.leads(key, self._history, since):
                 self._trial.measure(y, step.t, kept, self._log.record, step.streak > 0)
             expected, given = y, y
             if key.site == self._whole:
                 expected, given = self._hindsight.settle(key, y, step, kept, self._x, settling)
-            self._history.put(key, step.t, expected, y.dtype)
+            self._history.put(key, step.t, *self._kept(key, expected, y.dtype))
             handed.append(given.to(y.dtype))
             another |= given is not y
         return _joined(handed) if another else None
+
+    def _kept(self, key: Key, y: Tensor, dtype: torch.dtype) -> tuple[Tensor, torch.dtype]:
+        """What is kept of an output, and as what."""
+        return self._keeping.kept(y, dtype) if key.site == self._whole else (y, dtype)
 
     def called(self, branches: Sequence[Branch], share: float) -> None:
         self._log.called(branches, share)
@@ -241,6 +252,7 @@ class Session:
             if compute is ALL:
                 self._pairs.keep(step.t, self._history.of(self._whole))
         self._pairs.forget()
+        self._keeping.close()
         self._hindsight.offsets.clear()
         held = self._history.nbytes + self._pairs.nbytes + self.course.nbytes
         held += self._hindsight.nbytes
