@@ -28,8 +28,8 @@ def session(family=WAN, sampler="lcm", **options):
 
 
 def lcm(field, family, runner=None, dtype=torch.float32):
-    """The clean latent of every step, with new noise on it."""
-    levels, noise = flow(STEPS).sigmas, torch.Generator().manual_seed(2)
+    """The clean latent of every step, with new noise on it: all latents after the first."""
+    levels, noise, seen = flow(STEPS).sigmas, torch.Generator().manual_seed(2), []
     x = X.to(dtype)
     for now, after in zip(levels[:-1], levels[1:], strict=True):
         if runner is not None:
@@ -39,9 +39,10 @@ def lcm(field, family, runner=None, dtype=torch.float32):
         p, q = clean_of(family)(now)
         fresh = torch.randn(X.shape, generator=noise).to(dtype)
         x = (p * x + q * y) * (1 - after) + after * fresh
+        seen.append(x)
     if runner is not None:
         runner.finish(True)
-    return x
+    return torch.stack(seen)
 
 
 def sure_of(family, clean):
