@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from sencache_core.sampler.schedule import Schedule
 from sencache_core.tiny import (
     COG_SCHEDULER,
     SPECS,
@@ -20,9 +21,6 @@ from sencache_core.tiny import (
 
 #: Key of the transformer's configuration that holds the width of the text embedding.
 TEXT_WIDTH = {"wan": "text_dim", "ltx": "caption_channels", "cogvideox": "text_embed_dim"}
-
-#: In the names of ComfyUI's samplers that draw noise as they go.
-DRAWING = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Regime:
     @property
     def draws(self) -> bool:
         """Whether the sampler draws noise as it goes: it follows no ODE then."""
-        return any(word in self.sampler for word in DRAWING)
+        return Schedule((1.0, 0.0), self.sampler).draws
 
     def sampled_by(self, sampler: str) -> Regime:
         """This regime with a sampler of ComfyUI, which its name carries."""

@@ -19,6 +19,7 @@ from .policies import Guarded, Guards, Off, Planned, Policy, Prior, RunInfo
 from .policies.plan import Plan, evaluations_of
 from .run.division import divide
 from .run.facts import Facts, Stage
+from .run.integral import NOT_TO_TRUTH, TO_TRUTH
 from .run.session import Session
 from .run.stats import RunReport
 from .sampler.path import clean_of
@@ -43,16 +44,6 @@ DEFAULT_GUARDS = Guards(warmup=2, start=None)
 #: Expected RMS error of the final latent, of RMS 1, beyond which a short run is not cached: runs of
 #: about 10 steps are ruined there, by the bundled priors (ours; docs/theory.md, section 7).
 MOST_EXPECTED = 0.12
-
-_TO_TRUTH = (
-    "The aim is the true clip: steps are corrected towards what many more of them would give, so "
-    "that the clip differs from the uncached one."
-)
-_NOT_TO_TRUTH = (
-    "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
-    "one evaluation a step without fresh noise (euler, ddim; in ComfyUI also dpmpp_2m, uni_pc and "
-    "others), plain guidance and the output tap."
-)
 
 
 @dataclass(frozen=True)
@@ -171,9 +162,10 @@ class CacheConfig:
         if self.learn is not None and header is not None and not row.generic:
             lesson = Lesson.of(self.learn, header, schedule, report)
         run = self._known(row, schedule, facts, report, lesson)
+        report.rule = run.rule.name
         later = self._later(run, facts, header, report)
         if self.aim == "true" and self.policy.reuses:
-            report.say(_TO_TRUTH if run.to_truth else _NOT_TO_TRUTH)
+            report.say(TO_TRUTH if run.to_truth else NOT_TO_TRUTH)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None, to_truth=False)
@@ -215,19 +207,25 @@ class CacheConfig:
         """What is known of a run; ``first``: not of one that is to follow."""
         moments = self._moments(row, schedule, report, lesson, first)
         steps, multistep = self._transitions(row, schedule, facts, report)
+        rule = self.rule.bound(moments, [row.time(sigma) for sigma in schedule.rounds])
+        clean = None
+        plain = not (OUTPUT.tap in self.policy.rules or self.policy.needs_pairs or rule.reads_x)
+        if schedule.draws and self.tap_in_use == OUTPUT.tap and plain:
+            clean = facts.clean or (clean_of(row) if row.prediction == "flow" else None)
         return RunInfo(
             row,
             schedule,
             self.profile or Prior(row),
             moments,
             steps,
-            self.rule.bound(moments, [row.time(sigma) for sigma in schedule.rounds]),
+            rule if clean is None else rule.in_noise(),
             facts.x0_seen and schedule.sigmas[-1] > 0,
             facts.guided,
             facts.clean,
             to_truth=self.aim == "true" and steps is not None,
             multistep=multistep,
             channels=facts.channels,
+            kept_clean=clean,
         )
 
     def _later(

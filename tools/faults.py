@@ -229,6 +229,13 @@ FAULTS = (
         ("tests/test_integral.py::test_second_order",),
     ),
     Fault(
+        "Clean latents that were kept are taken for outputs.",
+        "sencache_core/run/session.py",
+        "        pairs = zip(keys, map(self._keeping.said, kept), strict=True)\n",
+        "        pairs = zip(keys, kept, strict=True)\n",
+        ("tests/test_keeping.py::test_a_clean_latent_that_stays_is_repeated",),
+    ),
+    Fault(
         "What a multistep sampler carries on is left in.",
         "sencache_core/run/integral.py",
         "            given.sub_(one, alpha=weight)\n",

@@ -34,6 +34,7 @@ from .explain import Explain
 from .hindsight import hindsight_of
 from .history import History
 from .integral import integral_of
+from .keeping import Keeping
 from .rounds import RoundLog
 from .runner import EvaluateAt, read_round, sketch_latent
 from .stats import RunReport, StepRecord
@@ -88,6 +89,7 @@ class Session:
         rule = self._history.rule(self._whole)
         self._trial, self._reads_x = Trial(rule, report), rule.reads_x
         self._pairs = Pairs(self._history.rule(GAP), policy.needs_pairs)
+        self._keeping = Keeping(run.kept_clean)
         self._hindsight = (integral_of if run.to_truth else hindsight_of)(run, rule)
         self._step: Step | None = None  # the round at hand
         self._x: Sequence[Tensor] = ()  # its latent, of the caller
@@ -123,6 +125,7 @@ class Session:
         if self.awaits == NOISY_LATENT:
             self.awaits = ""
             self._step = step = replace(step, look=Look(_ALL_BRANCHES, x[0]))
+        self._keeping.open(x, told)
         decision = self._decide()
         self._log.open(StepRecord.of(step, decision))
         return decision
@@ -177,7 +180,7 @@ class Session:
             return None
         if not whole:
             return _joined([rule.predict(self._step.t, past) for past in kept])
-        pairs = zip(keys, kept, strict=True)
+        pairs = zip(keys, map(self._keeping.said, kept), strict=True)
         forecast = self._hindsight.forecast
         outputs = [forecast(key, rule, self._step, past, self._x) for key, past in pairs]
         if latent is not None:
@@ -231,7 +234,11 @@ class Session:
         settling = self._hindsight.sound(keys) and not (last and self.course.run.x0_seen)
         since = self.course.last.t if self.course.last else math.inf
         for key, y in zip(keys, outputs, strict=True):
-            kept, whole = self._history.at(key, y.shape), key.site == self._whole
+            whole = key.site == self._whole
+            if whole and not self._keeping.fits(y):
+                self._history.clear()
+            kept = self._history.at(key, y.shape)
+            kept = self._keeping.said(kept) if whole else kept
             latent = self._latent(y.shape) if whole and self._reads_x else None
             if latent is not None:
                 latent = latent.to(y.device)
@@ -244,10 +251,14 @@ class Session:
             if latent is not None:
                 self._history.put(key, step.t, expected.float() - latent, y.dtype)
             elif not (whole and self._reads_x):
-                self._history.put(key, step.t, expected, y.dtype)
+                self._history.put(key, step.t, *self._kept(key, expected, y.dtype))
             handed.append(given.to(y.dtype))
             another |= given is not y
         return _joined(handed) if another else None
+
+    def _kept(self, key: Key, y: Tensor, dtype: torch.dtype) -> tuple[Tensor, torch.dtype]:
+        """What is kept of an output, and as what."""
+        return self._keeping.kept(y, dtype) if key.site == self._whole else (y, dtype)
 
     def called(self, branches: Sequence[Branch], share: float) -> None:
         self._log.called(branches, share)
@@ -277,6 +288,7 @@ class Session:
             if compute is ALL:
                 self._pairs.keep(step.t, self._history.of(self._whole))
         self._pairs.forget()
+        self._keeping.close()
         self._hindsight.offsets.clear()
         held = self._history.nbytes + self._pairs.nbytes + self.course.nbytes
         held += self._hindsight.nbytes

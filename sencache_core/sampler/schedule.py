@@ -24,6 +24,8 @@ TWO_AHEAD = frozenset({"heunpp2"})
 ADAPTIVE = frozenset({"dpm_adaptive"})
 #: Samplers that step between the ends of the list by a grid of their own.
 OWN_GRID = frozenset({"dpm_fast"})
+#: Words in the names of samplers that draw noise as they go.
+DRAWING = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
 #: Relative distance within which a noise level counts as one of the list's (ours): between what
 #: rounding in float32 does and the steps of any schedule.
 ON_THE_GRID = 1e-4
@@ -97,6 +99,11 @@ class Schedule:
     def adaptive(self) -> bool:
         """Whether the number of rounds depends on the model's outputs."""
         return not ADAPTIVE.isdisjoint(self._named)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws noise as it goes, by its name."""
+        return any(word in self.sampler for word in DRAWING)
 
     @property
     def comes_back(self) -> bool:

@@ -48,6 +48,10 @@ class ReuseRule(ABC):
         """
         return self
 
+    def in_noise(self) -> ReuseRule:
+        """This rule for a run whose sampler draws noise as it goes. Most rules are the same."""
+        return self
+
     def weights(self, times: Sequence[float], t: float) -> list[float]:
         """Weights, which sum to 1, of outputs known at ``times`` for the output at ``t``.
 

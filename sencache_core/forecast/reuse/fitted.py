@@ -10,7 +10,7 @@ import numpy as np
 
 from ..moments import Moments, fitted_weights
 from .base import ReuseRule, Weigh
-from .polynomial import MOST_UNDAMPED, Polynomial
+from .polynomial import MOST_UNDAMPED, Hold, Polynomial
 
 #: Largest sum of absolute weights of a forecast that measured moments damp (ours; docs/theory.md,
 #: section 2): above all that they ask for on the bundled models, 8.
@@ -36,6 +36,10 @@ class Fitted(Polynomial):
 
     def bound(self, moments: Moments | None, rounds: Sequence[float] = ()) -> ReuseRule:
         return replace(self, moments=moments)
+
+    def in_noise(self) -> ReuseRule:
+        """What the noise moves, moments of outputs without it do not know: the last is held."""
+        return Hold()
 
     def _among(self, times: np.ndarray) -> Weigh:
         if self.moments is None:
