@@ -13,6 +13,7 @@ WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 TINY = ROOT / "example_workflows" / "sencache_tiny_wan.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 STEPS = 10
+LONG = 1000
 #: The longest that a test waits for anything.
 SECONDS = 90
 
@@ -156,7 +157,8 @@ def run_tiny(tab, vue: bool = False, **values) -> None:
 
 
 def start_long_run(tab, seed: int) -> None:
-    queue_tiny(tab, steps=400, seed=seed)
+    """One that is not over before a page has been loaded anew."""
+    queue_tiny(tab, steps=LONG, seed=seed)
     wait_for_text(tab, "(running")
 
 
@@ -254,7 +256,7 @@ def test_an_interrupted_run_ends(page, server, vue):
     start_long_run(page, seed=11)
     interrupt(page, server)
     wait_for_text(page, "This run was interrupted")
-    assert "400 steps were due" in viewer_text(page)
+    assert f"{LONG} steps were due" in viewer_text(page)
     queue_tiny(page, seed=12)
     wait_for_run(page)
     assert "interrupted" not in viewer_text(page)
