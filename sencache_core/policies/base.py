@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 from ..forecast.moments import Moments
@@ -158,6 +158,17 @@ class Policy(ABC):
     def enters(self) -> bool:
         """Whether what it looks at is inside the model."""
         return self.looks
+
+    def check_choices(self) -> None:
+        """Make sure that fields with choices have one of them.
+
+        Raises:
+            ValueError: one has not.
+        """
+        for one in fields(self):
+            choices = one.metadata.get("choices")
+            if choices and getattr(self, one.name) not in choices:
+                raise ValueError(f"{one.name} must be one of {', '.join(choices)}")
 
     @property
     def rules(self) -> Mapping[str, ReuseRule]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..forecast.reuse import HoldChange, ReuseRule
 from ..types import OUTPUT, Step
+from .accumulating import Accumulated, Accumulating
 from .base import Guards, Preset, RunInfo
-from .threshold import RATIO_MEMORY, Threshold
 
 PAPER, COMFYUI = "paper", "comfyui"
 CHANGE, RULE = "change", "rule"
@@ -27,36 +27,28 @@ _ANY = 10_000
 
 
 @dataclass
-class EasyState:
+class EasyState(Accumulated):
     """Run state of :class:`EasyCache`.
 
     Attributes:
-        run: what is known of the run.
         x: sketches of the latent in the round before.
-        t: its time coordinate.
         at: sketches at the last true evaluation whose output was read.
         output: sketch of that output.
         size: mean absolute value of it, 0-d.
         change: change of the output per change of the latent, 0-d; ``None``: not yet measured.
         spread: variance of the filtered rate.
-        total: expected relative change since the last true evaluation.
-        rate: what is added to it per unit of time, averaged over the run so far.
     """
 
-    run: RunInfo
     x: Sequence[Tensor] = ()
-    t: float = 0.0
     at: Sequence[Tensor] = ()
     output: Tensor | None = None
     size: Tensor | None = None
     change: Tensor | None = None
     spread: float = 1.0
-    total: float = 0.0
-    rate: float = 0.0
 
 
 @dataclass(frozen=True)
-class EasyCache(Threshold):
+class EasyCache(Accumulating):
     """Reuse while ``sum k mean|x_t - x_t-1| / mean|v_c| < threshold`` since the last evaluation.
 
     Source: Zhou et al., "Less is Enough: Training-Free Video Diffusion Acceleration via
@@ -88,7 +80,6 @@ class EasyCache(Threshold):
         "ComfyUI's rule and NaviCache's filter as options). It repeats what the model changed"
     )
     tap: ClassVar[str] = OUTPUT.tap
-    learns: ClassVar[bool] = True
     reads_outputs: ClassVar[bool] = True
     threshold: float = field(
         default=0.05,
@@ -129,10 +120,7 @@ class EasyCache(Threshold):
     def __post_init__(self) -> None:
         if self.threshold < 0:
             raise ValueError(f"threshold must not be negative, as {self.threshold} is")
-        for name in ("origin", "payload"):
-            choices = type(self).__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}")
+        self.check_choices()
 
     @classmethod
     def presets(cls) -> Mapping[str, Preset]:
@@ -165,20 +153,13 @@ class EasyCache(Threshold):
             )
         return ""
 
-    def with_tolerance(self, tolerance: float) -> EasyCache:
-        return replace(self, threshold=tolerance)
-
     def start(self, run: RunInfo) -> EasyState:
         return EasyState(run)
 
-    def score(self, step: Step, last: Step, state: EasyState) -> float:
-        before = state.x if self.origin == PAPER else last.x
-        state.total += self._grown(step, before, state)
+    def grown(self, step: Step, last: Step, state: EasyState) -> float:
+        """Expected relative change of the output since the round before, or since ``last``."""
+        before, t = state.x if self.origin == PAPER else last.x, state.t
         state.x, state.t = step.x, step.t
-        return state.total
-
-    def _grown(self, step: Step, before: Sequence[Tensor], state: EasyState) -> float:
-        """What the round adds: expected relative change of the output since ``before``."""
         if not _alike(step.x, before):
             return math.inf
         moved = mean_change(before, step.x)
@@ -189,9 +170,7 @@ class EasyCache(Threshold):
             return 0.0
         if not known or not math.isfinite(grown):
             return math.inf
-        if since := abs(step.t - state.t):
-            rate = grown / since
-            state.rate += (RATIO_MEMORY if state.rate else 1.0) * (rate - state.rate)
+        state.added(grown, abs(step.t - t))
         return grown
 
     def observe(self, step: Step, state: EasyState) -> EasyState:
@@ -215,12 +194,6 @@ class EasyCache(Threshold):
         gain = state.spread / (state.spread + NOISE + TINY)
         state.change = state.change + gain * (measured - state.change)
         state.spread *= 1 - gain
-
-    def expected(self, last_t: float, t: float, state: EasyState) -> float:
-        return (state.rate or 1.0) * abs(t - last_t)
-
-    def limit(self, share: float) -> float:
-        return self.threshold
 
 
 def _alike(parts: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

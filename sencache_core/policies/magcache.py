@@ -183,10 +183,7 @@ class MagCache(Threshold):
     def __post_init__(self) -> None:
         if self.threshold < 0 or not 0 <= self.retention <= 1:
             raise ValueError("threshold must not be negative and retention must lie in 0..1")
-        for name in ("model", "branch", "place"):
-            choices = type(self).__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}")
+        self.check_choices()
 
     @classmethod
     def presets(cls) -> Mapping[str, Preset]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -14,34 +14,26 @@ from ..forecast.reuse import Hold, Linear, ReuseRule
 from ..model.families import Family
 from ..model.signals import NOISY_LATENT
 from ..types import OUTPUT, STACK, Step
+from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Preset, RunInfo
-from .threshold import RATIO_MEMORY, Threshold
 
 #: How far noise levels are kept from 0 and 1, and what keeps quotients finite (both: repository).
 EDGE, TINY = 1e-6, 1e-16
 
 
 @dataclass
-class SeaState:
+class SeaState(Accumulated):
     """Run state of :class:`SeaCache`.
 
     Attributes:
-        run: what is known of the run.
         seen: the filtered latent in the round before, computed or not.
-        t: its time coordinate.
-        total: change since the last true evaluation.
-        rate: change per unit of time, averaged over the run so far.
     """
 
-    run: RunInfo
     seen: Tensor | None = None
-    t: float = 0.0
-    total: float = 0.0
-    rate: float = 0.0
 
 
 @dataclass(frozen=True)
-class SeaCache(Threshold):
+class SeaCache(Accumulating):
     """Reuse while ``sum mean|F x_t - F x_t-1| / mean|F x_t-1| < threshold`` since the evaluation.
 
     Source: "SeaCache" (arXiv 2602.18993), with the latent itself under the filter, as in diffusers'
@@ -72,7 +64,6 @@ class SeaCache(Threshold):
     )
     looks: ClassVar[bool] = True
     enters: ClassVar[bool] = False
-    learns: ClassVar[bool] = True
     threshold: float = field(
         default=0.25,
         metadata={
@@ -102,14 +93,7 @@ class SeaCache(Threshold):
             "for video, 2 for images. Higher looks at coarser changes.",
         },
     )
-    place: str = field(
-        default=STACK.tap,
-        metadata={
-            "choices": (STACK.tap, OUTPUT.tap),
-            "help": "What is kept for reuse. stack: the change over the block stack, as the "
-            "authors do. output: the model's output, a small part of the memory.",
-        },
-    )
+    place: str = field(default=STACK.tap, metadata=PLACE)
 
     def __post_init__(self) -> None:
         if self.threshold < 0 or self.power <= 0:
@@ -150,24 +134,17 @@ class SeaCache(Threshold):
             return "SeaCache looks at frames, and this model's latent is a list of tokens"
         return ""
 
-    def with_tolerance(self, tolerance: float) -> SeaCache:
-        return replace(self, threshold=tolerance)
-
     def start(self, run: RunInfo) -> SeaState:
         return SeaState(run)
 
-    def score(self, step: Step, last: Step, state: SeaState) -> float:
-        state.total += self._changed(step, state)
-        return state.total
-
     def observe(self, step: Step, state: SeaState) -> SeaState:
         if state.seen is None or step.t != state.t:
-            self._changed(step, state)
+            self.grown(step, step, state)
         state.total = 0.0
         return state
 
-    def _changed(self, step: Step, state: SeaState) -> float:
-        """Relative change of the filtered latent since the round before, which ``step`` becomes."""
+    def grown(self, step: Step, last: Step, state: SeaState) -> float:
+        """Relative change of the filtered latent since the round before."""
         before, t = state.seen, state.t
         state.seen, state.t = self._filtered(step, state.run), step.t
         if before is None or state.seen is None or before.shape != state.seen.shape:
@@ -175,9 +152,7 @@ class SeaCache(Threshold):
         change = _relative(before, state.seen)
         if not math.isfinite(change):
             return math.inf
-        if passed := abs(step.t - t):
-            rate = change / passed
-            state.rate += (RATIO_MEMORY if state.rate else 1.0) * (rate - state.rate)
+        state.added(change, abs(step.t - t))
         return change
 
     def _filtered(self, step: Step, run: RunInfo) -> Tensor | None:
@@ -195,12 +170,6 @@ class SeaCache(Threshold):
             signal, noise = math.cos(angle), math.sin(angle)
         axes = [axis for axis in range(1, x.ndim) if axis != run.channels]
         return sea_filter(x, axes, signal, noise, self.power)
-
-    def expected(self, last_t: float, t: float, state: SeaState) -> float:
-        return (state.rate or 1.0) * abs(t - last_t)
-
-    def limit(self, share: float) -> float:
-        return self.threshold
 
 
 def _relative(before: Tensor, now: Tensor) -> float:

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..forecast.reuse import Hold, ReuseRule
 from ..model.families import GENERIC, Family
 from ..model.signals import MODULATED_INPUT, TIME_EMBEDDING, TIME_PROJECTION
-from ..types import OUTPUT, STACK, Look, Step
+from ..types import STACK, Look, Step
+from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Policy, Preset, RunInfo
-from .threshold import RATIO_MEMORY, Threshold
 
 #: Largest change that a polynomial stands for: a whole output.
 _WHOLE = 1.0
@@ -153,26 +153,18 @@ _OF_FAMILY = {"cogvideox": "CogVideoX 5B", "ltx": "LTX-Video"}
 
 
 @dataclass
-class TeaState:
+class TeaState(Accumulated):
     """Run state of :class:`TeaCache`.
 
     Attributes:
-        run: what is known of the run.
         seen: what was seen in the round before, computed or not.
-        t: its time coordinate.
-        total: expected change since the last true evaluation.
-        rate: expected change per unit of time, averaged over the run so far.
     """
 
-    run: RunInfo
     seen: Look | None = None
-    t: float = 0.0
-    total: float = 0.0
-    rate: float = 0.0
 
 
 @dataclass(frozen=True)
-class TeaCache(Threshold):
+class TeaCache(Accumulating):
     """Reuse while ``sum P(mean|m_t - m_t-1| / mean|m_t-1|) < threshold`` since the last evaluation.
 
     Source: Liu et al., "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model"
@@ -202,7 +194,6 @@ class TeaCache(Threshold):
         "budget or a threshold (TeaCache). It keeps the block stack's residual"
     )
     looks: ClassVar[bool] = True
-    learns: ClassVar[bool] = True
     threshold: float = field(
         default=0.1,
         metadata={
@@ -230,22 +221,12 @@ class TeaCache(Threshold):
             "last one need not be, and Wan goes by another signal. Better on Wan 14B.",
         },
     )
-    place: str = field(
-        default=STACK.tap,
-        metadata={
-            "choices": (STACK.tap, OUTPUT.tap),
-            "help": "What is kept for reuse. stack: the change over the block stack, as the "
-            "authors do. output: the model's output, a small part of the memory.",
-        },
-    )
+    place: str = field(default=STACK.tap, metadata=PLACE)
 
     def __post_init__(self) -> None:
         if self.threshold < 0:
             raise ValueError(f"threshold must not be negative, as {self.threshold} is")
-        for name in ("model", "place"):
-            choices = type(self).__dataclass_fields__[name].metadata["choices"]
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}")
+        self.check_choices()
 
     @classmethod
     def presets(cls) -> Mapping[str, Preset]:
@@ -304,24 +285,17 @@ class TeaCache(Threshold):
             return replace(guards, cooldown=0)
         return guards
 
-    def with_tolerance(self, tolerance: float) -> TeaCache:
-        return replace(self, threshold=tolerance)
-
     def start(self, run: RunInfo) -> TeaState:
         return TeaState(run)
 
-    def score(self, step: Step, last: Step, state: TeaState) -> float:
-        state.total += self._changed(step, state)
-        return state.total
-
     def observe(self, step: Step, state: TeaState) -> TeaState:
         if step.look is not state.seen or step.look is None:
-            self._changed(step, state)
+            self.grown(step, step, state)
         state.total = 0.0
         return state
 
-    def _changed(self, step: Step, state: TeaState) -> float:
-        """Expected change of the output since the round before; ``step`` takes its place."""
+    def grown(self, step: Step, last: Step, state: TeaState) -> float:
+        """Expected change of the output since the round before."""
         before, now, t = state.seen, step.look, state.t
         state.seen, state.t = now, step.t
         if before is None or now is None or before.branch != now.branch:
@@ -333,16 +307,8 @@ class TeaCache(Threshold):
             return math.inf
         fit = self._fit(state.run.family, now.value.shape[-1])
         grown = min(change, _WHOLE) if fit is None else fit(change)
-        if passed := abs(step.t - t):
-            rate = grown / passed
-            state.rate += (RATIO_MEMORY if state.rate else 1.0) * (rate - state.rate)
+        state.added(grown, abs(step.t - t))
         return grown
-
-    def expected(self, last_t: float, t: float, state: TeaState) -> float:
-        return (state.rate or 1.0) * abs(t - last_t)
-
-    def limit(self, share: float) -> float:
-        return self.threshold
 
 
 def relative_change(before: Tensor, now: Tensor) -> float:
