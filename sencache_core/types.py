@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -237,6 +237,11 @@ def rms(value: Tensor) -> Tensor:
     """Root mean square over everything but the batch, the largest over the batch, float32, 0-d."""
     flat = value.reshape(value.shape[0], -1).float()
     return flat.square().mean(dim=1).sqrt().amax()
+
+
+def packed(x: Sequence[Tensor]) -> Tensor:
+    """The latent as samplers have it, of one tensor a modality: joined along the last dimension."""
+    return x[0] if len(x) == 1 else torch.cat(list(x), dim=-1)
 
 
 def sketch(x: Tensor, size: int = SKETCH_SIZE) -> Tensor:

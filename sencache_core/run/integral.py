@@ -24,14 +24,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ..forecast.reuse import ReuseRule
 from ..policies import RunInfo
 from ..sampler.path import Path, clean_of, paths_of
 from ..sampler.solver import unit_scale
-from ..types import Anchor, Key, Step, rms
+from ..types import Anchor, Key, Step, packed, rms
 from .hindsight import MOST_FEEDBACK, Debt, Hindsight
 
 #: RMS by which the clean latents scatter that one noisy latent may stand for (ours): outputs answer
@@ -210,7 +209,7 @@ class Integral(Hindsight):
         for weight, one in zip(self.carried[index], reversed(kept), strict=False):
             given.sub_(one, alpha=weight)
         of_latent, of_given = self.kept[index]
-        kept.append((given * of_given).add_(_joined(x).to(given.device), alpha=of_latent))
+        kept.append((given * of_given).add_(packed(x).to(given.device), alpha=of_latent))
         del kept[: -max(map(len, self.carried))]
 
     def _path(self, key: Key, step: Step, y: Tensor, x: Sequence[Tensor]) -> Path | None:
@@ -225,7 +224,7 @@ class Integral(Hindsight):
             return None
         if self.carried:
             known = len(self.memory.get(key, ())) >= len(self.carried[step.index])
-            if not known or _joined(x).shape != y.shape:
+            if not known or packed(x).shape != y.shape:
                 self.stop()
                 return None
         return path
@@ -265,11 +264,6 @@ def integral_of(run: RunInfo, rule: ReuseRule) -> Integral:
     return Integral(
         *(steps, rule, response), paths=paths, ends_seen=run.x0_seen, carried=carried, kept=kept
     )
-
-
-def _joined(x: Sequence[Tensor]) -> Tensor:
-    """The latent as the sampler has it: modalities are packed along the last dimension."""
-    return x[0] if len(x) == 1 else torch.cat(list(x), dim=-1)
 
 
 def _on(value: Tensor | float, like: Tensor) -> Tensor | float:

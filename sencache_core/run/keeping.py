@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..sampler.solver import Clean
-from ..types import Anchor
+from ..types import Anchor, packed
 
 
 class Keeping:
@@ -36,8 +36,7 @@ class Keeping:
         """A round begins at the latent ``x``, per modality; the model is told ``sigma``."""
         if self._clean is not None:
             self._p, self._q = self._clean(sigma)
-            # Modalities are packed along the last dimension.
-            self._x = x[0] if len(x) == 1 else torch.cat(list(x), dim=-1)
+            self._x = packed(x)
 
     def close(self) -> None:
         self._x = None

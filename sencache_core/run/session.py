@@ -27,6 +27,7 @@ from ..types import (
     Look,
     Reason,
     Step,
+    packed,
     sketch,
 )
 from .course import Course, Replan
@@ -191,7 +192,7 @@ class Session:
         """The latent as the model is fed it, float32, if outputs of ``shape`` lie on it."""
         x, run = self._x, self.course.run
         flat = len({(part.shape[:-1], part.device) for part in x}) == 1 and x[0].ndim == 3
-        whole = x[0] if len(x) == 1 else torch.cat(tuple(x), dim=-1) if flat else None
+        whole = packed(x) if len(x) == 1 or flat else None
         if whole is None or whole.shape != tuple(shape):
             self.report.say(_APART.format(self.report.policy))
             return None
