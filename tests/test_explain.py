@@ -42,7 +42,7 @@ def play(kind, dtype=torch.float32, guidance=4.0):
         y = outputs[UNCOND] + guidance * (outputs[COND] - outputs[UNCOND])
         x = step(kind, x, y, before, now, after, k).to(dtype).float()
         before = y
-    found = not session._hindsight.on
+    found = not session.outputs.hindsight.on
     return session.finish(True), found
 
 

@@ -150,7 +150,7 @@ def test_the_kept_output_is_that_of_the_corrected_latent(form, response):
             handed = observe(branches, output, again)
             if handed is not None:
                 a, b = steps[session._step.index]
-                kept = session._history.at(Key(COND, OUTPUT))[-1].y
+                kept = session.outputs.history.at(Key(COND, OUTPUT))[-1].y
                 latent = x * math.sqrt(sigma**2 + 1) if form == "v euler" else x
                 latent = latent + (handed - kept) * b / a
                 scale = math.sqrt(sigma**2 + 1) if form == "v euler" else 1.0
@@ -433,7 +433,7 @@ def test_off_for_samplers_of_another_form(family, sampler):
 )
 def test_off_where_the_sampler_does_not_step_with_the_payload(changes):
     session = CacheConfig(**changes).start(WAN, schedule(STEPS))
-    assert not session._hindsight.on
+    assert not session.outputs.hindsight.on
     assert session.course.run.transitions is None
 
 

@@ -86,7 +86,7 @@ def test_elsewhere_outputs_are_kept(case):
     sampler = "dpmpp_2m" if case == "deterministic" else "lcm"
     schedule = Schedule(flow(STEPS).sigmas, sampler)
     run = CacheConfig(**{"min_steps": 1, **options}).start(family, schedule).course.run
-    assert run.kept_clean is None
+    assert run.kept_as is None
     assert run.rule.name == "fitted"
 
 

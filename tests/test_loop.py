@@ -37,7 +37,7 @@ class LoopDriver(Driver):
         return [self._job(config, job) for job in jobs]
 
     def holds_state(self):
-        return any(session._history.nbytes or session.course.last for session in self.sessions)
+        return any(each.outputs.history.nbytes or each.course.last for each in self.sessions)
 
     def _job(self, config, job):
         toy, asked, overwrite = curved(), [], Overwriter()

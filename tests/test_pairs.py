@@ -83,7 +83,7 @@ def test_hindsight_takes_conditional_rounds_for_true_ones():
     config = masked("CC.hC.CC.h.C", rule=Linear(), hindsight=True)
     config = replace(config, profile=None)
     session = config.start(WAN, sched)
-    session._hindsight.response = lambda t: 0.0  # this model does not see the latent
+    session.outputs.hindsight.response = lambda t: 0.0  # this model does not see the latent
     x = noise(1, 2, 3, 4)
     out = loop.sample(gap, x, sched, {"cond": 1, "uncond": 0}, 4.0, session)
     plain = plain_run(sched, Counted(lambda x, s, c: gap(x, s, c)), guidance=4.0)
@@ -128,7 +128,7 @@ def test_nothing_is_kept_past_the_run_and_little_during_it():
     session = config.start(WAN, sched)
     x = noise(1, 2, 3, 4)
     loop.sample(curved(), x, sched, {"cond": 0.4, "uncond": 0.0}, 4.0, session)
-    assert session._pairs is None
+    assert not session.outputs.pairs.nbytes
     latent = x.nbytes
     assert session.report.history_bytes <= 2 * 3 * latent + latent  # and the sketch of the latent
 

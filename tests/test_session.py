@@ -196,7 +196,7 @@ def test_finish_drops_every_tensor():
     session = started()
     play(session, 1.0, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
     play(session, 0.9, {COND: noise(*SHAPE), UNCOND: noise(*SHAPE)})
-    held = [weakref.ref(a.y) for h in session._history.of(OUTPUT).values() for a in h]
+    held = [weakref.ref(a.y) for h in session.outputs.history.of(OUTPUT).values() for a in h]
     held += [weakref.ref(part) for part in session.course.last.x]
     assert len(held) == 3
     session.finish(True)
@@ -238,7 +238,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing():
     with pytest.raises(KeyboardInterrupt):
         loop.sample(model, noise(*SHAPE), schedule(20), {"cond": None}, runner=session)
     assert session.report.completed is False
-    assert not session._history.of(OUTPUT) and not session._history.nbytes
+    assert not session.outputs.history.of(OUTPUT) and not session.outputs.history.nbytes
     assert not any("Nothing was reused" in m for m in session.report.messages)
 
 

@@ -230,8 +230,8 @@ FAULTS = (
     ),
     Fault(
         "Clean latents that were kept are taken for outputs.",
-        "sencache_core/run/session.py",
-        "        pairs = zip(keys, map(self._keeping.said, kept), strict=True)\n",
+        "sencache_core/run/outputs.py",
+        "        pairs = zip(keys, map(self.keeping.said, kept), strict=True)\n",
         "        pairs = zip(keys, kept, strict=True)\n",
         ("tests/test_keeping.py::test_a_clean_latent_that_stays_is_repeated",),
     ),
@@ -340,7 +340,7 @@ FAULTS = (
     ),
     Fault(
         "Forecasts are taken back although the sampler turned out to ask several times a step.",
-        "sencache_core/config.py",
+        "sencache_core/config/cache_config.py",
         "replace(run, schedule=schedule, transitions=None, to_truth=False)",
         "replace(run, schedule=schedule)",
         (

@@ -87,6 +87,11 @@ class Pairs:
         """Drop what belongs to the present round only."""
         self._alone.clear()
 
+    def clear(self) -> None:
+        """Drop every tensor."""
+        self._alone.clear()
+        self._gaps.clear()
+
 
 def _partner(branch: Branch, among: Mapping[Branch, Tensor]) -> Branch | None:
     """The one conditional branch that shares the pass of an unconditional one."""

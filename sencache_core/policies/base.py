@@ -68,8 +68,8 @@ class RunInfo:
             and those after it being frames, rows and columns; ``None``: it has no such grid.
         to_truth: whether the run heads for the exact solution that its sampler approximates, rather
             than for what the sampler would have made.
-        kept_clean: how the sampler sees the clean latent, where clean latents are kept in the
-            outputs' place, see ``run/keeping.py``; ``None``: outputs are.
+        kept_as: ``(p, q)`` by noise level of what is kept in an output's place, ``p x + q y``, see
+            ``run/keeping.py``; ``None``: outputs are.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
     """
 
@@ -85,7 +85,7 @@ class RunInfo:
     to_truth: bool = False
     multistep: Multistep | None = None
     channels: int | None = 1
-    kept_clean: Clean | None = None
+    kept_as: Clean | None = None
 
     @property
     def times(self) -> tuple[float, ...]:

@@ -62,7 +62,6 @@ class Trial:
         kept: Sequence[Anchor],
         record: StepRecord,
         reused: bool,
-        latent: Tensor | None = None,
     ) -> None:
         """Compare a true output with the forecast that would have stood in for it.
 
@@ -72,13 +71,11 @@ class Trial:
             kept: earlier outputs of the same key.
             record: of the round; it gets the error once that has been read.
             reused: whether a run of reuse ends here.
-            latent: that ``kept`` lack at their times, and ``y`` at its own; ``None``: nothing.
         """
         if not kept or same_time(kept[-1].t, t):
             return
         truth = y.float()
         size = rms(truth).clamp_min(1e-12)
-        truth = truth if latent is None else truth - latent
         error = rms(self._rule.predict(t, kept).float() - truth) / size
         self._measured.append((record, error))
         self.pending = (error,)

@@ -1,0 +1,197 @@
+"""One frozen object that says how to cache, and starts runs with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..forecast.reuse import Fitted, Hold, ReuseRule
+from ..measure.learnt_store import LearntStore
+from ..measure.lesson import Lesson
+from ..measure.profile import Profile, ProfileHeader
+from ..model.families import Family, row_of
+from ..model.taps import TAPS as ALL_TAPS
+from ..model.taps import Tap
+from ..policies import Guards, Off, Planned, Policy, RunInfo
+from ..policies.plan import Plan
+from ..run.facts import Facts
+from ..run.integral import NOT_TO_TRUTH, TO_TRUTH
+from ..run.session import Session
+from ..run.stats import RunReport
+from ..sampler.pattern import known
+from ..sampler.schedule import Schedule
+from ..types import GAP, OUTPUT, STACK
+from .choice import DEFAULT_GUARDS, choose
+from .known import know, know_later
+
+#: What a run heads for: what the uncached sampler would have made, or the exact solution that the
+#: sampler approximates.
+AIMS = ("same", "true")
+
+#: Taps that hold one payload for the whole model, for policies that decide about all of it.
+TAPS = (OUTPUT.tap, STACK.tap)
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """How to cache. Holds no state; the same object may serve many models and runs at once.
+
+    Attributes:
+        policy: decides when to skip.
+        rule: makes the missing outputs.
+        guards: where reuse is allowed. Under a budget ``longest_run`` is what the budget needs, or,
+            with ``planned``, up to 8; lower than its default it holds there too while it can.
+        budget: share of evaluations to spend, in 0..1; 1 turns caching off. ``None``: the policy's
+            own tolerance or options rule.
+        profile: measured sensitivities; ``None``: the bundled moments of ``prior.py`` for plans and
+            fitted forecasts, the family's closed form for the policy ``sencache``.
+        tap: ``"output"`` caches the model's output (latent-sized), ``"stack"`` the residual of the
+            block stack, as the paper's code does (many times the memory).
+        hindsight: take forecasts back once the outputs around them are known, with samplers where
+            that is sound.
+        aim: ``"same"`` reproduces what the uncached sampler would have made; ``"true"`` heads for
+            the exact solution of the model's equation, as if it had taken many more steps. Then
+            every computed step is corrected too, also at a budget of 1. Samplers for which that is
+            not known to be sound do the former, and say so.
+        min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
+            steps; peers' threads agree on about 10. Runs without guidance of less than twice as
+            many are, too, where the plan expects too much of the clip to be lost.
+        gap_rule: forecasts the difference of a guidance pair where the policy runs the conditional
+            branch alone.
+        most_bytes: bound on the memory of kept outputs; beyond it outputs are computed instead.
+            ``None``: no bound.
+        learn: where what completed runs tell of their model lies, a folder or a store; later runs
+            plan from it unless a profile is connected. ``None``: nothing is learnt or looked up.
+            Needs a checkpoint's fingerprint, which the hosts give.
+    """
+
+    policy: Policy = field(default_factory=Planned)
+    rule: ReuseRule = field(default_factory=Fitted)
+    guards: Guards = DEFAULT_GUARDS
+    budget: float | None = 0.5
+    profile: Profile | None = None
+    tap: str = "output"
+    hindsight: bool = True
+    aim: str = "same"
+    min_steps: int = 10
+    gap_rule: ReuseRule = field(default_factory=Fitted)
+    most_bytes: int | None = None
+    learn: LearntStore | Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise ValueError(f"budget is a share of the evaluations in (0, 1], not {self.budget}")
+        if self.aim not in AIMS:
+            raise ValueError(f"aim must be one of {', '.join(AIMS)}, not {self.aim!r}")
+        if self.tap not in TAPS:
+            raise ValueError(f"tap must be one of {', '.join(TAPS)}, not {self.tap!r}")
+        if self.rule.reads_x and self.tap_in_use != OUTPUT.tap:
+            raise ValueError(f"the rule {self.rule.name} works at the output tap only")
+        if isinstance(self.learn, str | Path):
+            object.__setattr__(self, "learn", LearntStore(Path(self.learn)))
+
+    @property
+    def tap_in_use(self) -> str:
+        """Name of the tap that a run caches at: the policy's own, else :attr:`tap`."""
+        return self.policy.tap or self.tap
+
+    @property
+    def enters_model(self) -> bool:
+        """Whether something inside the model is looked at or answered, rather than its output."""
+        return self.tapping.inside or self.policy.enters
+
+    @property
+    def tapping(self) -> Tap:
+        """The tap that a run caches at, as the policy uses it."""
+        return self.policy.tapping(ALL_TAPS[self.tap_in_use])
+
+    @property
+    def output_rule(self) -> ReuseRule:
+        """What makes the model's missing outputs: the policy's own rule, else :attr:`rule`."""
+        return self.policy.rules.get(OUTPUT.tap, self.rule)
+
+    def start(
+        self,
+        family: Family | None,
+        schedule: Schedule,
+        header: ProfileHeader | None = None,
+        facts: Facts | None = None,
+    ) -> Session:
+        """A session for one run.
+
+        Args:
+            family: the model's row, ``None`` if unknown.
+            schedule: the sampler's noise levels.
+            header: what the host knows of the run, to be compared with the profile's.
+            facts: what it knows besides.
+
+        Raises:
+            ProfileError: the profile belongs to another family or tap.
+        """
+        facts, schedule = facts or Facts(), known(schedule)
+        row = row_of(family, facts.prediction)
+        report = RunReport(
+            family=row.name,
+            policy=self.policy.name,
+            rule=self.rule.name,
+            tap=self.tap_in_use,
+            num_steps=schedule.num_steps,
+            budget=None if self.policy.fixed else self.budget,
+        )
+        if family is None:
+            report.say(
+                "This model is of no known family: it is cached on an even schedule, with generic "
+                "sensitivities."
+            )
+        elif row is not family:
+            report.say(
+                f"This {family.title} model predicts {facts.prediction}, not {family.prediction} "
+                "as its family does: it is cached like an unknown model, on an even schedule."
+            )
+        if self.profile is not None and header is not None:
+            for note in self.profile.mismatches(header):
+                report.say(f"Note: {note}; its figures may not fit.")
+        lesson = None
+        if self.learn is not None and header is not None and not row.generic:
+            lesson = Lesson.of(self.learn, header, schedule, report)
+        run = know(self, row, schedule, facts, report, lesson)
+        later = know_later(self, run, facts, header, report)
+        if self.aim == "true" and self.policy.reuses:
+            report.say(TO_TRUTH if run.to_truth else NOT_TO_TRUTH)
+
+        def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
+            again = replace(run, schedule=schedule, transitions=None, to_truth=False)
+            return choose(self, again, report, facts, later), again
+
+        gap = self.gap_rule.bound(run.moments and run.moments.of_gap(), run.times)
+        rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap, **self.policy.rules}
+        report.rule = rules.get(self.tap_in_use, Hold()).name
+        policy = choose(self, run, report, facts, later)
+        witness = lesson.witness() if lesson is not None and policy.reuses else None
+        if witness is not None and lesson.wants_all:
+            lesson.announce()
+            policy = Off()
+        return Session(policy, rules, run, report, self.most_bytes, replan, witness)
+
+    def plan(
+        self, family: Family | None, schedule: Schedule, header: ProfileHeader | None = None
+    ) -> Plan:
+        """The schedule that a run would begin with; nothing is sampled.
+
+        Arguments as for :meth:`start`, whose report says what the run would say.
+
+        Raises:
+            ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
+        """
+        course = self.start(family, schedule, header).course
+        if why := self.policy.misfit(course.run):
+            raise ValueError(why)
+        return course.policy.plan(course.run, DEFAULT_GUARDS)
+
+    def with_tolerance(self, tolerance: float) -> CacheConfig:
+        """This configuration, ruled by a tolerance instead of a budget.
+
+        Raises:
+            ValueError: the policy has no tolerance, or it is negative.
+        """
+        return replace(self, policy=self.policy.with_tolerance(tolerance), budget=None)
