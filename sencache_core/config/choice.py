@@ -78,7 +78,8 @@ def choose(
     policy = Guarded(config.policy.for_budget(evaluations, run, guards), guards, evaluations)
     short = stage.steps(steps) < 2 * config.min_steps
     if config.policy.planned and short and not facts.guided:
-        expected = policy.plan(run, guards).error
+        # What skipping costs: the limit is not one on what the sampler itself misses.
+        expected = policy.plan(replace(run, to_truth=False), guards).error
         if expected > MOST_EXPECTED:
             report.say(
                 f"Caching is off: with {evaluations:g} of {rounds} evaluations the clip would "

@@ -172,7 +172,8 @@ class Planned(Policy):
         if run.moments is None:
             return Plan(tuple(mask), half=half)
         taken_back = run.transitions is not None
-        planner = Planner(rounds, run.moments, longest_run(mask), taken_back, self.risk, run.rule)
+        longest, truth = longest_run(mask), run.to_truth
+        planner = Planner(rounds, run.moments, longest, taken_back, self.risk, run.rule, truth)
         return replace(planner.describe(mask), half=half)
 
     def _even(self, rounds: list[Round]) -> Plan:
@@ -287,7 +288,8 @@ class Planned(Policy):
         needed = super().fit_guards(guards, evaluations, run).longest_run
         wanted = guards.longest_run
         if not _lowered(guards):
-            weighed = math.isqrt(MOST_WEIGHED // len(run.schedule.rounds)) - 1
+            places = len(run.schedule.rounds) * (4 if run.to_truth else 1)  # each step has two
+            weighed = math.isqrt(MOST_WEIGHED // places) - 1
             wanted = max(min(wanted, weighed), LONGEST_RUN)
         return replace(guards, longest_run=max(needed, wanted))
 
@@ -344,13 +346,14 @@ def _lowered(guards: Guards) -> bool:
 
 def _planner_of(run: RunInfo, guards: Guards, risk: float) -> Planner:
     taken_back, rounds = run.transitions is not None, tuple(rounds_of(run, guards))
-    return _planner(rounds, run.moments, guards.longest_run, taken_back, risk, run.rule)
+    known = run.moments, guards.longest_run, taken_back, risk, run.rule, run.to_truth
+    return _planner(rounds, *known)
 
 
 @lru_cache(maxsize=8)
-def _planner(rounds, moments, longest, hindsight, risk, rule) -> Planner:
+def _planner(rounds, moments, longest, hindsight, risk, rule, to_truth) -> Planner:
     """A planner, kept for the next run of the same settings: its costs take a moment to price."""
-    return Planner(rounds, moments, longest, hindsight, risk, rule)
+    return Planner(rounds, moments, longest, hindsight, risk, rule, to_truth)
 
 
 def rounds_of(run: RunInfo, guards: Guards) -> list[Round]:

@@ -27,6 +27,9 @@ GAIN_POWER = 0.75
 #: which turns the mean square into the mean in decibels (majorise-minimise; ours, not tuned).
 REWEIGHTED = 3
 
+#: Places within a step that its output's integral is taken by: two points of Gauss and Legendre.
+WITHIN = (0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5)
+
 #: Runs of reuse that are priced at once: bounds the memory that a plan takes, whatever its length.
 BLOCK = 64
 
@@ -67,6 +70,9 @@ class Planner:
         hindsight: whether runs of reuse are taken back by interpolation.
         risk: 0 plans for the mean over samples in decibels, 1 for the worst of them.
         rule: that makes the missing outputs, bound; ``None``: the fitted one.
+        to_truth: whether the latent is moved by the integral of the outputs, see
+            ``run/integral.py``. Then steps from computed outputs err too, by what the outputs within
+            them are from the forecast and, once the next is known, from the interpolation.
     """
 
     def __init__(
@@ -77,9 +83,13 @@ class Planner:
         hindsight: bool = False,
         risk: float = 0.0,
         rule: ReuseRule | None = None,
+        to_truth: bool = False,
     ) -> None:
         self.rounds, self.longest = tuple(rounds), longest
-        self._times = np.array([r.t for r in rounds])
+        self._times, ends = np.array([r.t for r in rounds]), np.array([r.t_after for r in rounds])
+        self._own_step = to_truth  # whether that of a computed output errs
+        within = np.array(WITHIN if to_truth else (0.0,))
+        self._points = self._times[:, None] + (ends - self._times)[:, None] * within
         self._moments, self._rule = moments, rule or Fitted().bound(moments)
         solver = np.array([r.weight for r in rounds])
         gains = moments.gains_at([r.t_after for r in rounds])
@@ -96,7 +106,7 @@ class Planner:
         count, reach = len(self.rounds), self.longest + 1
         squares = np.full((len(self._weights), count, reach + 1, reach + 1), np.inf)
         squares[..., 1] = 0.0
-        if reach == 1:
+        if reach == 1 and not self._own_step:
             return squares
         forced = np.cumsum([0, *(r.forced for r in self.rounds)])
         back = np.arange(reach + 1)[:, None]
@@ -128,34 +138,43 @@ class Planner:
         """
         start, last = int(known.min()), known[:, 0, -1]
         stop = min(int(last.max()) + reach + 1, len(self.rounds))
-        times, weights = self._times[start:stop], weights[:, start:stop]
-        known, last, end = known - start, last - start, stop - start - 1
+        weights, known, last = weights[:, start:stop], known - start, last - start
+        count, end = stop - start, stop - start - 1
+        points = self._points[start:stop]
+        if self._own_step:
+            times = np.concatenate([self._times[start:stop], points.ravel()])
+            places = count + np.arange(points.size).reshape(points.shape)
+        else:
+            times, places = self._times[start:stop], np.arange(count)[:, None]
         grams, weigh = self._moments.at(times), self._rule.among(times)
-        missed = np.minimum(last[:, None] + np.arange(1, reach), end)
+        first = 0 if self._own_step else 1
+        steps = np.minimum(last[:, None] + np.arange(first, reach), end)
+        missed, each = places[steps].reshape(len(last), -1), points.shape[1]
         forecast = weigh(known, _each(missed, known))[..., :-1]
         # A run's error is the sum over its rounds of weight x (forecast - output). A forecast's
         # weights sum to 1, so all outputs may be taken as changes since the last known one, whose
         # own is none: ``own`` is the square of the outputs' part, ``across`` its products.
         older, base, place = known[..., :-1], grams[:, last], np.arange(len(last))
-        inner, own, across, held = _changes(grams, older, last), 0.0, 0.0, 0.0
-        for ahead in range(2, reach + 1):
-            k = missed[:, ahead - 2]
-            weight, row = weights[:, k], grams[:, k] - base
-            row -= row[:, place, last][..., None]
-            if ahead > 2:
+        inner, own, across, held = _changes(grams, older, last), 0.0, np.zeros_like(base), 0.0
+        shares = weights[:, steps].repeat(each, axis=-1) / each
+        for ahead in range(first + 1, reach + 1):
+            upto = (ahead - first) * each
+            for number in range(upto - each, upto):
+                k, weight = missed[:, number], shares[:, :, number]
+                row = grams[:, k] - base
+                row -= row[:, place, last][..., None]
                 own = own + 2 * weight * across[:, place, k]
-            own = own + weight**2 * row[:, place, k]
-            across = across + weight[:, :, None] * row
-            held = held + weight[:, :, None, None] * forecast[:, :, ahead - 2]
+                own = own + weight**2 * row[:, place, k]
+                across = across + weight[:, :, None] * row
+                held = held + weight[:, :, None, None] * forecast[:, :, number]
             square = _square(held, inner, across, older, own)
             if self._hindsight:
                 closed = np.minimum(last + ahead, end)
                 ends = _each(closed[:, None], known)
-                between = weigh(
-                    np.concatenate([known, ends], axis=-1), _each(missed[:, : ahead - 1], known)
-                )
+                wanted = _each(missed[:, :upto], known)
+                between = weigh(np.concatenate([known, ends], axis=-1), wanted)
                 between = np.delete(between, -2, axis=-1)
-                taken = np.einsum("spk,pbkm->spbm", weights[:, missed[:, : ahead - 1]], between)
+                taken = np.einsum("spk,pbkm->spbm", shares[:, :, :upto], between)
                 around = np.concatenate([older, ends], axis=-1)
                 kept = _square(taken, _changes(grams, around, last), across, around, own)
                 kept = np.minimum(kept + AFTER_HINDSIGHT**2 * square, square)
@@ -261,7 +280,7 @@ class Planner:
         """``[S]`` expected RMS error of each sample's final latent, gains in full."""
         done, _, aheads = map(np.array, spacing(mask))
         known, total = self._before(done)[:, None], np.zeros(len(self._weights))
-        runs = np.flatnonzero(aheads > 1)
+        runs = np.flatnonzero(aheads > (0 if self._own_step else 1))
         for part in (runs[i : i + BLOCK] for i in range(0, len(runs), BLOCK)):
             ends = aheads[part]
             for ahead, squares in self._growing(self._weights, known[part], ends.max()):
