@@ -71,8 +71,8 @@ class Planner:
         risk: 0 plans for the mean over samples in decibels, 1 for the worst of them.
         rule: that makes the missing outputs, bound; ``None``: the fitted one.
         to_truth: whether the latent is moved by the integral of the outputs, see
-            ``run/integral.py``. Then steps from computed outputs err too, by what the outputs within
-            them are from the forecast and, once the next is known, from the interpolation.
+            ``run/integral.py``. Then steps from computed outputs err too, by what the outputs
+            within them are from the forecast and, once the next is known, from the interpolation.
     """
 
     def __init__(
