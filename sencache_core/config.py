@@ -225,6 +225,7 @@ class CacheConfig:
             to_truth=self.aim == "true" and steps is not None,
             multistep=multistep,
             channels=facts.channels,
+            blocks=facts.blocks,
             kept_clean=clean,
         )
 

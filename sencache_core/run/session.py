@@ -180,6 +180,7 @@ class Session:
         if whole and self._reads_x and latent is None:
             return None
         if not whole:
+            rule = self._decision.rule or rule
             return _joined([rule.predict(self._step.t, past) for past in kept])
         pairs = zip(keys, map(self._keeping.said, kept), strict=True)
         forecast = self._hindsight.forecast
@@ -281,8 +282,8 @@ class Session:
             self._witness.close(step.t, compute is ALL and self._log.asked)
         if not self._log.asked:
             self._hindsight.evaluated()  # the latent has moved by what nobody here knows
-        elif compute is NONE:
-            self.course.reused(self._log.record.cost)
+        elif compute.reused:
+            self.course.reused(self._log.record.cost if compute is NONE else 0.0)
         else:
             self._hindsight.evaluated()
             self.course.evaluated(replace(step, output=output), compute is ALL)
@@ -291,10 +292,9 @@ class Session:
         self._pairs.forget()
         self._keeping.close()
         self._hindsight.offsets.clear()
-        held = self._history.nbytes + self._pairs.nbytes + self.course.nbytes
+        held = self._history.nbytes + self._pairs.nbytes + self.course.nbytes(self._seen)
         held += self._hindsight.nbytes
         held += self._witness.nbytes if self._witness is not None else 0
-        held += self._seen.value.nbytes if self._seen else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
         if self._history.full:
             self.report.say(_FULL)
