@@ -4,6 +4,7 @@ from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
+from .fbcache import FBCache
 from .guarded import Guarded
 from .interval import Interval
 from .magcache import MagCache
@@ -31,6 +32,7 @@ POLICIES: dict[str, type[Policy]] = {
         MiddleBlocks,
         ProfilingDiT,
         FasterCache,
+        FBCache,
         Off,
     )
 }
@@ -40,6 +42,7 @@ __all__ = [
     "Budgeted",
     "CfgCache",
     "EasyCache",
+    "FBCache",
     "FasterCache",
     "Guarded",
     "Guards",
