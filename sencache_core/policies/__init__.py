@@ -2,6 +2,7 @@
 
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
+from .dbcache import DBCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
 from .fbcache import FBCache
@@ -33,6 +34,7 @@ POLICIES: dict[str, type[Policy]] = {
         ProfilingDiT,
         FasterCache,
         FBCache,
+        DBCache,
         Off,
     )
 }
@@ -41,6 +43,7 @@ __all__ = [
     "POLICIES",
     "Budgeted",
     "CfgCache",
+    "DBCache",
     "EasyCache",
     "FBCache",
     "FasterCache",

@@ -41,7 +41,7 @@ class FBCache(Probing):
         "budget or a threshold (First Block Cache); that block runs at every step. It keeps what "
         "the other blocks add"
     )
-    first: ClassVar[int] = 1
+    first = 1
     threshold: float = field(
         default=0.05,
         metadata={

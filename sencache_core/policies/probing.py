@@ -68,7 +68,9 @@ class Probing(Threshold):
     def _runs(self, key: Key) -> bool:
         return key.site.tap != self.tap
 
-    def reused(self, reason: Reason, score: float | None, limit: float, state) -> Decision:
+    def reused(
+        self, reason: Reason, score: float | None, limit: float | None, state: Accumulated
+    ) -> Decision:
         return Decision(self.part, reason, score, limit)
 
     def share(self, run: RunInfo) -> float:

@@ -46,7 +46,9 @@ class Threshold(Policy):
     def limit(self, share: float) -> float:
         """Limit after ``share`` of the steps."""
 
-    def reused(self, reason: Reason, score: float | None, limit: float, state: Any) -> Decision:
+    def reused(
+        self, reason: Reason, score: float | None, limit: float | None, state: Any
+    ) -> Decision:
         """The decision to reuse: what runs all the same, and how the rest is made."""
         return Decision(NONE, reason, score, limit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from diffusers_runs import Sampler, Unguided, blocks_of, host, network, rel
+from diffusers_runs import FOUR, Sampler, Unguided, blocks_of, host, network, ours, rel
 from host_contract import STEPS, Job
 
 from sencache_core import CacheConfig, Guards
@@ -11,13 +11,12 @@ from sencache_core.policies import FBCache
 
 hooks = pytest.importorskip("diffusers.hooks")
 FREE = Guards(1, 0, 10_000)
-LAYERS = {"num_layers": 4}
 
 
 def theirs(sampler, threshold):
     """The steps that ran behind the first block, of every branch, and the clip."""
     ran = {"cond": [], "uncond": []}
-    sampler.module = network.__wrapped__(sampler.family, **LAYERS)  # it is left with a registry
+    sampler.module = network.__wrapped__(sampler.family, **FOUR)  # it is left with a registry
     calls = len(sampler.branches)
 
     def note(*_):
@@ -32,22 +31,13 @@ def theirs(sampler, threshold):
         handle.remove()
 
 
-def ours(sampler, policy, guards=FREE):
-    sampler.module = network(sampler.family, **LAYERS)
-    config = CacheConfig(policy, guards=guards, budget=None)
-    with host.attach(sampler.module, config, sampler.scheduler) as cached:
-        latent = sampler()
-    (report,) = cached.reports
-    return [step.ordinal for step in report.steps if step.decision != "partial"], latent
-
-
 @pytest.mark.parametrize(
     ("family", "threshold"),
     [("wan", 0.05), ("wan", 0.2), ("ltx", 0.05), ("cogvideox", 0.6), ("cogvideox", 0.9)],
 )
 def test_decisions_and_clips_are_those_of_diffusers(family, threshold):
     ran, clip = theirs(Unguided(family), threshold)
-    computed, latent = ours(Unguided(family), FBCache(threshold))
+    computed, latent = ours(Unguided(family), FBCache(threshold), FREE)
     assert computed == ran["cond"]
     assert len(computed) < STEPS
     assert rel(latent, clip) <= 1e-5
@@ -58,7 +48,7 @@ def test_one_branch_decides_for_both():
     here the conditional one decides."""
     ran, _ = theirs(Sampler("wan"), 0.05)
     assert ran["cond"] != ran["uncond"]
-    computed, _ = ours(Sampler("wan"), FBCache(0.05))
+    computed, _ = ours(Sampler("wan"), FBCache(0.05), FREE)
     assert computed == ran["cond"]
 
 
@@ -67,7 +57,7 @@ def test_one_branch_decides_for_both():
 def test_the_budget_counts_the_first_block(family, batched):
     """Of 12 steps at a half: 6 = full + (12 - full) / 4 gives 4."""
     sampler, job = Sampler(family), Job(batched=batched)
-    sampler.module = network(family, **LAYERS)
+    sampler.module = network(family, **FOUR)
     plain, ran = sampler(job), [0, 0]
 
     def count(place):

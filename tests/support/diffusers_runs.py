@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_contract import STEPS, Driver, Interrupted, Job, Result
 
+from sencache_core import CacheConfig
 from sencache_core.tiny import COG_SCHEDULER, SPECS, forward
 
 diffusers = pytest.importorskip("diffusers")
@@ -142,6 +143,20 @@ class Unguided(Sampler):
             output = self._model(x, t, text(job.prompt), "cond")
             x = scheduler.step(output, t, x, return_dict=False)[0]
             yield x
+
+
+#: Of a network with blocks behind its first ones.
+FOUR = {"num_layers": 4}
+
+
+def ours(sampler: Sampler, policy, guards) -> tuple[list[int], torch.Tensor]:
+    """The steps that a policy computes in full on four blocks, and the clip."""
+    sampler.module = network(sampler.family, **FOUR)
+    config = CacheConfig(policy, guards=guards, budget=None)
+    with host.attach(sampler.module, config, sampler.scheduler) as cached:
+        latent = sampler()
+    (report,) = cached.reports
+    return [step.ordinal for step in report.steps if step.cost == 1], latent
 
 
 @contextmanager
