@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -111,15 +111,24 @@ class Only:
         name: what runs, in words: reports and charts show it as it is.
         test: whether the output at a key is to be computed. Of a model call over several branches
             the host asks for :data:`OUTPUT`; taps ask for the places inside the model.
+        reused: whether a round that runs no more than this counts as one of reuse, of which guards
+            allow so many in a row, and scores go on from the evaluation before it.
     """
 
     name: str
     test: Callable[[Key], bool] = field(compare=False, repr=False)
+    reused: bool = field(default=False, compare=False)
 
 
 #: Run the whole model, or nothing of it.
 ALL = Only("everything", lambda key: True)
-NONE = Only("nothing", lambda key: False)
+NONE = Only("nothing", lambda key: False, reused=True)
+
+
+class Forecaster(Protocol):
+    """Makes a missing output from true ones; see ``ReuseRule``."""
+
+    def predict(self, t: float, anchors: Sequence[Anchor]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -132,12 +141,15 @@ class Decision:
         reason: why.
         score: the policy's figure for this round in its own unit, ``None`` if it had none.
         limit: the figure that ``score`` was compared with.
+        rule: forecasts this round's outputs at places inside the model; ``None``: the rule of
+            their tap.
     """
 
     compute: Only
     reason: Reason
     score: float | None = None
     limit: float | None = None
+    rule: Forecaster | None = field(default=None, compare=False)
 
     @property
     def partial(self) -> bool:

@@ -66,6 +66,8 @@ def test_registries_and_their_order():
         "middle_blocks",
         "profilingdit",
         "fastercache",
+        "fbcache",
+        "dbcache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from toys import (
     COND,
     WAN,
+    Stacked,
     cached_run,
     curved,
     half_up,
@@ -23,14 +24,20 @@ from toys import (
 from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Planned, SenCache
 from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
+from sencache_core.model.families import GENERIC
 from sencache_core.policies import Guarded, Policy, RunInfo, Threshold
 from sencache_core.policies.partial import Partial
+from sencache_core.policies.probing import Probing
 from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Look, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
 #: Those that can spend any share of the evaluations, with guidance or without.
-BUDGETED = [n for n, cls in POLICIES.items() if n != "off" and not issubclass(cls, Partial)]
+BUDGETED = [
+    n for n, cls in POLICIES.items() if n != "off" and not issubclass(cls, Partial | Probing)
+]
+#: Those that run some blocks at every round, and look at what they do.
+PROBING = [name for name, cls in POLICIES.items() if issubclass(cls, Probing)]
 THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
 #: Those whose score follows from the way since the last evaluation alone.
 BLIND = [n for n in THRESHOLDS if isinstance(POLICIES[n]().start(run_info()), RunInfo)]
@@ -208,6 +215,73 @@ def test_budgets_are_met_under_any_guards(name, data):
     forced = fitted.fewest(sched.steps(), steps)
     assert report.evaluations == max(asked, forced)
     assert any("cannot be met" in m for m in report.messages) == (forced > asked)
+
+
+@pytest.mark.parametrize("name", PROBING)
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [20, 50])
+def test_budgets_of_probes_are_the_nearest_below(name, sampler, steps):
+    """Rounds of reuse cost the blocks that always run."""
+    policy = LOOSE[name]
+    share = policy.share(run_info(blocks=Stacked.DEPTH))
+    assert 0 < share < 1
+    for shift in (1.0, 8.0):
+        sched = schedule(steps, shift, sampler)
+        rounds = len(sched.rounds)
+        for percent in range(10, 101, 15):
+            config = CacheConfig(policy=policy, budget=percent / 100)
+            report = cached_run(config, sched, x=noise(1, 8))[1]
+            spent, asked = report.cost * rounds, half_up(percent / 100 * rounds)
+            if any("cannot be met" in said for said in report.messages):
+                assert asked < spent < rounds * (0.3 + share), (shift, percent)
+            else:
+                assert asked - (1 - share) < spent <= asked + 1e-9, (shift, percent)
+
+
+@pytest.mark.parametrize("name", PROBING)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_budgets_of_probes_are_met_under_any_guards(name, data):
+    steps = data.draw(st.integers(10, 40))
+    guards = Guards(
+        warmup=data.draw(st.integers(1, 6)),
+        cooldown=data.draw(st.integers(0, 4)),
+        longest_run=data.draw(st.integers(1, 6)),
+        start=data.draw(st.floats(0, 0.4)),
+        end=data.draw(st.floats(0.6, 1)),
+    )
+    budget, policy = data.draw(st.floats(0.15, 1)), LOOSE[name]
+    sched = schedule(steps, data.draw(st.floats(1, 12)))
+    report = cached_run(CacheConfig(policy=policy, guards=guards, budget=budget), sched)[1]
+    asked, run = half_up(budget * steps), run_info(sched, Stacked.DEPTH)
+    fitted = policy.fit_guards(guards, asked, run)
+    forced, share = policy.fewest(fitted, run), policy.share(run)
+    full = int((asked - steps * share) / (1 - share) + 1e-9)
+    full = max(full, fitted.fewest(range(steps), steps))
+    assert report.evaluations - report.partial == full
+    assert report.cost * steps == pytest.approx(full + (steps - full) * share)
+    assert any("cannot be met" in m for m in report.messages) == (forced > asked)
+
+
+@pytest.mark.parametrize("name", PROBING)
+def test_reuse_in_a_row_is_limited_where_some_blocks_always_run(name):
+    policy = replace(LOOSE[name], threshold=1e9)
+    config = CacheConfig(policy, guards=Guards(2, 1, 2), budget=None)
+    report = cached_run(config, schedule(12), guidance=3.0)[1]
+    letters = "".join("h" if step.decision == "partial" else "C" for step in report.steps)
+    assert letters == "CChhChhChhCC"
+    assert {step.cost for step in report.steps if step.decision == "partial"} == {
+        policy.share(run_info(blocks=Stacked.DEPTH))
+    }
+
+
+@pytest.mark.parametrize("name", PROBING)
+def test_probes_of_too_many_blocks_are_refused_in_words(name):
+    policy = LOOSE[name]
+    always = policy.first + policy.last
+    assert policy.misfit(run_info(blocks=always + 1)) == policy.misfit(run_info()) == ""
+    assert f"run all {always} blocks of this" in policy.misfit(run_info(blocks=always))
+    assert "no known family" in policy.misfit(replace(run_info(), family=GENERIC))
 
 
 @pytest.mark.parametrize("name", BUDGETED)

@@ -1,56 +1,11 @@
 """ProfilingDiT: its lists of blocks, its distances, and what a run costs."""
 
 import pytest
-import torch
-from toys import WAN, schedule
+from blocks import sampled
 
-from sencache_core import CacheConfig, Guards
-from sencache_core.model.families import Places
-from sencache_core.model.taps import tapped
+from sencache_core import Guards
 from sencache_core.policies.presets import PRESETS
 from sencache_core.policies.profilingdit import ProfilingDiT, parse_blocks, runs_of
-from sencache_core.run.runner import Call
-from sencache_core.types import Branch
-
-BRANCH = Branch("cond")
-
-
-class Adds(torch.nn.Module):
-    """A block that adds a tenth of its number to its input, times the noise level."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.number, self.ran = number, 0
-
-    def forward(self, x, sigma):
-        self.ran += 1
-        return x + self.number / 10 * sigma
-
-
-class Network(torch.nn.Module):
-    def __init__(self, count):
-        super().__init__()
-        self.blocks, self.head = torch.nn.ModuleList(map(Adds, range(count))), torch.nn.Identity()
-
-    def forward(self, x, sigma):
-        for block in self.blocks:
-            x = block(x, sigma)
-        return self.head(x)
-
-
-def sampled(policy, guards, count=40, steps=50):
-    """The report of a run over a toy of ``count`` blocks, its outputs, and the toy."""
-    config, sched = CacheConfig(policy, guards=guards, budget=None), schedule(steps, 1.0)
-    session, network, outputs = config.start(WAN, sched), Network(count), []
-    for sigma in sched.sigmas[:-1]:
-        x = torch.zeros(1, 2, 3)
-        session.begin((x,), sigma)
-        with (
-            Call(session, (BRANCH,)) as call,
-            tapped(config.tapping, network, Places("blocks", ("head",)), call),
-        ):
-            outputs.append(float(network(x, sigma).mean()))
-    return session.finish(True), outputs, network
 
 
 def test_the_published_list_forms_five_runs():
@@ -63,7 +18,7 @@ def test_the_published_list_forms_five_runs():
 def test_the_preset_costs_what_was_published():
     """14 full steps, 36 at 12 of 40 blocks: 24.8 of 50, twice as fast, as reported (2.01)."""
     preset = PRESETS["ProfilingDiT Wan 2.1 14B"]
-    report, _, network = sampled(preset.policy, preset.guards)
+    report, _, network = sampled(preset.policy, preset.guards, 40, 50)
     assert [step.ordinal for step in report.steps if step.decision != "partial"] == [
         *range(6),
         *range(6, 50, 6),
@@ -94,7 +49,7 @@ def test_full_steps_come_closer_together():
     assert policy.distance(28 / 50) == pytest.approx(7)
     assert policy.distance(1.0) == pytest.approx(2)
     guards = Guards(warmup=6, cooldown=0, longest_run=99)
-    report = sampled(policy, guards)[0]
+    report = sampled(policy, guards, 40, 50)[0]
     full = [step.ordinal for step in report.steps if step.decision != "partial"][5:]
     gaps = [b - a for a, b in zip(full, full[1:], strict=False)]
     assert gaps == sorted(gaps, reverse=True)
@@ -109,7 +64,7 @@ def test_other_depths_take_the_list_by_where_blocks_lie(count, least):
 
 
 def test_a_list_for_another_model_reuses_nothing_and_says_so():
-    report, *_ = sampled(ProfilingDiT(6.0, blocks="0-3 of 40"), Guards(), count=30)
+    report, *_ = sampled(ProfilingDiT(6.0, blocks="0-3 of 40"), Guards(), count=30, steps=50)
     assert report.partial == report.reused == 0
     assert any("no places to skip" in message for message in report.messages)
 

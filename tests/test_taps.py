@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sencache_core.model.families import Places
+from sencache_core.model.signals import FIRST_RESIDUAL, FIRST_STATES
 from sencache_core.model.taps import TAPS
 from sencache_core.model.taps.blocks import Blocks
 from sencache_core.policies import MiddleBlocks
@@ -36,10 +37,13 @@ class Network(nn.Module):
 class Visit:
     """Keeps what ran; at the sites of ``instead`` that stands in."""
 
-    awaits = ""
-
-    def __init__(self, instead=None):
+    def __init__(self, instead=None, awaits=""):
         self.instead, self.heard, self.shares = instead or {}, {}, 0.0
+        self.awaits, self.seen = awaits, []
+
+    def saw(self, value):
+        self.awaits = ""
+        self.seen.append(value)
 
     def skip(self, site, shape, share=1.0):
         self.shares += share if site in self.instead else 0.0
@@ -123,3 +127,45 @@ def test_what_is_added_inside_a_run_never_counts_twice():
         truth = network(torch.ones(1, 2, 3))
     with tap.on(network, places, Visit(heard.heard)):
         assert torch.equal(network(torch.ones(1, 2, 3)), truth)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("begins", [0, "behind"])
+def test_the_first_blocks_run_and_are_shown_before_a_run_is_asked_for(first, begins):
+    """Whether it begins among them or behind them; what stands in counts from where it begins."""
+    begin = first if begins == "behind" else 0
+    network, places = Network(), Places("blocks", ("head",))
+    site, tap = Site("blocks", begin, 3), Blocks(lambda count: [range(begin, count)], first)
+    adds = (1.0, 2.0, 4.0)
+
+    class Deciding(Visit):
+        def skip(self, site, shape, share=1.0):
+            assert len(self.seen) == 1
+            return super().skip(site, shape, share)
+
+    heard = Deciding(awaits=FIRST_RESIDUAL)
+    with tap.on(network, places, heard):
+        assert torch.equal(network(torch.ones(1, 2, 3)), torch.full((1, 2, 3), 8.0))
+    assert heard.seen[0].unique().tolist() == [sum(adds[:first])]
+    assert heard.heard[site].unique().tolist() == [sum(adds[begin:])]
+    visit = Deciding({site: torch.full((1, 2, 3), 10.0)}, awaits=FIRST_STATES)
+    with tap.on(network, places, visit):
+        out = network(torch.ones(1, 2, 3))
+    assert out.unique().tolist() == [1 + sum(adds[:begin]) + 10.0]
+    assert visit.shares == pytest.approx(1 - first / 3)
+    (seen,) = visit.seen
+    assert seen.shape == (1, 2, 2, 3)
+    assert seen[:, 0].unique().tolist() == [1.0] and seen[:, 1].unique() == 1 + sum(adds[:first])
+
+
+def test_streams_of_which_nothing_is_known_show_nothing():
+    class Grows(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x], dim=1)
+
+    network = Network()
+    network.blocks[0] = Grows()
+    visit = Visit(awaits=FIRST_RESIDUAL)
+    with Blocks(lambda count: [range(1, count)], 1).on(network, Places("blocks"), visit):
+        assert network(torch.ones(1, 2, 3)).shape == (1, 4, 3)
+    assert visit.seen == [None]

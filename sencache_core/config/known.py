@@ -69,6 +69,7 @@ def know(
         to_truth=config.aim == "true" and steps is not None,
         multistep=multistep,
         channels=facts.channels,
+        blocks=facts.blocks,
         kept_as=kept_as,
     )
 

@@ -147,6 +147,7 @@ class _Host:
         part = Part(schedule, header.fingerprint, header.guidance)
         stage = STAGES.stage_of(before, part, sampling)
         clean, plain = clean_of(sampling), plain_guidance(guider)
+        network, row = patcher.model.diffusion_model, model_family(patcher.model) or GENERIC
         facts = Facts(
             prediction=prediction_of(sampling),
             linear_guidance=linear_guidance(guider),
@@ -155,12 +156,12 @@ class _Host:
             guided=guidance_scale(guider) != 1.0,
             clean=clean,
             multistep=partial(multistep_of, sampler, patcher, sigmas),
+            blocks=row.comfy_places.count(network),
         )
         run = Run(self.start(guider, schedule, header, facts), self.tap, self.enters, shapes)
         if plain and len(args) > 1 and callable(args[1]):
             mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
             args = (args[0], mended, *args[2:])
-        network = patcher.model.diffusion_model
         if other := replaced_forward(network, patcher.object_patches):
             run.runner.report.say(
                 f"Note: another node has replaced the model's forward ({other}). If that is a "

@@ -191,7 +191,8 @@ def attach(
             scale = guidance_of(model, module) if guidance is None else guidance
             header = replace(header, guidance=scale)
         linear, channels = nonlinear_guidance(model) is None, channel_dim(clock.family)
-        facts = Facts(clock.family.prediction, linear, channels=channels)
+        blocks = clock.row.diffusers_places.count(module)
+        facts = Facts(clock.family.prediction, linear, channels=channels, blocks=blocks)
         if schedule is not None:
             rest, below = None, clock.rest()
             for other in [other for other, _ in clocks if other is not module and below]:

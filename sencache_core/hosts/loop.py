@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..model.families import Places
+from ..model.taps import Tap, tapped
 from ..run.runner import Call, Runner
 from ..sampler.schedule import Schedule
 from ..types import OUTPUT, STACK, Branch
@@ -16,6 +19,24 @@ from ..types import OUTPUT, STACK, Branch
 Model = Callable[[Tensor, float, Any], Tensor]
 #: ``look(name, x, sigma, condition) -> signal``, see ``model/signals.py``.
 Look = Callable[[str, Tensor, float, Any], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """A network with a tap inside, in the place of a model.
+
+    Args:
+        network: called as :data:`Model` is.
+        places: where its blocks are found.
+        tap: what is answered and watched in there; one that does not stand for the whole model.
+    """
+
+    network: nn.Module
+    places: Places
+    tap: Tap
+
+    def __call__(self, x: Tensor, sigma: float, condition: Any) -> Tensor:
+        return self.network(x, sigma, condition)
 
 
 def sample(
@@ -67,6 +88,14 @@ def sample(
 def _call(model, x, sigma, branch, condition, runner, look=None) -> Tensor:
     if runner is None:
         return model(x, sigma, condition)
+    if isinstance(model, Tapped):
+        with Call(runner, (branch,)) as call:
+            output = call.skip(OUTPUT, x.shape)
+            if output is None:
+                with tapped(model.tap, model.network, model.places, call):
+                    output = model(x, sigma, condition)
+                call.ran(OUTPUT, output)
+        return output
     site = STACK if runner.report.tap == STACK.tap else OUTPUT  # the one place that it knows
     with Call(runner, (branch,), lambda other: model(x, other, condition)) as call:
         if call.awaits:

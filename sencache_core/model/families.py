@@ -57,6 +57,11 @@ class Places:
     attention: Attention | None = None
     signals: Mapping[str, Signal] = field(default_factory=dict)
 
+    def count(self, module: object) -> int | None:
+        """Blocks of ``module``'s stack, ``None`` if it has none that is known."""
+        blocks = getattr(module, self.blocks or "", None)
+        return len(blocks) if hasattr(blocks, "__len__") else None
+
 
 @dataclass(frozen=True)
 class Family:

@@ -1,4 +1,4 @@
-"""Signals: what a policy may look at before the blocks run, and where a host's module has it."""
+"""Signals: what a policy may look at before it decides, and where a host's module has it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ MODULATED_INPUT = "modulated input"
 #: The latent that the sampler asks about, ``[B, ...]``, without channels that are conditions. It is
 #: there when a round begins, in no module.
 NOISY_LATENT = "noisy latent"
+#: What the first blocks add to the first stream ``[B, tokens, dim]``.
+FIRST_RESIDUAL = "residual of the first blocks"
+#: What the first stream is before and behind them ``[B, 2, tokens, dim]``.
+FIRST_STATES = "states around the first blocks"
+#: Signals that a tap shows, which knows how many blocks are the first.
+OF_FIRST_BLOCKS = (FIRST_RESIDUAL, FIRST_STATES)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
+from .dbcache import DBCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
+from .fbcache import FBCache
 from .guarded import Guarded
 from .interval import Interval
 from .magcache import MagCache
@@ -31,6 +33,8 @@ POLICIES: dict[str, type[Policy]] = {
         MiddleBlocks,
         ProfilingDiT,
         FasterCache,
+        FBCache,
+        DBCache,
         Off,
     )
 }
@@ -39,7 +43,9 @@ __all__ = [
     "POLICIES",
     "Budgeted",
     "CfgCache",
+    "DBCache",
     "EasyCache",
+    "FBCache",
     "FasterCache",
     "Guarded",
     "Guards",

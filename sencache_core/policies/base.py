@@ -71,6 +71,7 @@ class RunInfo:
         kept_as: ``(p, q)`` by noise level of what is kept in an output's place, ``p x + q y``, see
             ``run/keeping.py``; ``None``: outputs are.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
+        blocks: of the model's block stack; ``None``: not known.
     """
 
     family: Family
@@ -86,6 +87,7 @@ class RunInfo:
     multistep: Multistep | None = None
     channels: int | None = 1
     kept_as: Clean | None = None
+    blocks: int | None = None
 
     @property
     def times(self) -> tuple[float, ...]:

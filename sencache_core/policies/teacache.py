@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from torch import Tensor
-
 from ..forecast.reuse import Hold, ReuseRule
 from ..model.families import GENERIC, Family
 from ..model.signals import MODULATED_INPUT, TIME_EMBEDDING, TIME_PROJECTION
 from ..types import STACK, Look, Step
 from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Policy, Preset, RunInfo
+from .threshold import relative_change
 
 #: Largest change that a polynomial stands for: a whole output.
 _WHOLE = 1.0
@@ -309,9 +308,3 @@ class TeaCache(Accumulating):
         grown = min(change, _WHOLE) if fit is None else fit(change)
         state.added(grown, abs(step.t - t))
         return grown
-
-
-def relative_change(before: Tensor, now: Tensor) -> float:
-    """``mean|now - before| / mean|before|`` over all entries, in float32. One device sync."""
-    was = before.float()
-    return float((now.float() - was).abs().mean() / was.abs().mean())

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from ..model.families import Family
 from ..types import ALL, NONE, Decision, Reason, Step
 from .base import Guards, Policy, RunInfo
@@ -44,17 +46,29 @@ class Threshold(Policy):
     def limit(self, share: float) -> float:
         """Limit after ``share`` of the steps."""
 
+    def reused(
+        self, reason: Reason, score: float | None, limit: float | None, state: Any
+    ) -> Decision:
+        """The decision to reuse: what runs all the same, and how the rest is made."""
+        return Decision(NONE, reason, score, limit)
+
     def start(self, run: RunInfo) -> RunInfo:
         return run
 
     def decide(self, step: Step, last: Step, state: Any) -> tuple[Decision, Any]:
         score, limit = self.score(step, last, state), self.limit(step.share)
         if score < limit:
-            return Decision(NONE, Reason.WITHIN, score, limit), state
+            return self.reused(Reason.WITHIN, score, limit, state), state
         return Decision(ALL, Reason.OVER, _told(score), limit), state
 
     def for_budget(self, evaluations: int, run: RunInfo, guards: Guards) -> Policy:
         return Budgeted(self, guards, evaluations)
+
+
+def relative_change(before: Tensor, now: Tensor) -> float:
+    """``mean|now - before| / mean|before|`` over all entries, in float32. One device sync."""
+    was = before.float()
+    return float((now.float() - was).abs().mean() / was.abs().mean())
 
 
 def _told(score: float) -> float | None:
@@ -132,11 +146,12 @@ class Budgeted(Policy):
         after = step.ordinal + 1
         if score < limit:
             if len(state.steps) - after >= state.left:
-                return Decision(NONE, Reason.WITHIN, score, limit), state
+                return self.inner.reused(Reason.WITHIN, score, limit, state.inner), state
             return Decision(ALL, Reason.BUDGET_LEFT, score, limit), state
         needed = 1 + self.guards.fewest(state.steps, step.num_steps, after)
         if state.left < needed and after <= len(state.steps):
-            return Decision(NONE, Reason.BUDGET_SPENT, _told(score), limit), state
+            told = _told(score)
+            return self.inner.reused(Reason.BUDGET_SPENT, told, limit, state.inner), state
         return Decision(ALL, Reason.OVER, _told(score), limit), state
 
     def observe(self, step: Step, state: BudgetState) -> BudgetState:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..policies import Policy, RunInfo
 from ..sampler.schedule import Schedule
-from ..types import ALL, Decision, Reason, Step
+from ..types import ALL, Decision, Look, Reason, Step
 from .stats import RunReport
 from .watch import Watch
 
@@ -145,7 +145,7 @@ class Course:
         return decision
 
     def reused(self, cost: float) -> None:
-        """A round was reused, and cost as much of an evaluation all the same."""
+        """A round was reused, and cost as much more of an evaluation than it was to."""
         self.streak += 1
         self.extra += cost
 
@@ -157,11 +157,24 @@ class Course:
             self._computed.append(replace(step, x=(), look=None, output=None))
             self._state = self.policy.observe(step, self._state)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(part.nbytes for part in self.last.x) if self.last else 0
+    def nbytes(self, seen: Look | None) -> int:
+        """Memory held, in bytes, with the newest look and what the policy keeps of others."""
+        sketches = sum(part.nbytes for part in self.last.x) if self.last else 0
+        looks = set(_tensors(self._state if self.policy.looks else None)) | set(_tensors(seen))
+        return sketches + sum(value.nbytes for value in looks)
 
     def end(self) -> None:
         """Drop what the policy has kept, and every tensor."""
         self._state = self._replan = self.last = None
+
+
+def _tensors(thing: Any) -> Iterator[Tensor]:
+    """Those in a policy's state or a look."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, tuple):
+        for part in thing:
+            yield from _tensors(part)
+    elif is_dataclass(thing) and not isinstance(thing, RunInfo):
+        for one in fields(thing):
+            yield from _tensors(getattr(thing, one.name))

@@ -25,17 +25,13 @@ class Looks:
 
     Attributes:
         awaits: the signal that the present round has yet to be decided by; empty: none.
+        seen: the newest look.
     """
 
     def __init__(self, report: RunReport) -> None:
         self._report = report
         self.awaits = ""
-        self._seen: Look | None = None  # the newest
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return self._seen.value.nbytes if self._seen else 0
+        self.seen: Look | None = None
 
     def begin(self, signal: str, x: Sequence[Tensor]) -> Look | None:
         """A round that is decided by ``signal`` begins at ``x``: what is seen at once."""
@@ -52,12 +48,12 @@ class Looks:
         if value is None:
             self._report.say(_UNSEEN.format(self._report.policy, signal))
             return None
-        last = self._seen.branch if self._seen else None
+        last = self.seen.branch if self.seen else None
         lead = min(branches, key=lambda branch: (branch != last, branch.role != "cond"))
         count = len(branches) if len(value) % len(branches) == 0 else 1
         part = value.chunk(count)[branches.index(lead) if count > 1 else 0]
-        self._seen = Look(lead, part.clone())
-        return self._seen
+        self.seen = Look(lead, part.clone())
+        return self.seen
 
     def close(self, undecided: bool) -> None:
         """The round has ended; ``undecided``: although the model was asked."""
@@ -66,4 +62,4 @@ class Looks:
         self.awaits = ""
 
     def end(self) -> None:
-        self._seen = None
+        self.seen = None

@@ -97,7 +97,7 @@ class Outputs:
         if kept is None:
             return None
         if not whole:
-            rule = self.history.rule(keys[0].site)
+            rule = self._decision.rule or self.history.rule(keys[0].site)
             return _joined([rule.predict(self._step.t, past) for past in kept])
         if not self.keeping.fits(chunk):
             return None
@@ -163,7 +163,7 @@ class Outputs:
             compute: what has run of it.
             asked: whether the model was asked at all.
         """
-        if compute is not NONE or not asked:
+        if not (asked and compute.reused):
             # Where it was not, the latent has moved by what nobody here knows.
             self.hindsight.evaluated()
         if compute is ALL and asked:

@@ -137,13 +137,13 @@ class Session:
         asked = self._log.asked
         if self._witness is not None:
             self._witness.close(step.t, compute is ALL and asked)
-        if asked and compute is NONE:
-            self.course.reused(self._log.record.cost)
+        if asked and compute.reused:
+            self.course.reused(self._log.record.cost if compute is NONE else 0.0)
         elif asked:
             self.course.evaluated(replace(step, output=newest), compute is ALL)
         self.outputs.close(compute, asked)
-        parts = self.outputs, self.course, self._looks, self._witness
-        held = sum(part.nbytes for part in parts if part is not None)
+        held = self.outputs.nbytes + self.course.nbytes(self._looks.seen)
+        held += self._witness.nbytes if self._witness is not None else 0
         self.report.history_bytes = max(self.report.history_bytes, held)
 
     def finish(self, completed: bool) -> RunReport:

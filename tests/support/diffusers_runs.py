@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_contract import STEPS, Driver, Interrupted, Job, Result
 
+from sencache_core import CacheConfig
 from sencache_core.tiny import COG_SCHEDULER, SPECS, forward
 
 diffusers = pytest.importorskip("diffusers")
@@ -47,9 +48,13 @@ def text(prompt: int) -> torch.Tensor:
     return 4 * torch.randn(1, 8, TEXT, generator=torch.Generator().manual_seed(100 + prompt))
 
 
+def blocks_of(module):
+    return module.blocks if hasattr(module, "blocks") else module.transformer_blocks
+
+
 def first_block(module):
     """A hook on the module itself fires on reused calls too; its blocks run only when it does."""
-    return (module.blocks if hasattr(module, "blocks") else module.transformer_blocks)[0]
+    return blocks_of(module)[0]
 
 
 def rel(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -64,6 +69,8 @@ class Sampler:
         family: key in ``SPECS``.
         names: cache contexts of the calls; ``None`` names nothing.
     """
+
+    branches = ("cond", "uncond")  # in the order of their calls
 
     def __init__(self, family: str, names: tuple[str, ...] | None = ("cond", "uncond")) -> None:
         self.family, self.names = family, names
@@ -124,6 +131,32 @@ class Sampler:
         same = torch.equal(x, before[0]) and torch.equal(context, before[1])
         self.input_changed |= not same
         return output
+
+
+class Unguided(Sampler):
+    """The same loop without guidance: one call a step."""
+
+    branches = ("cond",)
+
+    def steps(self, job: Job, scheduler, x: torch.Tensor, extra: bool = False, first: int = 0):
+        for t in scheduler.timesteps[first:]:
+            output = self._model(x, t, text(job.prompt), "cond")
+            x = scheduler.step(output, t, x, return_dict=False)[0]
+            yield x
+
+
+#: Of a network with blocks behind its first ones.
+FOUR = {"num_layers": 4}
+
+
+def ours(sampler: Sampler, policy, guards) -> tuple[list[int], torch.Tensor]:
+    """The steps that a policy computes in full on four blocks, and the clip."""
+    sampler.module = network(sampler.family, **FOUR)
+    config = CacheConfig(policy, guards=guards, budget=None)
+    with host.attach(sampler.module, config, sampler.scheduler) as cached:
+        latent = sampler()
+    (report,) = cached.reports
+    return [step.ordinal for step in report.steps if step.cost == 1], latent
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sencache_core import FAMILIES, Branch, CacheConfig, Recorder, RunReport, Schedule, flow_sigmas
 from sencache_core.hosts import loop
 from sencache_core.measure.prior import prior_moments
+from sencache_core.model.families import Places
 from sencache_core.policies import Prior, RunInfo
+from sencache_core.run.facts import Facts
 from sencache_core.types import OUTPUT, Key
 
 COND, UNCOND = Branch("cond"), Branch("uncond")
@@ -64,6 +66,36 @@ def curved() -> Counted:
     return Counted(velocity)
 
 
+class Stacked(nn.Module):
+    """A denoiser in four blocks, of which the outer ones add half of its output each.
+
+    Halves add up without rounding: the output is bit for bit that of ``function``.
+    """
+
+    DEPTH = 4
+
+    def __init__(self, function: Callable[[Tensor, float, float], Tensor]) -> None:
+        super().__init__()
+        shares = [0.5, *[0.0] * (self.DEPTH - 2), 0.5]
+        self.blocks = nn.ModuleList(_Share(function, share) for share in shares)
+
+    def forward(self, x: Tensor, sigma: float, condition: float) -> Tensor:
+        h = torch.zeros_like(x)
+        for block in self.blocks:
+            h = block(h, x, sigma, condition)
+        return h
+
+
+class _Share(nn.Module):
+    def __init__(self, function: Callable[[Tensor, float, float], Tensor], share: float) -> None:
+        super().__init__()
+        self.function, self.share, self.ran = function, share, 0
+
+    def forward(self, h: Tensor, x: Tensor, sigma: float, condition: float) -> Tensor:
+        self.ran += 1
+        return h + self.share * self.function(x, sigma, condition)
+
+
 def straight(velocity_rms: float) -> Counted:
     """A constant velocity of the given RMS: ``x = x0 + sigma v`` for every sigma."""
 
@@ -78,8 +110,8 @@ def schedule(steps: int = 20, shift: float = 5.0, sampler: str = "euler") -> Sch
     return Schedule(flow_sigmas(steps, shift), sampler)
 
 
-def run_info(sched: Schedule | None = None) -> RunInfo:
-    return RunInfo(WAN, sched or schedule(), Prior(WAN), prior_moments("wan"))
+def run_info(sched: Schedule | None = None, blocks: int | None = None) -> RunInfo:
+    return RunInfo(WAN, sched or schedule(), Prior(WAN), prior_moments("wan"), blocks=blocks)
 
 
 def report(steps: int = 20) -> RunReport:
@@ -105,12 +137,19 @@ def cached_run(
     x: Tensor | None = None,
     guidance: float = 1.0,
 ) -> tuple[Tensor, RunReport]:
-    """Sample with a new session; cond and uncond if there is guidance."""
+    """Sample with a new session; cond and uncond if there is guidance.
+
+    Where the tap is one of blocks, the model is sampled in blocks, see :class:`Stacked`.
+    """
     conditions = {"cond": 0.4} if guidance == 1.0 else {"cond": 0.4, "uncond": 0.0}
-    session = config.start(WAN, sched)
+    inside = config.tap_in_use == "blocks"
+    session = config.start(WAN, sched, facts=Facts(blocks=Stacked.DEPTH if inside else None))
     x = noise(1, 2, 3, 4) if x is None else x
+    model = model or curved()
+    if inside:
+        model = loop.Tapped(Stacked(model), Places("blocks"), config.tapping)
     drive = heun if sched.sampler == "heun" else loop.sample
-    out = drive(model or curved(), x, sched, conditions, guidance, session, look=toy_signal)
+    out = drive(model, x, sched, conditions, guidance, session, look=toy_signal)
     return out, session.report
 
 

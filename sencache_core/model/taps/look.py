@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..families import Places
-from ..signals import FromArgument, FromModule, FromWithin, Signal
+from ..signals import OF_FIRST_BLOCKS, FromArgument, FromModule, FromWithin, Signal
 from .base import StandIn, StandIns, Visit, swapped
 
 
@@ -22,10 +22,10 @@ def looking(module: nn.Module, places: Places, visit: Visit) -> Iterator[None]:
     """Show ``visit`` the signal that it waits for, once a call, before any tap's place is met.
 
     To be entered inside of ``Tap.on``: the loop over the blocks then meets the look first. Where
-    nothing is waited for, nothing is done.
+    nothing is waited for, or what the tap shows, nothing is done.
     """
-    blocks = getattr(module, places.blocks or "", None)
-    if not visit.awaits or not isinstance(blocks, nn.ModuleList):
+    blocks, awaits = getattr(module, places.blocks or "", None), visit.awaits
+    if not awaits or awaits in OF_FIRST_BLOCKS or not isinstance(blocks, nn.ModuleList):
         yield
         return
     with (
