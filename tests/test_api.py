@@ -62,6 +62,7 @@ def test_registries_and_their_order():
         "easycache",
         "magcache",
         "seacache",
+        "tafc",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

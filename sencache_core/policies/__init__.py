@@ -13,6 +13,7 @@ from .planned import Planned
 from .profilingdit import ProfilingDiT
 from .seacache import SeaCache
 from .sencache import SenCache
+from .tafc import Tafc
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
 
@@ -27,6 +28,7 @@ POLICIES: dict[str, type[Policy]] = {
         EasyCache,
         MagCache,
         SeaCache,
+        Tafc,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -56,6 +58,7 @@ __all__ = [
     "SeaCache",
     "SenCache",
     "Slopes",
+    "Tafc",
     "TeaCache",
     "Threshold",
 ]
