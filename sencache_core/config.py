@@ -226,6 +226,7 @@ class CacheConfig:
             multistep=multistep,
             channels=facts.channels,
             kept_clean=clean,
+            guidance=facts.guidance,
         )
 
     def _later(

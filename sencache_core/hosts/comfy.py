@@ -153,6 +153,7 @@ class _Host:
             x0_seen=not plain,  # SamplerCustomAdvanced hands it on
             stage=stage,
             guided=guidance_scale(guider) != 1.0,
+            guidance=guidance_scale(guider),
             clean=clean,
             multistep=partial(multistep_of, sampler, patcher, sigmas),
         )

@@ -71,6 +71,7 @@ class RunInfo:
         kept_clean: how the sampler sees the clean latent, where clean latents are kept in the
             outputs' place, see ``run/keeping.py``; ``None``: outputs are.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
+        guidance: its scale of guidance; 0: not known.
     """
 
     family: Family
@@ -86,6 +87,7 @@ class RunInfo:
     multistep: Multistep | None = None
     channels: int | None = 1
     kept_clean: Clean | None = None
+    guidance: float = 0.0
 
     @property
     def times(self) -> tuple[float, ...]:

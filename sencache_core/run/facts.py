@@ -100,6 +100,7 @@ class Facts:
         multistep: measures what the sampler carries on from step to step, see ``response.py``;
             asked only where that is of use. ``None``: the host cannot.
         channels: dimension of the latent that holds its channels; ``None``: it is no grid.
+        guidance: its scale of guidance; 0: not known.
     """
 
     prediction: str | None = None
@@ -110,3 +111,4 @@ class Facts:
     clean: Clean | None = None
     multistep: Callable[[], Multistep | None] | None = None
     channels: int | None = 1
+    guidance: float = 0.0
