@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +192,7 @@ class Profile:
                 arrays["t"],
                 _below("mean.", arrays),
                 _below("spread.", arrays),
-                Moments(**moments) if moments else None,
+                Moments(**moments, guidance=header.guidance) if moments else None,
             )
         except (TypeError, ValueError) as error:
             raise ProfileError(
@@ -293,7 +293,10 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
         rows = np.stack([r.curves[name] for r in recordings])[:, order]
         mean[name], spread[name] = rows.mean(axis=0), rows.std(axis=0)
     t = np.asarray(first.t, dtype=np.float64)[order]
-    return Profile(header, t, mean, spread, _moments(recordings))
+    moments = _moments(recordings)
+    if moments is not None:
+        moments = replace(moments, guidance=header.guidance)
+    return Profile(header, t, mean, spread, moments)
 
 
 def _moments(recordings: Sequence[Recording]) -> Moments | None:
