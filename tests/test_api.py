@@ -63,6 +63,7 @@ def test_registries_and_their_order():
         "magcache",
         "seacache",
         "tafc",
+        "ra_cfgcache",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

@@ -11,6 +11,7 @@ from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
 from .profilingdit import ProfilingDiT
+from .ra_cfgcache import RACFGCache
 from .seacache import SeaCache
 from .sencache import SenCache
 from .tafc import Tafc
@@ -29,6 +30,7 @@ POLICIES: dict[str, type[Policy]] = {
         MagCache,
         SeaCache,
         Tafc,
+        RACFGCache,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -54,6 +56,7 @@ __all__ = [
     "Preset",
     "Prior",
     "ProfilingDiT",
+    "RACFGCache",
     "RunInfo",
     "SeaCache",
     "SenCache",

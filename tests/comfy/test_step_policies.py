@@ -8,7 +8,7 @@ import pytest
 from sencache_core import POLICIES, CacheConfig
 
 pytestmark = pytest.mark.comfyui
-NAMES = ("tafc",)
+NAMES = ("tafc", "ra_cfgcache")
 
 
 @pytest.mark.parametrize("place", ["stack", "output"])

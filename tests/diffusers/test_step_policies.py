@@ -9,7 +9,7 @@ from host_contract import STEPS, Job
 
 from sencache_core import POLICIES, CacheConfig
 
-NAMES = ("tafc",)
+NAMES = ("tafc", "ra_cfgcache")
 
 
 @pytest.mark.parametrize("place", ["stack", "output"])
