@@ -241,7 +241,8 @@ def record(
         if schedule is None:
             raise ValueError("the first timestep is not on the scheduler's list")
         calibration = runs.setdefault(module, Calibration(probes))
-        runner = calibration.start(clock.row, schedule, guidance=guidance)
+        looks = module._compiled_call_impl is None
+        runner = calibration.start(clock.row, schedule, guidance=guidance, looks=looks)
         owners[id(runner)] = calibration
         return runner
 

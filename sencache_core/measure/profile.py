@@ -27,8 +27,11 @@ FORMAT_VERSION = 1
 _HEADER_KEY = "sencache_profile"
 
 #: Curves over time, each ``[T]``: sensitivities (RMS per RMS, RMS per unit t), speed of the latent
-#: (RMS of dx per unit t), size of the output (RMS) and its ratio to the step before.
-CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
+#: (RMS of dx per unit t), size of the output (RMS) and its ratio to the step before; and where it
+#: was seen, mean absolute change to the next step, over the mean size, of what TeaCache looks at
+#: and of the output.
+CHANGES = ("signal_change", "output_change")
+CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio", *CHANGES)
 
 #: Arrays of the moments, see ``moments.py``.
 MOMENTS = ("t", "gram", "gain", "response", "lead", "gap")
@@ -120,6 +123,12 @@ class Profile:
         if "speed" in self.mean:
             return self.curve("speed", t)
         return FAMILIES[self.header.family].prior(t)[2]
+
+    def changes(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """``[T]`` each: changes to the next step of TeaCache's signal and of the output."""
+        if not all(name in self.mean for name in CHANGES):
+            return None
+        return tuple(self.mean[name] for name in CHANGES)
 
     def curve(self, name: str, t: float) -> float:
         """Mean value of the curve ``name`` at ``t``."""

@@ -34,6 +34,11 @@ class Slopes(Protocol):
     def speed(self, t: float) -> float:
         """RMS displacement of the latent per unit t along a trajectory."""
 
+    def changes(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Relative changes from one step to the next, of what TeaCache looks at, and of the output
+        along with it; ``None``: not measured.
+        """
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -46,6 +51,9 @@ class Prior:
 
     def speed(self, t: float) -> float:
         return self.family.prior(t)[2]
+
+    def changes(self) -> None:
+        return None
 
 
 @dataclass(frozen=True)
