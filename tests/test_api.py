@@ -62,6 +62,8 @@ def test_registries_and_their_order():
         "easycache",
         "magcache",
         "seacache",
+        "tafc",
+        "ra_cfgcache",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

@@ -1,5 +1,8 @@
 """Second moments: least-squares forecasts, and what lies between measured times."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -177,3 +180,20 @@ def test_a_displacement_at_the_end_of_the_run_is_the_final_latents_own():
     measured = combine([recording], ProfileHeader("wan")).moments
     assert [measured.gain_at(t) for t in (0.0, 0.2, 0.4, 0.8)] == pytest.approx([1, 2, 4, 9])
     assert [measured.response_at(t) for t in (0.0, 0.4)] == pytest.approx([0.25, 0.5])
+
+
+def test_likeness_is_that_of_both_branches_changes():
+    """From outputs of a pair at four times: what guidance adds, and the cosines themselves."""
+    cond, gap, guidance = outputs(0, 4), outputs(1, 4), 3.5
+    uncond = cond - 0.4 * gap
+    added = (guidance - 1) * (cond - uncond)
+    grams = [gram_of(y) for y in (cond + added, cond, added)]
+    moments = Moments(np.array([0.1, 0.2, 0.5, 0.9]), grams[0][None], None, None, *grams[1:])
+    assert moments.likeness_at(moments.t) is None  # at which scale is not known
+    found = replace(moments, guidance=guidance).likeness_at(moments.t)
+    for a, b in itertools.permutations(range(4), 2):
+        one, other = cond[a] - cond[b], uncond[a] - uncond[b]
+        cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+        assert found[a, b] == pytest.approx(cosine, rel=1e-6)
+    assert (found.diagonal() == 1).all()
+    assert prior_moments("wan").guidance == 4.0

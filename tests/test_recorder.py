@@ -15,11 +15,13 @@ from toys import (
     recorder,
     report,
     schedule,
+    toy_signal,
 )
 
 from sencache_core import Profile, ProfileHeader, Recorder, Schedule
 from sencache_core.hosts import loop
-from sencache_core.measure.profile import CURVES, combine
+from sencache_core.measure.profile import CHANGES, CURVES, combine
+from sencache_core.model.signals import TIME_EMBEDDING
 from sencache_core.policies import Prior, RunInfo
 
 
@@ -128,7 +130,7 @@ def test_calibrate_save_load_and_use(tmp_path):
     ]
     header = ProfileHeader("wan", sampler="euler", sigmas=sched.sigmas, samples=2)
     profile = combine(recordings, header)
-    assert set(profile.mean) == {*CURVES}
+    assert set(profile.mean) == {*CURVES} - {*CHANGES}
     profile.save(tmp_path / "toy.safetensors")
     loaded = Profile.load(tmp_path / "toy.safetensors")
     t = recordings[0].t[3]
@@ -166,3 +168,44 @@ def test_an_interrupted_calibration_says_so():
         loop.sample(model, noise(1, 4), schedule(20), {"cond": None}, runner=runner)
     assert not runner.report.completed
     assert WAN.name == runner.report.family
+
+
+def looked(look, sched, keep=False):
+    """A recording of one run with a recorder that looks."""
+    runner = Recorder.start(WAN, sched, keep=keep, looks=True)
+    x, conditions = noise(1, 2, 3, 4), {"cond": 0.4, "uncond": 0.0}
+    loop.sample(curved(), x, sched, conditions, 3.0, runner=runner, look=look)
+    return runner
+
+
+def test_changes_of_what_teacache_looks_at_are_measured_beside_the_outputs(tmp_path):
+    sched = schedule(20)
+    runner = looked(toy_signal, sched)
+    recording = runner.recording()
+    series = [toy_signal(TIME_EMBEDDING, noise(1, 1), s, 0.0) for s in sched.sigmas[:-1]]
+    expected = [
+        float((b - a).abs().mean() / a.abs().mean())
+        for a, b in zip(series[:-1], series[1:], strict=True)
+    ]
+    assert recording.curves["signal_change"] == pytest.approx(expected, rel=1e-5)
+    assert recording.curves.keys() == {*CURVES}
+    model, x = curved(), noise(1, 2, 3, 4)
+    first = model(x, sched.sigmas[0], 0.4)
+    guided = 3 * first - 2 * model(x, sched.sigmas[0], 0.0)
+    second = model(x + (sched.sigmas[1] - sched.sigmas[0]) * guided, sched.sigmas[1], 0.4)
+    change = float((second - first).abs().mean() / first.abs().mean())
+    assert recording.curves["output_change"][0] == pytest.approx(change, rel=1e-5)
+    profile = combine([recording], ProfileHeader("wan", sigmas=sched.sigmas))
+    profile.save(tmp_path / "seen.safetensors")
+    signal, output = Profile.load(tmp_path / "seen.safetensors").changes()
+    assert signal == pytest.approx(recording.curves["signal_change"][::-1])
+    assert len(signal) == len(output) == 19
+
+
+def test_where_nothing_is_seen_the_rest_is_measured_as_ever():
+    sched = schedule(10)
+    curves = looked(lambda *_: None, sched).recording().curves
+    plain = record(curved(), sched, x=noise(1, 2, 3, 4))[0].recording().curves
+    assert curves.keys() == plain.keys() == {*CURVES} - {*CHANGES}
+    profile = combine([looked(None, sched).recording()], ProfileHeader("wan"))
+    assert profile.changes() is None

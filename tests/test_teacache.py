@@ -2,17 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from toys import COND, WAN, cached_run, curved, noise, plain_run, run_info, schedule, toy_signal
 
-from sencache_core import FAMILIES, CacheConfig, Guards
+from sencache_core import FAMILIES, CacheConfig, Guards, ProfileHeader, Recorder
 from sencache_core.hosts import loop
+from sencache_core.measure.profile import combine
 from sencache_core.model.families import GENERIC
 from sencache_core.model.signals import MODULATED_INPUT, TIME_EMBEDDING, TIME_PROJECTION
 from sencache_core.policies import TeaCache
 from sencache_core.policies.presets import PRESETS
-from sencache_core.policies.teacache import FITS
+from sencache_core.policies.teacache import FITS, Fit
 from sencache_core.types import Look, Reason, Step
 
 #: Values of the published polynomials at changes of 0, .01, .02, .05, .1, .15, .2, .3 and .4.
@@ -204,3 +206,51 @@ def test_presets_are_the_published_thresholds():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=r"\w{3}"):
         TeaCache(**wrong)
+
+
+def test_a_polynomial_is_fitted_to_measured_changes_and_kept_to_their_range():
+    """Of a known quartic it is that quartic; below the smallest change it goes in proportion."""
+    changes = np.linspace(0.02, 0.2, 30)
+    wanted = 0.01 + 0.8 * changes - 3 * changes**2 + 40 * changes**4
+    fit = Fit.to(WAN, changes, wanted)
+    assert fit.powers == pytest.approx((40, 0, -3, 0.8, 0.01), abs=1e-6)
+    assert (fit.low, fit.high, fit.signal) == (0.02, 0.2, TIME_EMBEDDING)
+    assert fit(0.1) == pytest.approx(0.01 + 0.08 - 0.03 + 0.004)
+    assert fit(0.01) == pytest.approx(fit(0.02) / 2)
+    assert fit(0.5) == pytest.approx(max(wanted), rel=1e-3)
+    assert fit(0.0) == 0.0
+
+
+def test_a_fit_of_few_or_wild_points_stays_within_what_was_measured():
+    two = Fit.to(WAN, [0.1, 0.3], [0.2, 0.4])
+    assert two(0.2) == pytest.approx(0.3)
+    assert Fit.to(WAN, [0.1, 0.1], [0.2, 0.4])(0.1) == pytest.approx(0.3)
+    wild = Fit.to(WAN, [0.01, 0.02, 0.3, 0.31, 0.32], [0.1, 0.3, 0.1, 0.3, 0.1])
+    values = [wild(k / 1000) for k in range(10, 400)]
+    assert 0.1 - 1e-9 <= min(values) and max(values) <= 0.3 + 1e-9
+
+
+def measured_profile(steps=30):
+    recorder = Recorder.start(WAN, schedule(steps), tap="stack", looks=True)
+    x, conditions = noise(1, 2, 3, 4), {"cond": 0.4}
+    loop.sample(curved(), x, schedule(steps), conditions, runner=recorder, look=toy_signal)
+    return combine([recorder.recording()], ProfileHeader("wan", tap="stack"))
+
+
+def test_a_profiles_runs_give_the_polynomial():
+    """Measured once, its values of the same signal are what a cached run adds up."""
+    profile, policy = measured_profile(), TeaCache(0.3, model="measured")
+    config = CacheConfig(policy, guards=Guards(1, 1, 99), budget=None, profile=profile)
+    report = cached_run(config, schedule(30))[1]
+    assert 0 < report.reused < 28 and not report.messages
+    fit = Fit.to(WAN, *profile.changes())
+    scores = [step.score for step in report.steps if step.score is not None]
+    series = [toy_signal(TIME_EMBEDDING, noise(1, 1), s, 0.0) for s in schedule(30).sigmas[:2]]
+    first = float((series[1] - series[0]).abs().mean() / series[0].abs().mean())
+    assert scores[0] == pytest.approx(fit(first), rel=1e-4)
+
+
+def test_without_measured_changes_it_says_so():
+    session = CacheConfig(TeaCache(model="measured")).start(WAN, schedule(20))
+    assert any("connect a profile" in message for message in session.report.messages)
+    assert TeaCache(model="measured", retention=True).signal(WAN) == TIME_EMBEDDING

@@ -71,6 +71,7 @@ def know(
         channels=facts.channels,
         blocks=facts.blocks,
         kept_as=kept_as,
+        guidance=facts.guidance,
     )
 
 

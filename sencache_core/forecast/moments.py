@@ -33,6 +33,7 @@ class Moments:
             its errors; mean over samples.
         gap: ``[T, T]``, as ``gram``, of what guidance adds to the conditional output,
             ``(g - 1)(cond - uncond)``; mean over samples. ``None`` without a guidance pair.
+        guidance: ``g``; 0: not known, or not one of all these.
     """
 
     t: np.ndarray
@@ -41,6 +42,7 @@ class Moments:
     response: np.ndarray | None = None
     lead: np.ndarray | None = None
     gap: np.ndarray | None = None
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         t, gram = self.t, self.gram
@@ -88,6 +90,29 @@ class Moments:
     def of_gap(self) -> Moments | None:
         """Those of the difference that guidance adds, for a rule to be bound to."""
         return None if self.gap is None else Moments(self.t, self.gap[None])
+
+    def likeness_at(self, times: Sequence[float]) -> np.ndarray | None:
+        """``[n, n]`` cosine between the changes of both branches' outputs from one time to another.
+
+        Where nothing changes it is 1. ``None`` where the pairs are not known.
+        """
+        if self.lead is None or self.gap is None or self.guidance in (0.0, 1.0):
+            return None
+
+        def change(gram: np.ndarray) -> np.ndarray:
+            own = gram.diagonal()
+            return own[:, None] + own - gram - gram.T
+
+        # The conditional output c and the gap d = (g - 1)(c - u) make the guided output c + d.
+        scale = 1 / (self.guidance - 1)
+        guided, lead, gap = (
+            change(self._between(gram, times)) for gram in (self.mean, self.lead, self.gap)
+        )
+        both = (guided - lead - gap) / 2
+        product, other = lead - scale * both, lead - 2 * scale * both + scale**2 * gap
+        size = np.sqrt(np.maximum(lead, 0) * np.maximum(other, 0))
+        known = size > 1e-12
+        return np.where(known, np.clip(product / np.where(known, size, 1), -1, 1), 1.0)
 
     def gain_at(self, t: float) -> float:
         """Terminal sensitivity at ``t``: geometric mean over samples, linear in log between."""

@@ -17,6 +17,7 @@ from typing import Any
 import comfy.patcher_extension
 import torch
 from torch import Tensor
+from torch._dynamo import OptimizedModule
 
 from ..config import CacheConfig
 from ..measure.calibration import Calibration
@@ -107,18 +108,20 @@ def record(
     Raises:
         UnsupportedModel: as for :func:`attach`.
     """
+    looks = not isinstance(model.get_model_object("diffusion_model"), OptimizedModule)
     runs = calibration or Calibration(probes=0)
 
     def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
         family = model_family(guider.model_patcher.model) or GENERIC
-        return runs.start(family, schedule, tap, header.guidance or None)
+        return runs.start(family, schedule, tap, header.guidance or None, looks)
 
     def measured(runner: Runner, header: ProfileHeader) -> None:
         runs.finished(runner)
         if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
-    return _patched(model, _Host(start, TAPS[tap], TAPS[tap].inside, True, measured, live))
+    enters = TAPS[tap].inside or looks
+    return _patched(model, _Host(start, TAPS[tap], enters, True, measured, live))
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ class _Host:
             x0_seen=not plain,  # SamplerCustomAdvanced hands it on
             stage=stage,
             guided=guidance_scale(guider) != 1.0,
+            guidance=guidance_scale(guider),
             clean=clean,
             multistep=partial(multistep_of, sampler, patcher, sigmas),
             blocks=row.comfy_places.count(network),

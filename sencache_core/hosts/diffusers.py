@@ -172,7 +172,8 @@ def attach(
         learn: whether later runs plan from what completed ones tell of their model, or the folder
             where that is kept, else :func:`..measure.learnt_store.default_folder`. Kilobytes, never
             tensors. Where the configuration names a folder, that is taken.
-        guidance: scale of classifier-free guidance, for what is learnt; ``None``: a pipeline's own.
+        guidance: scale of classifier-free guidance, for policies that go by it and for what is
+            learnt; ``None``: a pipeline's own.
 
     Raises:
         ValueError: unknown transformer class, no schedule, a cache on it already (of any kind), or
@@ -186,13 +187,15 @@ def attach(
 
     def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
         header = None
+        own = guidance_of(model, module) if guidance is None else guidance
         if config.profile is not None or config.learn is not None:
             header = header_of(module, clock.row, schedule, inputs, config.tap_in_use)
-            scale = guidance_of(model, module) if guidance is None else guidance
-            header = replace(header, guidance=scale)
+            header = replace(header, guidance=own)
         linear, channels = nonlinear_guidance(model) is None, channel_dim(clock.family)
         blocks = clock.row.diffusers_places.count(module)
-        facts = Facts(clock.family.prediction, linear, channels=channels, blocks=blocks)
+        facts = Facts(
+            clock.family.prediction, linear, channels=channels, blocks=blocks, guidance=own
+        )
         if schedule is not None:
             rest, below = None, clock.rest()
             for other in [other for other, _ in clocks if other is not module and below]:
@@ -241,7 +244,8 @@ def record(
         if schedule is None:
             raise ValueError("the first timestep is not on the scheduler's list")
         calibration = runs.setdefault(module, Calibration(probes))
-        runner = calibration.start(clock.row, schedule, guidance=guidance)
+        looks = module._compiled_call_impl is None
+        runner = calibration.start(clock.row, schedule, guidance=guidance, looks=looks)
         owners[id(runner)] = calibration
         return runner
 

@@ -46,13 +46,14 @@ class Calibration:
         schedule: Schedule,
         tap: str = "output",
         guidance: float | None = None,
+        looks: bool = False,
     ) -> Runner:
         """The runner of the next run; arguments as for ``Recorder.start``."""
         if self._masks:
             found = [travel for recorder in self._recorders[:-1] for travel in recorder.travels]
             return self._recorders[-1].probe(self._masks.pop(0), found)
         keep = self.runs_of(len(schedule.rounds)) > 1
-        return Recorder.start(family, schedule, tap, guidance, keep)
+        return Recorder.start(family, schedule, tap, guidance, keep, looks)
 
     def finished(self, runner: Runner) -> None:
         """A run has ended, completed or not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,11 @@ FORMAT_VERSION = 1
 _HEADER_KEY = "sencache_profile"
 
 #: Curves over time, each ``[T]``: sensitivities (RMS per RMS, RMS per unit t), speed of the latent
-#: (RMS of dx per unit t), size of the output (RMS) and its ratio to the step before.
-CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio")
+#: (RMS of dx per unit t), size of the output (RMS) and its ratio to the step before; and where it
+#: was seen, mean absolute change to the next step, over the mean size, of what TeaCache looks at
+#: and of the output.
+CHANGES = ("signal_change", "output_change")
+CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio", *CHANGES)
 
 #: Arrays of the moments, see ``moments.py``.
 MOMENTS = ("t", "gram", "gain", "response", "lead", "gap")
@@ -121,6 +124,12 @@ class Profile:
             return self.curve("speed", t)
         return FAMILIES[self.header.family].prior(t)[2]
 
+    def changes(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """``[T]`` each: changes to the next step of TeaCache's signal and of the output."""
+        if not all(name in self.mean for name in CHANGES):
+            return None
+        return tuple(self.mean[name] for name in CHANGES)
+
     def curve(self, name: str, t: float) -> float:
         """Mean value of the curve ``name`` at ``t``."""
         return float(np.interp(t, self.t, self.mean[name]))
@@ -192,7 +201,7 @@ class Profile:
                 arrays["t"],
                 _below("mean.", arrays),
                 _below("spread.", arrays),
-                Moments(**moments) if moments else None,
+                Moments(**moments, guidance=header.guidance) if moments else None,
             )
         except (TypeError, ValueError) as error:
             raise ProfileError(
@@ -293,7 +302,10 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
         rows = np.stack([r.curves[name] for r in recordings])[:, order]
         mean[name], spread[name] = rows.mean(axis=0), rows.std(axis=0)
     t = np.asarray(first.t, dtype=np.float64)[order]
-    return Profile(header, t, mean, spread, _moments(recordings))
+    moments = _moments(recordings)
+    if moments is not None:
+        moments = replace(moments, guidance=header.guidance)
+    return Profile(header, t, mean, spread, moments)
 
 
 def _moments(recordings: Sequence[Recording]) -> Moments | None:

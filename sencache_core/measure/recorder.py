@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..forecast.moments import Moments
 from ..model.families import Family
-from ..policies import Prior, RunInfo
+from ..policies import Prior, RunInfo, TeaCache
+from ..policies.threshold import relative_change
 from ..run.rounds import RoundLog
 from ..run.runner import EvaluateAt, read_round, sketch_latent
 from ..run.stats import RunReport, StepRecord
@@ -20,7 +21,7 @@ from ..sampler.schedule import Schedule
 from ..sampler.solver import transitions
 from ..types import ALL, SAME_TIME, Anchor, Branch, Decision, Key, Reason, rms, same_time, sketch
 from .probe import Probe, Seen, Travel, guided
-from .profile import Recording
+from .profile import CHANGES, CURVES, Recording
 
 
 class _Round(NamedTuple):
@@ -40,12 +41,18 @@ class Recorder:
     """
 
     measures = True
-    awaits = ""
 
     def __init__(
-        self, run: RunInfo, report: RunReport, guidance: float | None = None, keep: bool = False
+        self,
+        run: RunInfo,
+        report: RunReport,
+        guidance: float | None = None,
+        keep: bool = False,
+        looks: bool = False,
     ) -> None:
         self.run, self.report, self.guidance, self.keep = run, report, guidance, keep
+        self.awaits, self._signal = "", TeaCache().signal(run.family) if looks else ""
+        self._looked: list[Tensor] = []  # the signal of this round and of the one before
         self.seen: list[Seen] = []
         self.travels: list[Travel] = []
         self._log = RoundLog(report)
@@ -65,6 +72,7 @@ class Recorder:
         tap: str = "output",
         guidance: float | None = None,
         keep: bool = False,
+        looks: bool = False,
     ) -> Recorder:
         """A recorder for one run; see ``CacheConfig.start`` for its counterpart.
 
@@ -75,9 +83,10 @@ class Recorder:
             guidance: scale of the cond/uncond pair, ``None`` if unknown: moments are then those of
                 the conditional output.
             keep: keep all outputs in main memory, for :meth:`probe`.
+            looks: also measure how what TeaCache looks at changes from round to round.
         """
         report = RunReport(family.name, "calibration", "none", tap, schedule.num_steps)
-        return cls(RunInfo(family, schedule, Prior(family)), report, guidance, keep)
+        return cls(RunInfo(family, schedule, Prior(family)), report, guidance, keep, looks)
 
     def begin(self, x: Sequence[Tensor], sigma: float | Tensor) -> Decision:
         self._close_round()
@@ -85,6 +94,7 @@ class Recorder:
         before = self._previous.x if self._previous else None
         sigma, moved = read_round(sigma, sketches, before)
         self._log.tick()
+        self.awaits = self._signal
         t = self.run.family.time(sigma)
         self._now = _Round(sketches, sigma, t, moved)
         ordinal = len(self.report.steps)
@@ -96,7 +106,14 @@ class Recorder:
         return None
 
     def saw(self, branches: Sequence[Branch], value: Tensor | None) -> None:
-        pass
+        self.awaits = ""
+        if value is None:
+            self._signal, self._looked = "", []
+            return
+        lead = next((k for k, b in enumerate(branches) if b.role == "cond"), 0)
+        count = len(branches) if len(value) % len(branches) == 0 else 1
+        part = value.chunk(count)[lead if count > 1 else 0]
+        self._looked = [*self._looked[-1:], part.clone()]
 
     def branches_changed(self) -> None:
         """Of no account: nothing is forecast."""
@@ -137,7 +154,11 @@ class Recorder:
     def _curves(self, truth: Tensor, between: Tensor, dt: float) -> dict[str, Tensor]:
         before, now, moved = self._past.y.float(), truth.float(), self._now.moved
         size = rms(now).clamp_min(1e-12)
-        return {
+        pair = {}
+        if len({look.shape for look in self._looked}) == 1 and len(self._looked) > 1:
+            changes = relative_change(*self._looked), relative_change(before, now)
+            pair = dict(zip(CHANGES, changes, strict=True))
+        return pair | {
             "alpha_x": rms(between - before) / moved,
             "alpha_t": rms(now - between) / dt,
             "speed": torch.full_like(size, moved / dt),
@@ -193,11 +214,12 @@ class Recorder:
             self._close_round()
             self._log.finish(completed)
             self._previous = self._past = None
+            self._looked = []
         return self.report
 
     def recording(self) -> Recording:
         """What was measured, as plain arrays. One device-to-host copy per curve."""
-        names = self._rows[0][1] if self._rows else ()
+        names = [n for n in CURVES if self._rows and all(n in row for _, row in self._rows)]
         curves = {}
         for name in names:
             curves[name] = torch.stack([row[name] for _, row in self._rows]).cpu().double().numpy()

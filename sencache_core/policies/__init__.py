@@ -13,8 +13,10 @@ from .middle_blocks import MiddleBlocks
 from .off import Off
 from .planned import Planned
 from .profilingdit import ProfilingDiT
+from .ra_cfgcache import RACFGCache
 from .seacache import SeaCache
 from .sencache import SenCache
+from .tafc import Tafc
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
 
@@ -29,6 +31,8 @@ POLICIES: dict[str, type[Policy]] = {
         EasyCache,
         MagCache,
         SeaCache,
+        Tafc,
+        RACFGCache,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -58,10 +62,12 @@ __all__ = [
     "Preset",
     "Prior",
     "ProfilingDiT",
+    "RACFGCache",
     "RunInfo",
     "SeaCache",
     "SenCache",
     "Slopes",
+    "Tafc",
     "TeaCache",
     "Threshold",
 ]

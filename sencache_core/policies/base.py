@@ -34,6 +34,11 @@ class Slopes(Protocol):
     def speed(self, t: float) -> float:
         """RMS displacement of the latent per unit t along a trajectory."""
 
+    def changes(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Relative changes from one step to the next, of what TeaCache looks at, and of the output
+        along with it; ``None``: not measured.
+        """
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -46,6 +51,9 @@ class Prior:
 
     def speed(self, t: float) -> float:
         return self.family.prior(t)[2]
+
+    def changes(self) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class RunInfo:
             ``run/keeping.py``; ``None``: outputs are.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
         blocks: of the model's block stack; ``None``: not known.
+        guidance: its scale of guidance; 0: not known.
     """
 
     family: Family
@@ -88,6 +97,7 @@ class RunInfo:
     channels: int | None = 1
     kept_as: Clean | None = None
     blocks: int | None = None
+    guidance: float = 0.0
 
     @property
     def times(self) -> tuple[float, ...]:

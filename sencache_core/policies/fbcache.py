@@ -78,7 +78,7 @@ class FBCache(Probing):
             return math.inf
         if before.value.shape != now.value.shape:
             return math.inf
-        change = relative_change(before.value, now.value)
+        change = float(relative_change(before.value, now.value))
         if not math.isfinite(change):
             return math.inf
         state.added(change, abs(step.t - last.t))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
+
+import numpy as np
 
 from ..forecast.reuse import Hold, ReuseRule
 from ..model.families import GENERIC, Family
@@ -17,13 +19,15 @@ from .threshold import relative_change
 
 #: Largest change that a polynomial stands for: a whole output.
 _WHOLE = 1.0
+#: Degree of the polynomials (repository).
+DEGREE = 4
 #: Longest run of the presets: TeaCache has no limit of its own.
 _ANY = 10_000
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A published polynomial from the change of a signal to the expected change of the output.
+    """A polynomial from the change of a signal to the expected change of the output.
 
     Attributes:
         family: key in ``FAMILIES``.
@@ -33,6 +37,8 @@ class Fit:
             was fitted to; no upper end where it never falls.
         slow, fast: thresholds that its authors recommend.
         width: of the model, by which it is told from others of the family; 0: by name only.
+        least, most: values that it is kept to.
+        scaled: below its range it falls to 0 in proportion, rather than at once.
     """
 
     family: str
@@ -43,18 +49,22 @@ class Fit:
     slow: float
     fast: float
     width: int = 0
+    least: float = 0.0
+    most: float = _WHOLE
+    scaled: bool = False
 
     def __call__(self, change: float) -> float:
         """Expected change of the output, 0..1.
 
-        Below its range it is 0, as the polynomial is negative there; above it the largest value
+        Below its range a published one is 0, as it is negative there; above it the largest value
         within. The authors' code adds whatever comes out: below 0 it reuses without an end.
         """
         if change < self.low:
-            return 0.0
-        if change > self.high:
-            return self._largest
-        return min(max(self._value(change), 0.0), _WHOLE)
+            return self._kept(self.low) * change / self.low if self.scaled else 0.0
+        return self._largest if change > self.high else self._kept(change)
+
+    def _kept(self, change: float) -> float:
+        return min(max(self._value(change), self.least), self.most)
 
     def _value(self, change: float) -> float:
         value = 0.0
@@ -65,7 +75,29 @@ class Fit:
     @property
     def _largest(self) -> float:
         inside = (self.low + (self.high - self.low) * k / 200 for k in range(201))
-        return min(max(map(self._value, inside)), _WHOLE)
+        return max(map(self._kept, inside))
+
+    @classmethod
+    def to(cls, family: Family, signal: Sequence[float], output: Sequence[float]) -> Fit:
+        """The polynomial of degree 4, or less, that fits measured changes best, within their range.
+
+        Section 3.3 of the paper: least squares over the steps of uncached runs (there some 70
+        prompts). What lies below the smallest measured change is scaled from it.
+
+        Args:
+            family: of the model.
+            signal, output: changes from each step to the next.
+        """
+        signal, output = np.asarray(signal, dtype=float), np.asarray(output, dtype=float)
+        degree = min(DEGREE, len(np.unique(signal)) - 1)
+        fitted = np.polynomial.Polynomial.fit(signal, output, degree) if degree > 0 else None
+        powers = fitted.convert().coef[::-1] if fitted is not None else [output.mean()]
+        ends = (float(signal.min()), float(signal.max()))
+        bounds = (float(output.min()), min(float(output.max()), _WHOLE))
+        looked = TeaCache().signal(family)
+        return cls(
+            family.name, looked, tuple(map(float, powers)), *ends, 0.0, 0.0, 0, *bounds, True
+        )
 
 
 def _wan(signal, powers, low, high, slow, fast, width=0) -> Fit:
@@ -146,7 +178,7 @@ FITS: dict[str, Fit] = {
     ),
 }
 _RETAINED = ", retention"
-AUTO, PLAIN = "auto", "none"
+AUTO, PLAIN, MEASURED = "auto", "none", "measured"
 #: Where width does not tell: all CogVideoX have time embeddings of 512 channels.
 _OF_FAMILY = {"cogvideox": "CogVideoX 5B", "ltx": "LTX-Video"}
 
@@ -157,9 +189,11 @@ class TeaState(Accumulated):
 
     Attributes:
         seen: what was seen in the round before, computed or not.
+        refitted: polynomial of the connected profile; ``None``: it is not asked for.
     """
 
     seen: Look | None = None
+    refitted: Fit | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +213,8 @@ class TeaCache(Accumulating):
 
     Args:
         threshold: largest expected relative change of the output; 0 computes everything.
-        model: whose polynomial; ``"auto"``: by family and width; ``"none"``: the change as it is.
+        model: whose polynomial; ``"auto"``: by family and width; ``"none"``: the change as it is;
+            ``"measured"``: fitted to the connected profile's runs, see :meth:`Fit.to`.
         retention: the authors' ``ret_steps``: the first tenth of the steps is computed and no last
             one; on Wan it goes by the time projection.
         place: what is kept: the stack's residual, as theirs, or the model's output.
@@ -208,9 +243,15 @@ class TeaCache(Accumulating):
     model: str = field(
         default=AUTO,
         metadata={
-            "choices": (AUTO, PLAIN, *(name for name in FITS if not name.endswith(_RETAINED))),
+            "choices": (
+                AUTO,
+                PLAIN,
+                MEASURED,
+                *(name for name in FITS if not name.endswith(_RETAINED)),
+            ),
             "help": "Which model's polynomial rescales the changes. auto goes by family and width; "
-            "none takes them as they are, which models without a polynomial get, too.",
+            "none takes them as they are, which models without a polynomial get, too; measured "
+            "fits one to the connected profile's runs.",
         },
     )
     retention: bool = field(
@@ -256,13 +297,13 @@ class TeaCache(Accumulating):
         fit = self._fit(family)
         if fit is not None:
             return fit.signal
-        if family.name == "wan" and self.retention:
+        if family.name == "wan" and self.retention and self.model != MEASURED:
             return TIME_PROJECTION
         return TIME_EMBEDDING if family.name in ("wan", "cogvideox") else MODULATED_INPUT
 
     def _fit(self, family: Family, width: int = 0) -> Fit | None:
         """The polynomial for a model of ``family`` whose signal has ``width`` channels."""
-        if self.model == PLAIN:
+        if self.model in (PLAIN, MEASURED):
             return None
         if self.model != AUTO:
             return FITS.get(self.model + _RETAINED * self.retention, FITS[self.model])
@@ -277,6 +318,11 @@ class TeaCache(Accumulating):
             return "TeaCache looks into the model, and this one is of no known family"
         if fit is not None and fit.family != run.family.name:
             return f"the polynomial of {self.model} does not fit a model of {run.family.title}"
+        if self.model == MEASURED and run.slopes.changes() is None:
+            return (
+                "no changes of what TeaCache looks at were measured; connect a profile that was "
+                "calibrated with this version, on a model that is not compiled as a whole"
+            )
         return ""
 
     def own_guards(self, guards: Guards, default: Guards) -> Guards:
@@ -285,7 +331,8 @@ class TeaCache(Accumulating):
         return guards
 
     def start(self, run: RunInfo) -> TeaState:
-        return TeaState(run)
+        known = run.slopes.changes() if self.model == MEASURED else None
+        return TeaState(run, refitted=known and Fit.to(run.family, *known))
 
     def observe(self, step: Step, state: TeaState) -> TeaState:
         if step.look is not state.seen or step.look is None:
@@ -301,10 +348,10 @@ class TeaCache(Accumulating):
             return math.inf
         if before.value.shape != now.value.shape:
             return math.inf
-        change = relative_change(before.value, now.value)
+        change = float(relative_change(before.value, now.value))
         if not math.isfinite(change):
             return math.inf
-        fit = self._fit(state.run.family, now.value.shape[-1])
+        fit = state.refitted or self._fit(state.run.family, now.value.shape[-1])
         grown = min(change, _WHOLE) if fit is None else fit(change)
         state.added(grown, abs(step.t - t))
         return grown

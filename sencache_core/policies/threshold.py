@@ -65,10 +65,10 @@ class Threshold(Policy):
         return Budgeted(self, guards, evaluations)
 
 
-def relative_change(before: Tensor, now: Tensor) -> float:
-    """``mean|now - before| / mean|before|`` over all entries, in float32. One device sync."""
+def relative_change(before: Tensor, now: Tensor) -> Tensor:
+    """``mean|now - before| / mean|before|`` over all entries, in float32, 0-d, on its device."""
     was = before.float()
-    return float((now.float() - was).abs().mean() / was.abs().mean())
+    return (now.float() - was).abs().mean() / was.abs().mean()
 
 
 def _told(score: float) -> float | None:

@@ -101,6 +101,7 @@ class Facts:
             asked only where that is of use. ``None``: the host cannot.
         channels: dimension of the latent that holds its channels; ``None``: it is no grid.
         blocks: of the model's block stack; ``None``: not known.
+        guidance: its scale of guidance; 0: not known.
     """
 
     prediction: str | None = None
@@ -112,3 +113,4 @@ class Facts:
     multistep: Callable[[], Multistep | None] | None = None
     channels: int | None = 1
     blocks: int | None = None
+    guidance: float = 0.0

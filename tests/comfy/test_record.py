@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from sencache_core import CacheConfig
-from sencache_core.measure.profile import combine
+from sencache_core.measure.profile import CHANGES, combine
 from sencache_core.model.fingerprint import fingerprint
+from sencache_core.policies import TeaCache
 
 pytestmark = pytest.mark.comfyui
 
@@ -26,7 +27,7 @@ def test_measures_and_changes_nothing(runs, host, name, tap):
         assert runs.same(runs.sample(model, case, steps=STEPS), plain)
     ((recording, header),) = found
     assert len(recording.t) == STEPS - 1
-    assert {"alpha_x", "alpha_t", "speed", "ratio"} <= recording.curves.keys()
+    assert {"alpha_x", "alpha_t", "speed", "ratio", *CHANGES} <= recording.curves.keys()
     for curve in recording.curves.values():
         known = np.asarray(curve)[np.isfinite(curve)]
         assert known.size and (known >= 0).all()
@@ -39,6 +40,12 @@ def test_measures_and_changes_nothing(runs, host, name, tap):
     runs.sample(host.attach(case.model, config, kept), case, steps=STEPS)
     assert kept.last.evaluations == 6
     assert not any(message.startswith("Note") for message in kept.last.messages)
+
+    policy = TeaCache(2.0, model="measured", place=tap)
+    config = CacheConfig(policy, budget=None, profile=combine([recording], header))
+    runs.sample(host.attach(case.model, config, kept), case, steps=STEPS)
+    assert kept.last.reused > 0
+    assert not any("connect a profile" in message for message in kept.last.messages)
 
 
 def test_an_interrupted_run_is_not_a_profile(runs, host):

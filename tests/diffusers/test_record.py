@@ -20,6 +20,7 @@ def test_measuring_changes_nothing_and_gives_a_profile(wan, tmp_path):
     assert len(attachment.recordings) == 2
     assert attachment.reports[0].calls == 3 * STEPS - 1
     profile = combine(attachment.recordings, ProfileHeader("wan"))
+    assert len(profile.changes()[0]) == STEPS - 1
     profile.save(tmp_path / "wan.safetensors")
     config = CacheConfig(profile=Profile.load(tmp_path / "wan.safetensors"))
     with host.attach(wan.module, config, wan.scheduler) as cached:

@@ -8,6 +8,7 @@ from .hicache import HiCache
 from .meancache import MeanCache
 from .polynomial import Hold, Linear, Quadratic
 from .spectrum import Spectrum
+from .tangent import Tangent
 from .taylorseer import TaylorSeer
 from .two_point import TwoPoint
 
@@ -36,6 +37,7 @@ __all__ = [
     "Quadratic",
     "ReuseRule",
     "Spectrum",
+    "Tangent",
     "TaylorSeer",
     "TwoBands",
     "TwoPoint",
