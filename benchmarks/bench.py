@@ -72,7 +72,7 @@ def run_bench(
         progress: show a progress bar.
 
     Returns:
-        The rows: ``family, regime, method, budget``; ``title, ours`` as of the method;
+        The rows: ``family, regime, method, budget``; ``title, ours, origin_of`` as of the method;
         ``identity`` of the model; ``setting`` (by name) and ``clips``: of each its number
         ``clip``, ``cost`` (share of the uncached run's block executions, partial blocks by their
         share of arithmetic), and the PSNR of the decoded clip, in dB, to the ``exact`` solution
@@ -144,19 +144,22 @@ class _Bench:
     def _truths(self) -> list[Kept]:
         return self.case("diffusers").truths
 
-    def _row(self, method: str, budget: float, title: str = "", ours: bool = False) -> Row:
+    def _row(self, name: str, budget: float, method: Method | None = None) -> Row:
         """The row as far as it is there, without an error from before."""
-        key = self._model.name, self._regime.name, method, budget
+        key = self._model.name, self._regime.name, name, budget
         row = self._rows.get(key)
+        about = {"identity": self._store.identity, "title": name, "ours": False, "origin_of": []}
+        if method is not None:
+            about |= {"title": method.title or name, "ours": method.ours}
+            about |= {"origin_of": list(method.origin_of)}
         if row is None or row["identity"] != self._store.identity or row["error"]:
-            about = {"title": title or method, "ours": ours, "identity": self._store.identity}
-            row = {**dict(zip(KEYS, key)), **about, "setting": None, "clips": [], "error": None}
-            self._rows[key] = row
+            row = {**dict(zip(KEYS, key)), "setting": None, "clips": [], "error": None}
+        self._rows[key] = row = {**row, **about}
         return row
 
     def fill(self, method: Method, budget: float) -> None:
         """Sample what the row has not got; a method that cannot run is a result."""
-        row = self._row(method.name, budget, method.title, method.ours)
+        row = self._row(method.name, budget, method)
         done = len(row["clips"])
         self._bar.update(min(done, self._samples))
         try:
@@ -216,8 +219,7 @@ def bench(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError, ImportError: as for ``run_bench`` and the loading of models.
     """
-    from .samplers import table  # not before they may run as programs of their own
-    from .summary import summarise
+    from .summary import by_sampler, summarise  # not before it may run as a program of its own
 
     if arguments.config and not arguments.checkpoint:
         raise ValueError("--config describes a --checkpoint")
@@ -243,7 +245,7 @@ def bench(arguments: argparse.Namespace) -> int:
     counts = arguments.samples, arguments.tune_samples, arguments.calibration_samples
     plan = Plan(models, regimes, methods, arguments.budgets, *counts)
     rows = run_bench(plan, path, arguments.references, arguments.resume)
-    print(table(rows) if samplers else summarise(rows))
+    print(by_sampler(rows) if samplers else summarise(rows))
     print(f"Rows: {path.resolve()}")
     asked = [{model.name for model in models}, {regime.name for regime in regimes}]
     asked += [{method.name for method in methods}, set(arguments.budgets)]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sencache_core.config import CacheConfig
+from sencache_core.policies import EasyCache, Guards
 from sencache_core.policies.plan import evaluations_of
 from sencache_core.sampler.schedule import flow_sigmas
 from sencache_core.tiny import to_comfyui_keys
@@ -31,6 +32,7 @@ from .host import HOSTS, BlockWork, DiffusersHost, Shot
 from .measures import rms
 from .method import Method, Setting, Sweep
 from .models import Model, Regime
+from .peers import ANY, paired
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -237,10 +239,18 @@ def _node(name: str, patcher: Any, setting: Setting) -> Any:
     ).result[0]
 
 
-def _own(aim: str, patcher: Any, setting: Setting) -> Any:
+def _own(config: CacheConfig, patcher: Any, setting: Setting) -> Any:
     from sencache_core.hosts.comfy import attach
 
-    return attach(patcher, CacheConfig(budget=setting["budget"], aim=aim))
+    return attach(patcher, replace(config, budget=setting["budget"]))
+
+
+def _easy(patcher: Any, setting: Setting) -> Any:
+    """Ours by the rule, at the threshold and within the start and end of ComfyUI's node."""
+    guards = Guards(1, 0, ANY, start=0.15, end=0.95)
+    policy = EasyCache(setting["reuse_threshold"], origin="comfyui")
+    config = CacheConfig(policy, guards=guards, hindsight=False)
+    return _own(config, patcher, {"budget": None})
 
 
 @contextmanager
@@ -255,14 +265,14 @@ def _fewer(case: Case, setting: Setting) -> Iterator[None]:
         host.sigmas = before
 
 
-def _planned(name: str, aim: str) -> Method:
+def _ours(name: str, config: CacheConfig) -> Method:
     return Method(
         name,
         lambda case, budget: [Sweep.over("budget", [budget])],
-        partial(patched, make=partial(_own, aim)),
+        partial(patched, make=partial(_own, config)),
         host="comfyui",
         ours=True,
-        at_full=aim == "true",
+        at_full=config.aim == "true",
     )
 
 
@@ -277,11 +287,15 @@ def _peer(name: str, node: str) -> Method:
 
 HOSTS["comfyui"] = ComfyHost
 
+_EASY = CacheConfig(EasyCache(origin="comfyui"), hindsight=False)
+_BUDGET = "ours-easycache (ComfyUI)"
+
 METHODS = (
-    _peer("easycache", "EasyCacheNode"),
+    *paired(_peer("easycache", "EasyCacheNode"), _BUDGET, partial(patched, make=_easy)),
+    _ours(_BUDGET, _EASY),
     _peer("lazycache", "LazyCacheNode"),
-    _planned("planned (ComfyUI)", "same"),
-    _planned("true (ComfyUI)", "true"),
+    _ours("planned (ComfyUI)", CacheConfig()),
+    _ours("true (ComfyUI)", CacheConfig(aim="true")),
     Method(
         "fewer-steps (ComfyUI)",
         lambda case, budget: [Sweep.over("steps", [evaluations_of(budget, case.regime.steps)])],

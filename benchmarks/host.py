@@ -99,9 +99,11 @@ class DiffusersHost:
 
     Attributes:
         scheduler: of the regime; another one while :meth:`stepping`.
+        timestep: that is being sampled, as pipelines hold it.
     """
 
     name = "diffusers"
+    timestep = 0.0
 
     def __init__(self, model: Model, regime: Regime) -> None:
         self.model, self.regime = model, regime
@@ -127,6 +129,7 @@ class DiffusersHost:
         scheduler, (x, positive, negative) = self.scheduler, self.start(shots)
         self._set_steps()
         for k, t in enumerate(scheduler.timesteps):
+            self.timestep = float(t)
             where = {
                 "step_index": k,
                 "sigma": self._sigma(k),
@@ -135,6 +138,12 @@ class DiffusersHost:
             guided = self.guided(x, self._time(k), positive, negative, **where)
             x = scheduler.step(guided, t, x, return_dict=False)[0]
         return x
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels of a run, in 0..1, and the 0 at its end."""
+        self._set_steps()
+        return [*map(self._sigma, range(self._steps)), 0.0]
 
     def _set_steps(self) -> None:
         steps, own = self._steps, self._own

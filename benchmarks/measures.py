@@ -60,6 +60,13 @@ def tail(values: Sequence[float]) -> float:
     return float(np.percentile(values, TAIL))
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of the bootstrap interval of the mean of ``values``."""
+    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(np.asarray(values)[draws].mean(axis=1), ENDS)
+    return float(low), float(high)
+
+
 class Nearer(NamedTuple):
     """How often a method is nearer than the best of others.
 

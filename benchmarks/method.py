@@ -50,6 +50,7 @@ class Method:
         ours: whether it is this repository's; all others are its peers.
         batched: whether it decides nothing from what it sees, so that clips may share calls.
         at_full: whether it differs from the uncached run when nothing is skipped.
+        origin_of: of a peer: names of our rows that are the same method.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Method:
     ours: bool = False
     batched: bool = False
     at_full: bool = False
+    origin_of: Sequence[str] = ()
 
 
 def describe(setting: Setting) -> str:

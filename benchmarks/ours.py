@@ -1,20 +1,28 @@
-"""SenCache's own rows, through its diffusers host. A row is one line of ``METHODS``."""
+"""SenCache's own rows, through its diffusers host.
+
+Every policy and every reuse rule that is registered has a row, ``ours-NAME`` and
+``ours-rule-NAME``; what else is compared is one line of ``METHODS``.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from sencache_core.config import CacheConfig
-from sencache_core.forecast.reuse import Hold, Linear
+from sencache_core.forecast.reuse import REUSE_RULES, Hold, Linear
 from sencache_core.hosts.diffusers import attach, record
 from sencache_core.measure.calibration import Calibration
 from sencache_core.measure.learnt_store import LearntStore
 from sencache_core.measure.profile import Profile, ProfileHeader, combine
-from sencache_core.policies import Interval, SenCache
+from sencache_core.model.families import FAMILIES
+from sencache_core.policies import POLICIES, Interval, Policy
+from sencache_core.sampler.schedule import Schedule
+from sencache_core.types import OUTPUT
 
 from .case import Case
 from .method import Method, Setting, Sweep
@@ -131,6 +139,87 @@ def profile(case: Case) -> Profile:
     return Profile.load(file)
 
 
+def published(name: str, family: str) -> CacheConfig:
+    """A policy with the settings that it starts with, and the rules of its authors.
+
+    Those of its first preset for the family, or else for any; without presets the last output is
+    held. Nothing else of this package helps along.
+    """
+    policy = POLICIES[name]()
+    presets = sorted(policy.presets().values(), key=lambda preset: preset.family != family)
+    config = CacheConfig(policy, Hold(), hindsight=False)
+    if not presets:
+        return config
+    rule, gap = presets[0].rule, presets[0].gap_rule
+    return replace(config, rule=rule, gap_rule=gap or config.gap_rule)
+
+
+def fitting(name: str, case: Case) -> CacheConfig:
+    """As :func:`published`, with a profile, or with outputs kept, where it needs that here.
+
+    Raises:
+        ValueError: it cannot serve the model. The message says why.
+    """
+    config, schedule = published(name, case.model.family), Schedule(tuple(case.host.sigmas))
+
+    def misfit(config: CacheConfig) -> str:
+        run = config.start(FAMILIES[case.model.family], schedule).course.run
+        return config.policy.misfit(run)
+
+    why = misfit(config)
+    if not why:
+        return config
+    own = config.policy
+    for policy in (own, replace(own, place=OUTPUT.tap) if hasattr(own, "place") else own):
+        other = replace(config, policy=policy)
+        if other.tap_in_use == OUTPUT.tap:  # where profiles are measured here
+            other = replace(other, profile=profile(case))
+        if not misfit(other):
+            return other
+    raise ValueError(why)
+
+
+@contextmanager
+def served(case: Case, config: CacheConfig) -> Iterator[None]:
+    """The case's module with a cache that learns nothing.
+
+    Raises:
+        ValueError: the run was not cached. The message says why.
+    """
+    module, guidance = case.model.module, case.regime.guidance
+    with attach(module, config, case.host.scheduler, learn=False, guidance=guidance) as cache:
+        yield
+        cache.close()
+    off = (said for said in cache.reports[-1].messages if said.startswith("Caching is off"))
+    if why := next(off, ""):
+        raise ValueError(why)
+
+
+def registered(name: str, policy: type[Policy]) -> Method:
+    """The row of a registered policy, at its own tap, under the budget."""
+    row = f"ours-{name}"
+
+    def connect(case: Case, setting: Setting) -> AbstractContextManager:
+        return served(case, replace(case.prepared[row], budget=setting["budget"]))
+
+    def sweeps(case: Case, budget: float) -> list[Sweep]:
+        return [Sweep.over("budget", [budget])]
+
+    title, prepare = f"ours: {policy.title}", partial(fitting, name)
+    return Method(row, sweeps, connect, prepare=prepare, title=title, ours=True)
+
+
+def rule_row(name: str) -> Method:
+    """The row of a registered reuse rule: its forecasts on even steps."""
+    options = {"policy": Interval(), "rule": REUSE_RULES[name](), "hindsight": False}
+    return cached(f"ours-rule-{name}", f"ours: rule {name} on even steps", **options)
+
+
+def _compared(policy: type[Policy]) -> bool:
+    """Whether a policy has a row of its own: not if it never reuses, nor if it is our default."""
+    return policy().reuses and policy is not type(CacheConfig().policy)
+
+
 METHODS = (
     cached("planned-first-run", "planned, first run"),
     cached("planned-after-3", "planned, after 3 runs", learns=True),
@@ -141,7 +230,6 @@ METHODS = (
     cached("planned-hold", measure=profile, rule=Hold()),
     cached("planned-linear", measure=profile, rule=Linear()),
     cached("planned-no-hindsight", measure=profile, hindsight=False),
-    cached("sencache", policy=SenCache(), rule=Linear(), hindsight=False),
-    cached("interval-hold", policy=Interval(), rule=Hold(), hindsight=False),
-    cached("interval-linear", policy=Interval(), rule=Linear(), hindsight=False),
+    *(registered(name, policy) for name, policy in POLICIES.items() if _compared(policy)),
+    *(rule_row(name) for name in REUSE_RULES if name != Hold.name),  # ours-interval holds
 )

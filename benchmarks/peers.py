@@ -1,4 +1,8 @@
-"""The caches of diffusers and DBCache of cache-dit, unmodified, through their ``enable_cache``."""
+"""The caches of diffusers and DBCache of cache-dit, unmodified, through their ``enable_cache``.
+
+Where ours can be set as an origin is, a row ``ours as NAME`` has ours with the origin's own knobs,
+sought in the same way.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sencache_core.config import CacheConfig
+from sencache_core.forecast.reuse import Hold, Linear, TaylorSeer
+from sencache_core.policies import POLICIES, Guards, MagCache, Planned, SeaCache
+from sencache_core.policies.magcache import Table
+
 from .case import Case
 from .method import Method, Setting, Sweep, need
+from .ours import served
 
+#: Longest run where an origin has no limit of its own.
+ANY = 10_000
 #: Thresholds to search, from those that skip nothing to those that skip all they may.
 THRESHOLDS = tuple(float(f"{value:.3g}") for value in np.geomspace(1e-4, 30, 128))
 
@@ -49,9 +62,34 @@ def peer(
     make: Callable[[Case, Setting], Any],
     sweeps: Callable[[Case, float], Sequence[Sweep]],
     prepare: Callable[[Case], Any] | None = None,
-) -> Method:
-    """A cache of diffusers; ``make`` gives its configuration."""
-    return Method(name, sweeps, partial(enabled, make=make), prepare=prepare)
+    own: str = "",
+    same: Callable[[Case, Setting], CacheConfig] | None = None,
+) -> list[Method]:
+    """A cache of diffusers, and ours beside it where that can be set alike.
+
+    Args:
+        name, sweeps, prepare: as of :class:`Method`.
+        make: gives its configuration.
+        own: name of our row of the same method under a budget; empty: there is none.
+        same: gives ours with the origin's settings.
+    """
+    origin = Method(name, sweeps, partial(enabled, make=make), prepare=prepare)
+    return paired(origin, own, partial(_attached, make=same) if same else None)
+
+
+def paired(origin: Method, own: str, attach: Callable | None) -> list[Method]:
+    """The origin, which knows its pairs, and ours with its knobs, sought as the origin's are."""
+    if attach is None:
+        return [replace(origin, origin_of=(own,) if own else ())]
+    twin = replace(origin, name=f"ours as {origin.name}", attach=attach, ours=True, prepare=None)
+    before = origin.prepare
+    if before is not None:  # what it returns is kept under the origin's name
+        twin = replace(twin, prepare=lambda case: case.prepare(origin))
+    return [replace(origin, origin_of=(twin.name, own) if own else (twin.name,)), twin]
+
+
+def _attached(case: Case, setting: Setting, make: Callable[[Case, Setting], CacheConfig]) -> Any:
+    return served(case, replace(make(case, setting), budget=None, hindsight=False))
 
 
 def _config(name: str, case: Case, setting: Setting, **more: Any) -> Any:
@@ -84,6 +122,12 @@ def _sea_sweeps(order: int, case: Case, budget: float) -> list[Sweep]:
     ]
 
 
+def _same_sea(case: Case, setting: Setting) -> CacheConfig:
+    policy = SeaCache(setting["threshold"], line=setting["residual_order"] > 0)
+    rule = Linear() if policy.line else Hold()
+    return CacheConfig(policy, rule, Guards(1, 1, setting["max_consecutive_cached"] or ANY))
+
+
 def _taylor(case: Case, setting: Setting) -> Any:
     # The models are float32; half precision would only cost the peer accuracy.
     own = {"use_lite_mode": True, "taylor_factors_dtype": torch.float32}
@@ -96,6 +140,16 @@ def _taylor_sweeps(order: int, case: Case, budget: float) -> list[Sweep]:
         Sweep.over("cache_interval", intervals, max_order=order, disable_cache_before_step=first)
         for first in (3, 1, 6)
     ]
+
+
+def _same_taylor(case: Case, setting: Setting) -> CacheConfig:
+    # The hooks count from one before the end of the warm-up.
+    first, interval = setting["disable_cache_before_step"], setting["cache_interval"]
+    steps = range(case.regime.steps)
+    full = [step < first or (step - first - 1) % interval == 0 for step in steps]
+    mask = "".join("C" if one else "." for one in full)
+    rule = TaylorSeer(setting["max_order"])
+    return CacheConfig(Planned(mask=mask), rule, Guards(1, 0, ANY))
 
 
 def _mag(case: Case, setting: Setting) -> Any:
@@ -130,8 +184,48 @@ def _mag_sweeps(case: Case, budget: float) -> list[Sweep]:
     ]
 
 
+@dataclass(frozen=True)
+class _Calibrated(MagCache):
+    """With ratios that diffusers' own calibration printed."""
+
+    ratios: tuple[float, ...] = ()
+
+    def _table(self, run) -> Table:
+        return Table(run.family.name, self.ratios, self.ratios)
+
+
+def _same_mag(case: Case, setting: Setting) -> CacheConfig:
+    ratios, start = tuple(case.prepared["magcache"]), setting["retention_ratio"]
+    policy = _Calibrated(setting["threshold"], retention=start, ratios=ratios)
+    return CacheConfig(policy, Hold(), Guards(1, 0, setting["max_skip_steps"]))
+
+
+def _same_first_block(case: Case, setting: Setting) -> CacheConfig:
+    policy = POLICIES["fbcache"]().with_tolerance(setting["threshold"])
+    return CacheConfig(policy, Hold(), Guards(1, 0, ANY))
+
+
 def _first_block_sweeps(case: Case, budget: float) -> list[Sweep]:
     return [Sweep.over("threshold", THRESHOLDS)]
+
+
+def _at_timesteps(name: str, case: Case, setting: Setting) -> Any:
+    return _config(name, case, setting, current_timestep_callback=lambda: case.host.timestep)
+
+
+def _broadcast_sweeps(case: Case, budget: float) -> list[Sweep]:
+    # Its default range of timesteps, and all of them.
+    knob, every = "spatial_attention_block_skip_range", range(1, case.regime.steps)
+    spans = ((100, 800), (-1, 1001))
+    return [Sweep.over(knob, every, spatial_attention_timestep_skip_range=span) for span in spans]
+
+
+def _faster_sweeps(case: Case, budget: float) -> list[Sweep]:
+    # Its default ranges, and all timesteps; attention at every second step, as its default.
+    knob, every = "unconditional_batch_skip_range", range(1, case.regime.steps)
+    names = "unconditional_batch_timestep_skip_range", "spatial_attention_timestep_skip_range"
+    spans = ((-1, 641), (-1, 681)), ((-1, 1001), (-1, 1001))
+    return [Sweep.over(knob, every, **dict(zip(names, span))) for span in spans]
 
 
 #: cache-dit's ready-made masks, from expensive to cheap.
@@ -210,14 +304,24 @@ def _with_orders(sweeps: Callable[..., Sequence[Sweep]], case: Case, budget: flo
     return [s for order in (1, 2) for s in sweeps(case, budget, taylorseer_order=order)]
 
 
+_BROADCAST = partial(_at_timesteps, "PyramidAttentionBroadcast")
+_FASTER = partial(_at_timesteps, "FasterCache")
+_FIRST = partial(_config, "FirstBlockCache")
+_SERIES = "ours-rule-taylorseer"
+
 METHODS = (
-    peer("seacache-0", _sea, partial(_sea_sweeps, 0)),
-    peer("seacache-1", _sea, partial(_sea_sweeps, 1)),
-    peer("taylorseer-1", _taylor, partial(_taylor_sweeps, 1)),
-    peer("taylorseer-2", _taylor, partial(_taylor_sweeps, 2)),
-    peer("magcache", _mag, _mag_sweeps, magnitude_ratios),
-    peer("first-block-cache", partial(_config, "FirstBlockCache"), _first_block_sweeps),
-    Method("dbcache", _thresholds, _dbcache),
+    *peer("seacache-0", _sea, partial(_sea_sweeps, 0), None, "ours-seacache", _same_sea),
+    *peer("seacache-1", _sea, partial(_sea_sweeps, 1), None, "ours-seacache", _same_sea),
+    *peer("taylorseer-1", _taylor, partial(_taylor_sweeps, 1), None, _SERIES, _same_taylor),
+    *peer("taylorseer-2", _taylor, partial(_taylor_sweeps, 2), None, "", _same_taylor),
+    *peer("magcache", _mag, _mag_sweeps, magnitude_ratios, "ours-magcache", _same_mag),
+    *peer(
+        *("first-block-cache", _FIRST, _first_block_sweeps, None, "ours-fbcache"),
+        same=_same_first_block if "fbcache" in POLICIES else None,
+    ),
+    *peer("attention-broadcast", _BROADCAST, _broadcast_sweeps, own="ours-pab"),
+    *peer("fastercache", _FASTER, _faster_sweeps, own="ours-fastercache"),
+    Method("dbcache", _thresholds, _dbcache, origin_of=("ours-dbcache",)),
     Method("dbcache-taylorseer", partial(_with_orders, _thresholds), _dbcache),
     Method("dbcache-mask", _masks, _dbcache),
     Method("dbcache-mask-taylorseer", partial(_with_orders, _masks), _dbcache),

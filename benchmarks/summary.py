@@ -1,18 +1,20 @@
-"""Rows of a bench as tables and plots, finished or not.
+"""Rows of a bench as tables and pictures, finished or not.
 
-``python -m benchmarks.summary rows.json [more.json ...] [--plots FOLDER]``
+``python -m benchmarks.summary rows.json [more.json ...] [--plots FOLDER]``; for rows of
+``sencache bench --sampler NAME``: ``--samplers``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .measures import Nearer, nearer, tail
-from .method import need
+from .measures import Nearer, interval, nearer, tail
+from .picture import draw
 from .store import UNCACHED, Key, Row, read
 
 #: What clips are compared with: keys of a clip's figures.
@@ -28,6 +30,17 @@ SCOPE = (
     "not quality. The bundled models are tiny and trained on synthetic clips: their figures say "
     "nothing about real ones."
 )
+#: What has to be said of tables by sampler.
+SAMPLERS = (
+    "PSNR of decoded clips in dB, mean / tenth percentile; `at`: the cost, where it is not within "
+    "0.02 of the budget. Samplers that draw noise as they go follow no ODE, so that there is no "
+    "exact solution to compare with: their cells are empty. Their clips are compared with the "
+    "uncached clip of the same seed; with fewer steps it draws other noise. The models are tiny "
+    "and trained on synthetic clips: figures compare methods on them and say nothing about real "
+    "ones."
+)
+#: Costs this near to each other are one cost.
+SAME_COST = 0.02
 
 
 class Place(NamedTuple):
@@ -61,21 +74,32 @@ def is_uncached(row: Row) -> bool:
 
 
 def mean(row: Row, key: str) -> float:
-    """Of one figure over the row's clips."""
-    return sum(clip[key] for clip in row["clips"]) / len(row["clips"])
+    """Of one figure over the row's clips; ``nan`` where clips have none."""
+    values = [clip[key] for clip in row["clips"]]
+    return math.nan if None in values else sum(values) / len(values)
 
 
 def both(row: Row, key: str) -> str:
-    """Mean and tenth percentile of a distance; ``=`` for uncached clips and themselves."""
+    """Mean and tenth percentile of a distance; ``=`` for uncached clips and themselves.
+
+    Empty where there is none: samplers that draw noise have no exact solution.
+    """
     if key == SAME and is_uncached(row):
         return "="
+    if math.isnan(mean(row, key)):
+        return ""
     return f"{mean(row, key):.1f} / {tail([clip[key] for clip in row['clips']]):.1f}"
+
+
+def _down(row: Row, key: str) -> float:
+    """Sorts the nearest first, and last what has no distance."""
+    return math.inf if math.isnan(mean(row, key)) else -mean(row, key)
 
 
 def beside_peers(row: Row, methods: dict[str, Row], key: str) -> Nearer | None:
     """A row of ours beside the peer of the best mean, on the clips that all of them have."""
     rows = _peers(methods, mean(row, "cost"))
-    if not rows or not row["ours"]:
+    if not rows or not row["ours"] or math.isnan(mean(row, key)):
         return None
     count = min(len(one["clips"]) for one in (row, *rows))
     values = {r["method"]: [clip[key] for clip in r["clips"][:count]] for r in (row, *rows)}
@@ -102,7 +126,7 @@ def across(rows: Sequence[Row], budget: float, key: str) -> str:
     others = []
     for found in columns.values():
         caches = [r for r in _peers(found, budget) if r["method"] not in ALWAYS]
-        best = max(caches, key=lambda r: mean(r, key), default=None)
+        best = min(caches, key=lambda r: _down(r, key), default=None)
         others.append(f"{both(best, key)} `{best['method']}`" if best else "")
     lines.append(["best other cache", *others])
     return _table(("", *(f"{place.family}, {place.regime}" for place in columns)), lines)
@@ -126,6 +150,38 @@ def _nearer(row: Row | None, methods: dict[str, Row], key: str) -> str:
     return f"{won.share:.0%} ({won.low:.0%} to {won.high:.0%}) `{won.peer}`"
 
 
+def pairs(rows: Sequence[Row], budget: float) -> str:
+    """What ours are nearer than their origins, in dB: pairs down, models and both distances
+    across; empty where there are none."""
+    columns = {place: found for place, found in places(rows).items() if place.budget == budget}
+    origins = {
+        (row["method"], own): row["title"]
+        for found in columns.values()
+        for row in found.values()
+        for own in row.get("origin_of", ())
+        if own in found
+    }
+    lines = []
+    for (origin, own), title in origins.items():
+        paired = [(found.get(own), found.get(origin)) for found in columns.values()]
+        cells = [_less(*two, key) for two in paired for key in (SAME, EXACT)]
+        lines.append([f"{own} - {title}", *cells])
+    words = ("uncached clip", "exact solution")
+    heads = [f"{place.family}, {place.regime}, {which}" for place in columns for which in words]
+    return _table(("", *heads), lines) if lines else ""
+
+
+def _less(own: Row | None, origin: Row | None, key: str) -> str:
+    if own is None or origin is None or math.isnan(mean(own, key) + mean(origin, key)):
+        return ""
+    clips = zip(own["clips"], origin["clips"])  # those that both have
+    differences = [a[key] - b[key] for a, b in clips]
+    low, high = interval(differences)
+    costs = mean(own, "cost"), mean(origin, "cost")
+    at = "" if abs(costs[0] - costs[1]) <= SAME_COST else " at {:.2f} and {:.2f}".format(*costs)
+    return f"{sum(differences) / len(differences):+.1f} ({low:+.1f} to {high:+.1f}){at}"
+
+
 def every_row(rows: Sequence[Row]) -> str:
     """All rows, one table per place, the nearest to the exact solution first."""
     parts = []
@@ -141,12 +197,12 @@ def every_row(rows: Sequence[Row]) -> str:
                 *(both(row, SAME), _nearer(row, methods, SAME)),
                 str(len(row["clips"])) if len(row["clips"]) < most else "",
             ]
-            for row in sorted(methods.values(), key=lambda r: -mean(r, EXACT))
+            for row in sorted(methods.values(), key=lambda r: (_down(r, EXACT), _down(r, SAME)))
         ]
         heads = ("", "cost", "to the exact solution", "nearer than the best peer")
         heads += ("to the uncached clip", "nearer than the best peer", "clips so far")
         parts.append(_table(heads, lines))
-        own = [clip["own"] for clip in methods.get(UNCACHED, {"clips": []})["clips"]]
+        own = [c["own"] for c in methods.get(UNCACHED, {"clips": []})["clips"] if "own" in c]
         if own:
             parts.append(f"\nThe exact solutions are right to {min(own):.0f} dB or better.")
         parts += [
@@ -170,40 +226,46 @@ def summarise(rows: Sequence[Row]) -> str:
             "interval of a bootstrap):\n",
             wins(rows, budget, EXACT),
         ]
+        if paired := pairs(rows, budget):
+            parts += [
+                "\nMethods of ours less their origins, on the same clips: dB, and the ends of the "
+                f"95 % interval of a bootstrap. Costs are given where they differ by over "
+                f"{SAME_COST:g}:\n",
+                paired,
+            ]
     return "\n".join([*parts, "\n## All rows", every_row(rows)])
 
 
-def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Distance to the exact solution over cost, as ``pareto_<family>_<regime>.png`` in ``folder``.
+def by_sampler(rows: Sequence[Row]) -> str:
+    """Two tables a model, regime and budget, in Markdown: samplers down, methods across."""
+    found: dict[tuple, dict[str, dict[str, Row]]] = {}
+    for place, methods in places(rows).items():
+        regime, _, sampler = place.regime.partition(" ")
+        found.setdefault((place.family, regime, place.budget), {})[sampler] = methods
+    parts = [SAMPLERS]
+    for (family, regime, budget), samplers in found.items():
+        names = dict.fromkeys(
+            UNCACHED if is_uncached(row) else name
+            for methods in samplers.values()
+            for name, row in sorted(methods.items(), key=lambda item: not is_uncached(item[1]))
+        )
+        parts.append(f"\n## {family}, {regime}, budget {budget:g}")
+        for key, title in ((EXACT, "To the exact solution"), (SAME, "To the uncached clip")):
+            shown = [name for name in names if key == EXACT or name != UNCACHED]
+            lines = []
+            for sampler, methods in samplers.items():
+                by_name = {UNCACHED if is_uncached(r) else n: r for n, r in methods.items()}
+                lines.append([sampler, *(_at(by_name.get(name), key, budget) for name in shown)])
+            parts += [f"\n{title}:\n", _table(("", *shown), lines)]
+    return "\n".join(parts)
 
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    need("matplotlib")
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
-    files = []
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in rows if row["clips"]]
-    for family, regime in dict.fromkeys((row["family"], row["regime"]) for row in rows):
-        figure = Figure(figsize=(9, 6), layout="constrained")
-        axis = figure.subplots()
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in rows:
-            if (row["family"], row["regime"]) == (family, regime):
-                lines.setdefault(row["title"], []).append((mean(row, "cost"), mean(row, EXACT)))
-        for k, (title, points) in enumerate(lines.items()):
-            style = {"marker": "os^Dv"[k % 5], "color": colormaps["tab20"](k % 20)}
-            axis.plot(*zip(*sorted(points)), label=title, lw=1, ms=5, **style)
-        axis.set_xlabel("cost: share of the uncached block executions")
-        axis.set_ylabel("PSNR against the exact solution, mean, dB")
-        axis.set_title(f"{family}, {regime}")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        files.append(folder / f"pareto_{family}_{regime}.png")
-        figure.savefig(files[-1], dpi=120)
-    return files
+def _at(row: Row | None, key: str, budget: float) -> str:
+    if row is None or row["error"]:
+        return "cannot run" if row else ""
+    cost, text = mean(row, "cost"), both(row, key)
+    near = abs(cost - budget) <= SAME_COST or is_uncached(row) or not text
+    return text if near else f"{text} at {cost:.2f}"
 
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -214,15 +276,16 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary")
     parser.add_argument("files", nargs="+", type=Path, help="rows that sencache bench wrote")
-    parser.add_argument("--plots", type=Path, help="folder for a plot per family and regime")
+    parser.add_argument("--plots", type=Path, help="folder for pictures of cost and distance")
+    parser.add_argument("--samplers", action="store_true", help="tables by sampler")
     given = parser.parse_args(arguments)
     keyed: dict[Key, Row] = {}
     for file in given.files:  # of two rows of one name the later one counts
         keyed |= read(file)
     rows = list(keyed.values())
-    print(summarise(rows))
+    print(by_sampler(rows) if given.samplers else summarise(rows))
     if given.plots:
-        plot(rows, given.plots)
+        draw(rows, given.plots)
     return 0
 
 

@@ -16,6 +16,7 @@ from benchmarks.host import BlockWork
 from benchmarks.method import Method, Sweep
 from benchmarks.store import Store
 from benchmarks.summary import summarise
+from sencache_core import POLICIES, REUSE_RULES
 from sencache_core.app import cli
 from sencache_core.tiny import SPECS, forward
 
@@ -52,12 +53,12 @@ def method(name: str) -> Method:
 
 def test_rows_are_of_clips_and_go_on_where_they_stopped(small, tmp_path, monkeypatch):
     file = tmp_path / "rows.json"
-    methods = find_methods(["interval-hold", "unipc"])
+    methods = find_methods(["ours-interval", "unipc"])
     plan = Plan([replace(small["wan"], codec="wan")], [SHORT], methods, [0.5, 1.0], **FEW)
     rows = run_bench(plan, file, progress=False)
     named = {(row["method"], row["budget"]): row for row in rows}
     assert list(named) == [
-        ("interval-hold", 0.5),
+        ("ours-interval", 0.5),
         ("uncached", 1.0),
         ("unipc", 0.5),
         ("unipc", 1.0),
@@ -66,7 +67,7 @@ def test_rows_are_of_clips_and_go_on_where_they_stopped(small, tmp_path, monkeyp
     for clip in named["uncached", 1.0]["clips"]:
         assert (clip["cost"], clip["uncached"]) == (1.0, 100.0)
         assert clip["own"] > clip["exact"]
-    for name in ("interval-hold", "unipc"):
+    for name in ("ours-interval", "unipc"):
         for clip in named[name, 0.5]["clips"]:
             assert clip["cost"] == 0.5
             assert 5 < min(clip["exact"], clip["uncached"]) < 99
@@ -88,7 +89,7 @@ def test_rows_are_of_clips_and_go_on_where_they_stopped(small, tmp_path, monkeyp
     again = run_bench(replace(plan, samples=3), file, resume=True, progress=False)
     assert sampled == [
         (None, [2]),
-        ("interval-hold", [2]),
+        ("ours-interval", [2]),
         ("unipc", [1, 2]),
         ("unipc", [0, 1, 2]),
     ]
@@ -140,6 +141,13 @@ def test_work_is_what_torch_counts(small, family):
     assert work.flops == sum(sum(counts[name].values()) for name in blocks) > 0
 
 
+def refused(name: str, family: str) -> str:
+    """What a method says of a family that it cannot serve; empty: it can."""
+    if name == "fastercache" and family != "cogvideox":
+        return "dimension|index"
+    return "list of tokens" if "seacache" in name and "ours" in name and family == "ltx" else ""
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", PEERS)
 def test_a_method_leaves_no_trace(cases, name, family):
@@ -147,11 +155,34 @@ def test_a_method_leaves_no_trace(cases, name, family):
     shots, before = one.tests, one.references[0]
     one.prepare(tested)
     setting = tested.sweeps(one, 0.5)[0].settings[-1]
-    (clip,) = one.clips(tested, setting, shots)
-    assert 0 < clip.work < before.work
-    assert not torch.equal(clip.latent, before.latent)
+    if why := refused(name, family):
+        with pytest.raises(Exception, match=why):
+            list(one.clips(tested, setting, shots))
+    else:
+        (clip,) = one.clips(tested, setting, shots)
+        assert 0 < clip.work < before.work
+        assert not torch.equal(clip.latent, before.latent)
     assert torch.equal(one.host.sample(shots), before.latent)
     assert not any("forward" in vars(part) for part in one.model.blocks.modules())
+
+
+def test_every_policy_and_rule_has_a_row():
+    """Also those of another file, by being registered."""
+    names = {method.name for method in find_methods()}
+    assert {f"ours-{name}" for name in POLICIES} - names == {"ours-planned", "ours-off"}
+    assert {f"ours-rule-{name}" for name in REUSE_RULES} - names == {"ours-rule-hold"}
+    assert {row.host for row in find_methods() if row.name.startswith("ours as")} == {
+        "comfyui",
+        "diffusers",
+    }
+
+
+def test_a_policy_without_what_it_needs_is_given_it(cases):
+    """MagCache has no ratios of LTX-Video's stack: a profile is measured, and outputs are kept."""
+    config = ours.fitting("magcache", cases["ltx"])
+    assert (config.policy.place, config.tap_in_use) == ("output", "output")
+    assert config.profile.header.samples == 1
+    assert ours.fitting("magcache", cases["wan"]).profile is None
 
 
 @pytest.fixture
@@ -167,13 +198,13 @@ def refusing(monkeypatch):
 
 
 def test_a_method_that_cannot_run_has_its_error_in_the_row(small, tmp_path, refusing):
-    methods = [refusing, *find_methods(["sencache"])]
+    methods = [refusing, *find_methods(["ours-sencache"])]
     plan = Plan([small["wan"]], [SHORT], methods, [0.5], **FEW)
     rows = {row["method"]: row for row in run_bench(plan, tmp_path / "r.json", progress=False)}
     assert rows["refusing"]["error"] == "IndexError: no index of that"
     assert rows["refusing"]["clips"] == []
     # No codec: latents against the reference's range.
-    assert 0 < rows["sencache"]["clips"][0]["exact"] < 100
+    assert 0 < rows["ours-sencache"]["clips"][0]["exact"] < 100
     assert "`refusing` cannot run: IndexError" in summarise(list(rows.values()))
 
 
@@ -278,7 +309,7 @@ def test_command_with_failed_rows_only(small, tmp_path, monkeypatch, capsys, ref
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--methods", "nothing"], "interval-linear"),
+        (["--methods", "nothing"], "ours-rule-linear"),
         (["--config", "y"], "--checkpoint"),
         (["--checkpoint", "y", "--config", "z", "--family", "wan"], "not from --family"),
         (["--budgets", "0.5,x"], "--budgets: a budget is a share above 0 and up to 1, not 'x'"),
@@ -304,7 +335,7 @@ def test_missing_packages_are_named_before_anything_is_sampled(small, tmp_path, 
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "tqdm" else found(name)
     )
-    plan = Plan([small["wan"]], [SHORT], find_methods(["sencache"]), [0.5])
+    plan = Plan([small["wan"]], [SHORT], find_methods(["ours-sencache"]), [0.5])
     with pytest.raises(ImportError, match="tqdm"):
         run_bench(plan, tmp_path / "rows.json")
     assert not (tmp_path / "rows.json").exists()

@@ -50,13 +50,15 @@ def test_same_clip_as_diffusers(cases):
     assert rms(clip.latent - reference.latent) < 0.02 * rms(reference.latent)
 
 
-@pytest.mark.parametrize("name", ["easycache", "lazycache", "planned (ComfyUI)"])
+@pytest.mark.parametrize(
+    "name", ["easycache", "lazycache", "ours-easycache (ComfyUI)", "planned (ComfyUI)"]
+)
 def test_method_saves_work_and_leaves_no_trace(cases, peers, name):
     case = cases[1]
     (method,) = (m for m in peers.METHODS if m.name == name)
     dear, cheap = (
         ({"budget": 1.0}, {"budget": 0.5})
-        if "planned" in name
+        if method.ours
         else ({"reuse_threshold": 0.0}, {"reuse_threshold": 3.0})
     )
     before = case.host.patcher
@@ -106,7 +108,7 @@ def test_weights_that_comfyui_cannot_read_have_a_reason(peers):
 @pytest.mark.parametrize("sampler", ["uni_pc", "euler_ancestral"])
 def test_other_samplers_are_rows_of_their_own(peers, tmp_path, sampler):
     """Euler's figures are not theirs, and what draws noise has no exact solution."""
-    from benchmarks import samplers
+    from benchmarks import summary
     from benchmarks.bench import run_bench
 
     regime = Regime("short", steps=6, shift=5.0, guidance=2.0).sampled_by(sampler)
@@ -120,7 +122,7 @@ def test_other_samplers_are_rows_of_their_own(peers, tmp_path, sampler):
     assert fewer["cost"] == 0.5
     assert 5 < fewer["uncached"] < 60
     assert (fewer["exact"] is None) == regime.draws == (sampler == "euler_ancestral")
-    exact, same = samplers.table(rows).split("To the uncached clip")
+    exact, same = summary.by_sampler(rows).split("To the uncached clip")
     figure = f"{fewer['uncached']:.1f}"
     assert f"| {sampler} |" in same and figure in same
     if regime.draws:

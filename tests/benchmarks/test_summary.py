@@ -101,7 +101,52 @@ def test_the_command_merges_files_and_plots(tmp_path):
     done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "| planned, first run | 44.0 / 44.0 |" in done.stdout
-    assert (tmp_path / "plots" / "pareto_wan_rough.png").stat().st_size > 10_000
+    assert (tmp_path / "plots" / "methods_wan_rough.png").stat().st_size > 10_000
+
+
+def test_ours_less_their_origins():
+    """On the clips that both have, with costs where they are not the same."""
+    own = row("ours-seacache", [22, 23, 24], [40, 40, 40], ours=True)
+    origin = row("seacache", [20, 20, 20], [41, 40], origin_of=["ours-seacache"])
+    dear = row("pab", [9, 9, 9], origin_of=["ours-pab"], title="PAB")
+    for clip in dear["clips"]:
+        clip["cost"] = 0.9
+    alone = row("dbcache", [1], origin_of=["ours-dbcache"])
+    rows = [own, origin, dear, row("ours-pab", [8, 8, 8]), alone]
+    table = summary.pairs(rows, 0.5).splitlines()
+    assert table[0] == "|  | wan, rough, uncached clip | wan, rough, exact solution |"
+    assert table[2].startswith("| ours-seacache - seacache | -0.5 (-1.0 to +0.0) | +2.5 (")
+    same = "-1.0 (-1.0 to -1.0) at 0.50 and 0.90"
+    assert table[3:] == [f"| ours-pab - PAB | {same} | {same} |"]
+    assert summary.pairs([own], 0.5) == ""
+    assert table[2] in summary.summarise(rows)
+
+
+def test_samplers_that_draw_noise_have_no_exact_solution(tmp_path):
+    """Rows without one are in every table, where its cells are empty."""
+    pytest.importorskip("matplotlib")
+    from benchmarks.picture import draw
+
+    rows = [json.loads(json.dumps(one)) for one in ROWS]
+    for one in rows:
+        one["regime"] = "rough lcm"
+        for clip in one["clips"]:
+            clip["exact"] = None
+            clip.pop("own", None)
+    text = summary.summarise(rows)
+    assert "| planned, first run |  |" in text
+    assert "| **planned, first run** | 0.500 |  |  | 40.0 / 39.2 | 33% (" in text
+    assert "| lcm |  |  |  |  |" in summary.by_sampler(rows)
+    assert [file.name for file in draw(rows, tmp_path)] == ["methods_wan_rough_lcm.png"]
+
+
+def test_the_mean_is_over_methods_that_are_everywhere():
+    from benchmarks.picture import _points
+
+    rows = [*ROWS, row("planned", [20, 20, 20], family="ltx"), whole([36, 36, 36], family="ltx")]
+    points = _points(rows, "exact", 2)
+    assert points == {"planned": [(0.5, 25.0)], "uncached": [(1.0, 35.0)]}
+    assert list(_points(rows, "uncached", 2)) == ["planned"]
 
 
 def test_results_hold_what_their_rows_come_to():
