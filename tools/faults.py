@@ -364,7 +364,7 @@ FAULTS = (
     Fault(
         "Every block that is spared counts as the whole stack.",
         "sencache_core/model/taps/blocks.py",
-        "len(run) / count",
+        "(run[-1] + 1 - self.asked) / count",
         "1.0",
         ("tests/test_taps.py::test_a_block_alone_is_spared_for_its_share",),
     ),
