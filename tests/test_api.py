@@ -68,6 +68,7 @@ def test_registries_and_their_order():
         "fastercache",
         "fbcache",
         "dbcache",
+        "dicache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -3,6 +3,7 @@
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .dbcache import DBCache
+from .dicache import DiCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
 from .fbcache import FBCache
@@ -35,6 +36,7 @@ POLICIES: dict[str, type[Policy]] = {
         FasterCache,
         FBCache,
         DBCache,
+        DiCache,
         Off,
     )
 }
@@ -44,6 +46,7 @@ __all__ = [
     "Budgeted",
     "CfgCache",
     "DBCache",
+    "DiCache",
     "EasyCache",
     "FBCache",
     "FasterCache",
