@@ -19,7 +19,7 @@ def test_background_blocks_are_reused(family):
     ) as cached:
         latent = sampler()
     (report,) = cached.reports
-    background = sum(map(len, ProfilingDiT().background(4)))
+    background = sum(map(len, ProfilingDiT().kept(4)))
     assert report.partial > 4 and report.reused == 0
     costs = [step.cost for step in report.steps if step.decision == "partial"]
     assert costs == [pytest.approx(1 - background / 4)] * report.partial
