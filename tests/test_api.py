@@ -69,6 +69,8 @@ def test_registries_and_their_order():
         "fbcache",
         "dbcache",
         "dicache",
+        "delta_dit",
+        "deepcache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -3,6 +3,8 @@
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .dbcache import DBCache
+from .deepcache import DeepCache
+from .delta_dit import DeltaDiT
 from .dicache import DiCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
@@ -37,6 +39,8 @@ POLICIES: dict[str, type[Policy]] = {
         FBCache,
         DBCache,
         DiCache,
+        DeltaDiT,
+        DeepCache,
         Off,
     )
 }
@@ -46,6 +50,8 @@ __all__ = [
     "Budgeted",
     "CfgCache",
     "DBCache",
+    "DeepCache",
+    "DeltaDiT",
     "DiCache",
     "EasyCache",
     "FBCache",

@@ -23,7 +23,7 @@ class MiddleBlocks(PartialBlocks):
     """
 
     name: ClassVar[str] = "middle_blocks"
-    title: ClassVar[str] = "Middle blocks (DeepCache)"
+    title: ClassVar[str] = "Middle blocks"
     decides: ClassVar[str] = (
         "every n-th evaluation in full, only the outer blocks in between; what the middle "
         "blocks add is repeated from the last full evaluation (DeepCache's idea on a "
