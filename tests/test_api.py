@@ -70,6 +70,9 @@ def test_registries_and_their_order():
         "fastercache",
         "fbcache",
         "dbcache",
+        "dicache",
+        "delta_dit",
+        "deepcache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -26,7 +26,7 @@ from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
 from sencache_core.model.families import GENERIC
 from sencache_core.policies import Guarded, Policy, RunInfo, Threshold
-from sencache_core.policies.partial import Partial
+from sencache_core.policies.partial import Partial, PartialBlocks
 from sencache_core.policies.probing import Probing
 from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Look, Reason, Step
@@ -38,6 +38,8 @@ BUDGETED = [
 ]
 #: Those that run some blocks at every round, and look at what they do.
 PROBING = [name for name, cls in POLICIES.items() if issubclass(cls, Probing)]
+#: Those that run some blocks at every round.
+IN_PART = [name for name, cls in POLICIES.items() if issubclass(cls, Probing | PartialBlocks)]
 THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
 #: Those whose score follows from the way since the last evaluation alone.
 BLIND = [n for n in THRESHOLDS if isinstance(POLICIES[n]().start(run_info()), RunInfo)]
@@ -217,13 +219,13 @@ def test_budgets_are_met_under_any_guards(name, data):
     assert any("cannot be met" in m for m in report.messages) == (forced > asked)
 
 
-@pytest.mark.parametrize("name", PROBING)
+@pytest.mark.parametrize("name", IN_PART)
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 @pytest.mark.parametrize("steps", [20, 50])
-def test_budgets_of_probes_are_the_nearest_below(name, sampler, steps):
-    """Rounds of reuse cost the blocks that always run."""
+def test_budgets_count_the_blocks_that_always_run(name, sampler, steps):
+    """What is spent is the nearest below that full evaluations allow."""
     policy = LOOSE[name]
-    share = policy.share(run_info(blocks=Stacked.DEPTH))
+    share = policy.share_in(run_info(blocks=Stacked.DEPTH))
     assert 0 < share < 1
     for shift in (1.0, 8.0):
         sched = schedule(steps, shift, sampler)
@@ -255,7 +257,7 @@ def test_budgets_of_probes_are_met_under_any_guards(name, data):
     report = cached_run(CacheConfig(policy=policy, guards=guards, budget=budget), sched)[1]
     asked, run = half_up(budget * steps), run_info(sched, Stacked.DEPTH)
     fitted = policy.fit_guards(guards, asked, run)
-    forced, share = policy.fewest(fitted, run), policy.share(run)
+    forced, share = policy.fewest(fitted, run), policy.share_in(run)
     full = int((asked - steps * share) / (1 - share) + 1e-9)
     full = max(full, fitted.fewest(range(steps), steps))
     assert report.evaluations - report.partial == full
@@ -271,7 +273,7 @@ def test_reuse_in_a_row_is_limited_where_some_blocks_always_run(name):
     letters = "".join("h" if step.decision == "partial" else "C" for step in report.steps)
     assert letters == "CChhChhChhCC"
     assert {step.cost for step in report.steps if step.decision == "partial"} == {
-        policy.share(run_info(blocks=Stacked.DEPTH))
+        policy.share_in(run_info(blocks=Stacked.DEPTH))
     }
 
 

@@ -58,7 +58,7 @@ def test_full_steps_come_closer_together():
 
 @pytest.mark.parametrize(("count", "least"), [(30, 18), (28, 17), (42, 26), (2, 1)])
 def test_other_depths_take_the_list_by_where_blocks_lie(count, least):
-    runs = ProfilingDiT().background(count)
+    runs = ProfilingDiT().kept(count)
     assert least <= sum(map(len, runs)) <= count - (count > 2)
     assert all(a[-1] + 1 < b[0] for a, b in zip(runs, runs[1:], strict=False))
 

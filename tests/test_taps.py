@@ -91,7 +91,7 @@ def test_a_block_alone_is_spared_for_its_share():
 @pytest.mark.parametrize(("count", "outer"), [(3, {0, 2}), (7, {0, 1, 5, 6})])
 def test_outer_blocks_lie_alike_at_both_ends(count, outer):
     """Half of the blocks at an outer share of a half, told by where their middles lie."""
-    (middle,) = MiddleBlocks(2.0, outer=0.5).middle(count)
+    (middle,) = MiddleBlocks(2.0, outer=0.5).kept(count)
     assert set(range(count)) - set(middle) == outer
 
 

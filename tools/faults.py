@@ -158,8 +158,8 @@ FAULTS = (
     Fault(
         "The budget of partial rounds counts forced rounds as partial ones, too.",
         "sencache_core/policies/partial.py",
-        "forced + (len(steps) - forced) * self.share",
-        "forced + len(steps) * self.share",
+        "forced + (len(steps) - forced) * self.share_in(run)",
+        "forced + len(steps) * self.share_in(run)",
         ("tests/test_pairs.py::test_cfg_cache_says_what_it_cannot_save",),
     ),
     # What a session keeps and hands out

@@ -3,6 +3,9 @@
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .dbcache import DBCache
+from .deepcache import DeepCache
+from .delta_dit import DeltaDiT
+from .dicache import DiCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
 from .fbcache import FBCache
@@ -39,6 +42,9 @@ POLICIES: dict[str, type[Policy]] = {
         FasterCache,
         FBCache,
         DBCache,
+        DiCache,
+        DeltaDiT,
+        DeepCache,
         Off,
     )
 }
@@ -48,6 +54,9 @@ __all__ = [
     "Budgeted",
     "CfgCache",
     "DBCache",
+    "DeepCache",
+    "DeltaDiT",
+    "DiCache",
     "EasyCache",
     "FBCache",
     "FasterCache",

@@ -64,6 +64,8 @@ class Interval(Policy):
         """The interval whose count, guards included, is ``evaluations`` or the nearest below."""
         steps = run.schedule.steps()
         low, high = 1.0, float(len(steps) + 1)
+        while replace(self, interval=high).distance(1.0) <= len(steps):
+            high *= 2  # evaluations come closer together towards the end
         for _ in range(40):
             middle = (low + high) / 2
             if replace(self, interval=middle).count(steps, run, guards) > evaluations:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..forecast.reuse import Hold, ReuseRule
-from ..model.taps import Tap
-from ..types import Only
-from .partial import Partial
+from .partial import PartialBlocks
 
 
 @dataclass(frozen=True)
-class MiddleBlocks(Partial):
+class MiddleBlocks(PartialBlocks):
     """Full evaluations once every ``interval`` rounds; in between the middle blocks are reused.
 
     What the middle blocks add together is kept at full evaluations and added again in between,
@@ -26,13 +23,13 @@ class MiddleBlocks(Partial):
     """
 
     name: ClassVar[str] = "middle_blocks"
-    title: ClassVar[str] = "Middle blocks (DeepCache)"
+    title: ClassVar[str] = "Middle blocks"
     decides: ClassVar[str] = (
         "every n-th evaluation in full, only the outer blocks in between; what the middle "
         "blocks add is repeated from the last full evaluation (DeepCache's idea on a "
         "transformer)"
     )
-    tap: ClassVar[str] = "blocks"
+    running: ClassVar[str] = "outer blocks"
     interval: float = field(
         default=2.0,
         metadata={
@@ -61,22 +58,11 @@ class MiddleBlocks(Partial):
         if not 0 <= self.outer < 1:
             raise ValueError(f"outer must lie in [0, 1), not {self.outer}")
 
-    @property
-    def rules(self) -> Mapping[str, ReuseRule]:
-        return {self.tap: Hold()}
-
-    def tapping(self, tap: Tap) -> Tap:
-        return replace(tap, runs=self.middle)
-
-    def middle(self, count: int) -> Sequence[range]:
+    def kept(self, count: int) -> Sequence[range]:
         """The middle of ``count`` blocks, which is one place."""
         edge = self.outer / 2
         inside = [k for k in range(count) if edge <= (k + 0.5) / count < 1 - edge]
         return [range(inside[0], inside[-1] + 1)] if inside else []
-
-    @property
-    def part(self) -> Only:
-        return Only("outer blocks", lambda key: key.site.tap != self.tap)
 
     @property
     def share(self) -> float:

@@ -73,7 +73,7 @@ class Probing(Threshold):
     ) -> Decision:
         return Decision(self.part, reason, score, limit)
 
-    def share(self, run: RunInfo) -> float:
+    def share_in(self, run: RunInfo) -> float:
         """Share of an evaluation's block work that runs in a round of reuse; 0: not known."""
         return min((self.first + self.last) / run.blocks, 1.0) if run.blocks else 0.0
 
@@ -96,7 +96,7 @@ class Probing(Threshold):
 
     def fewest(self, guards: Guards, run: RunInfo) -> float:
         rounds, forced = len(run.schedule.rounds), super().fewest(guards, run)
-        return forced + (rounds - forced) * self.share(run)
+        return forced + (rounds - forced) * self.share_in(run)
 
     def for_budget(self, evaluations: float, run: RunInfo, guards: Guards) -> Policy:
         """Scores within a budget: the evaluations in full that it has room for beside rounds of
@@ -106,7 +106,7 @@ class Probing(Threshold):
 
     def _in_full(self, evaluations: float, run: RunInfo) -> int:
         """Evaluations in full of a run that costs as much as ``evaluations`` of them."""
-        rounds, share = len(run.schedule.rounds), self.share(run)
+        rounds, share = len(run.schedule.rounds), self.share_in(run)
         if share >= 1:
             return rounds
         return max(1, int((evaluations - rounds * share) / (1 - share) + 1e-9))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..forecast.reuse import Hold, ReuseRule
-from ..model.taps import Tap
-from ..types import Only
+from ..forecast.reuse import Hold
 from .base import Guards, Preset
-from .partial import Partial
+from .partial import PartialBlocks
 
 #: Background blocks of Wan 2.1 14B, as in the repository's script; and what is left by its other
 #: list, of foreground blocks.
@@ -45,7 +43,7 @@ def runs_of(blocks: frozenset[int]) -> list[range]:
 
 
 @dataclass(frozen=True)
-class ProfilingDiT(Partial):
+class ProfilingDiT(PartialBlocks):
     """Full evaluations now and then; in between the background blocks are reused.
 
     Source: Ma et al., "Model Reveals What to Cache: Profiling-Based Feature Reuse for Video
@@ -72,7 +70,7 @@ class ProfilingDiT(Partial):
         "more often towards the end; what runs of background blocks add is repeated in between "
         "(ProfilingDiT). Published for Wan 2.1 14B; other models take its list by depth"
     )
-    tap: ClassVar[str] = "blocks"
+    running: ClassVar[str] = "foreground blocks"
     opening: ClassVar[float] = 0.12
     interval: float = field(
         default=6.0,
@@ -134,24 +132,13 @@ class ProfilingDiT(Partial):
     def _listed(self) -> str:
         return WAN_14B if self.blocks.strip() == AUTO else self.blocks
 
-    def background(self, count: int) -> Sequence[range]:
+    def kept(self, count: int) -> Sequence[range]:
         """Runs of background blocks of ``count``; none where the list is for another number."""
         listed, known = parse_blocks(self._listed)
         if count != known and self.blocks.strip() != AUTO:
             return []
         middles = {k: int((k + 0.5) / count * known) for k in range(count)}
         return runs_of(frozenset(k for k, middle in middles.items() if middle in listed))
-
-    def tapping(self, tap: Tap) -> Tap:
-        return replace(tap, runs=self.background)
-
-    @property
-    def rules(self) -> Mapping[str, ReuseRule]:
-        return {self.tap: Hold()}
-
-    @property
-    def part(self) -> Only:
-        return Only("foreground blocks", lambda key: key.site.tap != self.tap)
 
     @property
     def share(self) -> float:

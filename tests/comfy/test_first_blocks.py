@@ -9,7 +9,7 @@ import pytest
 from test_lifecycle import traces
 
 from sencache_core import CacheConfig, Guards
-from sencache_core.policies import DBCache, FBCache
+from sencache_core.policies import DBCache, DiCache, FBCache
 
 pytestmark = pytest.mark.comfyui
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.comfyui
 METHODS = {
     "fbcache": (FBCache(0.0), FBCache(1e-6)),
     "dbcache": (DBCache(0.0, 1, 1), DBCache(1e-6, 1, 1)),
+    "dicache": (DiCache(0.0), DiCache(1e-6)),
 }
 by_method = pytest.mark.parametrize("method", METHODS)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from diffusers_runs import FOUR, Sampler, Unguided, blocks_of, host, network, ours, rel
-from host_contract import STEPS, Job
+from diffusers_runs import FOUR, Sampler, Unguided, blocks_of, network, ours, rel
+from host_contract import STEPS
 
-from sencache_core import CacheConfig, Guards
+from sencache_core import Guards
 from sencache_core.policies import FBCache
 
 hooks = pytest.importorskip("diffusers.hooks")
@@ -50,32 +50,3 @@ def test_one_branch_decides_for_both():
     assert ran["cond"] != ran["uncond"]
     computed, _ = ours(Sampler("wan"), FBCache(0.05), FREE)
     assert computed == ran["cond"]
-
-
-@pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_the_budget_counts_the_first_block(family, batched):
-    """Of 12 steps at a half: 6 = full + (12 - full) / 4 gives 4."""
-    sampler, job = Sampler(family), Job(batched=batched)
-    sampler.module = network(family, **FOUR)
-    plain, ran = sampler(job), [0, 0]
-
-    def count(place):
-        return lambda *_: ran.__setitem__(place, ran[place] + 1)
-
-    blocks = blocks_of(sampler.module)
-    handles = [blocks[k].register_forward_hook(count(k)) for k in (0, 1)]
-    try:
-        with host.attach(
-            sampler.module, CacheConfig(FBCache(), budget=0.5), sampler.scheduler
-        ) as cached:
-            latent = sampler(job)
-    finally:
-        for handle in handles:
-            handle.remove()
-    (report,) = cached.reports
-    calls = 1 if batched else 2
-    assert ran == [STEPS * calls, 4 * calls]
-    assert report.cost * STEPS == pytest.approx(6)
-    assert not any("not found" in said or "asked for" in said for said in report.messages)
-    assert 0 < rel(latent, plain) < 0.5
