@@ -1,5 +1,6 @@
 """Policies: when to skip. A new policy is one file and one line here."""
 
+from .bag import Bag
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .easycache import EasyCache
@@ -31,6 +32,7 @@ POLICIES: dict[str, type[Policy]] = {
         SeaCache,
         Tafc,
         RACFGCache,
+        Bag,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -41,6 +43,7 @@ POLICIES: dict[str, type[Policy]] = {
 
 __all__ = [
     "POLICIES",
+    "Bag",
     "Budgeted",
     "CfgCache",
     "EasyCache",
