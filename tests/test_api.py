@@ -64,6 +64,7 @@ def test_registries_and_their_order():
         "seacache",
         "tafc",
         "ra_cfgcache",
+        "bag",
         "cfg_cache",
         "middle_blocks",
         "profilingdit",

@@ -15,6 +15,7 @@ from sencache_core import Calibration, Profile
 from sencache_core.app import cli
 from sencache_core.measure.authors import AUTHORS_NUMEL
 from sencache_core.model.families import FAMILIES
+from sencache_core.policies.profilingdit import parse_blocks
 from sencache_core.tiny import COG_SCHEDULER, SPECS, weights_path
 
 for extra in ("diffusers", "kornia", "matplotlib", "PIL", "tqdm"):
@@ -167,6 +168,17 @@ def test_a_calibration_that_cannot_be_saved_does_not_begin(family, tmp_path, cap
 
 
 @needs("wan")
+def test_profile_blocks_lists_them_both_ways(capsys):
+    assert cli.main(["profile-blocks", "--family", "wan", "--steps", "10"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "blocks to reuse" in head
+    assert [row.split()[0] for row in rows] == ["change", "attention"]
+    for row in rows:
+        blocks, count = parse_blocks(row[11:33].strip())
+        assert (len(blocks), count) == (4, 6)
+
+
+@needs("wan")
 def test_calibrate_show_and_use(tmp_path, capsys):
     file, plot = tmp_path / "wan.safetensors", tmp_path / "wan.png"
     measure = ["calibrate", "--family", "wan", "--samples", "2", "--steps", str(STEPS)]
@@ -281,6 +293,8 @@ def test_cogvideox_times_are_those_of_its_scheduler():
         (["calibrate", "--family", "wan", "--steps", "1", "--out", "x"], "from 2 on"),
         (["calibrate", "--family", "wan", "--out", "file/x"], "file"),
         (["calibrate", "--out", "x"], "--family"),
+        (["profile-blocks", "--family", "wan", "--steps", "1"], "from 2 on"),
+        (["profile-blocks", "--family", "wan", "--share", "1"], "between 0 and 1"),
         ([], "COMMAND"),
     ],
 )

@@ -20,7 +20,7 @@ from ..model.families import FAMILIES
 from ..policies import POLICIES, Planned
 from ..tiny import SPECS
 from ..tiny.sampling import cog_alphas
-from . import left
+from . import blocks, left
 from .comfy_demo import ComfyError, run_comfyui
 
 #: Rows that ``profile show`` prints at most.
@@ -155,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--out", metavar="FILE", required=True)
     load.set_defaults(run=_import)
 
+    blocks.add_command(commands)
     left.add_commands(commands)
     return parser
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from ..config import CacheConfig
+from ..measure.blocks import BlockWatch
 from ..measure.calibration import Calibration
 from ..measure.profile import ProfileHeader, Recording
 from ..measure.recorder import Recorder
@@ -122,6 +123,30 @@ def record(
 
     enters = TAPS[tap].inside or looks
     return _patched(model, _Host(start, TAPS[tap], enters, True, measured, live))
+
+
+def watch_blocks(
+    model: Any, done: Callable[[BlockWatch], None], live: Publish | None = None
+) -> Any:
+    """A clone of ``model`` that measures which blocks may be reused, at hardly more than its time.
+
+    Args:
+        model: ``ModelPatcher``; see :func:`attach`.
+        done: called with what has watched each completed run.
+        live: called with the report so far after every evaluation round.
+
+    Raises:
+        UnsupportedModel: as for :func:`attach`.
+    """
+
+    def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
+        return BlockWatch(model_family(guider.model_patcher.model) or GENERIC, schedule)
+
+    def measured(watch: BlockWatch, header: ProfileHeader) -> None:
+        if watch.report.completed:
+            done(watch)
+
+    return _patched(model, _Host(start, TAPS["blocks"], True, False, measured, live))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..config import CacheConfig
+from ..measure.blocks import BlockWatch
 from ..measure.calibration import Calibration
 from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.profile import ProfileHeader, Recording
@@ -256,6 +257,33 @@ def record(
         return [recording for calibration in runs.values() for recording in calibration.recordings]
 
     attachment = Attachment(start, None, done, recordings, limit=1)
+    return _attached(attachment, clocks_of(model, scheduler, num_steps))
+
+
+def watch_blocks(
+    model: Any,
+    done: Callable[[BlockWatch], None],
+    scheduler: Any = None,
+    num_steps: int | None = None,
+) -> Attachment:
+    """Measure which blocks may be reused while a transformer samples, at hardly more than its time.
+
+    Args and errors as for :func:`attach`.
+
+    Args:
+        done: called with what has watched each run that was sampled to its end.
+    """
+
+    def start(clock: Clock, schedule: Schedule | None, module, inputs) -> Runner:
+        if schedule is None:
+            raise ValueError("the first timestep is not on the scheduler's list")
+        return BlockWatch(clock.row, schedule)
+
+    def ended(watch: BlockWatch) -> None:
+        if watch.report.completed:
+            done(watch)
+
+    attachment = Attachment(start, None, ended, limit=1, tap=TAPS["blocks"], enters=True)
     return _attached(attachment, clocks_of(model, scheduler, num_steps))
 
 

@@ -1,5 +1,6 @@
 """Policies: when to skip. A new policy is one file and one line here."""
 
+from .bag import Bag
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .cfg_cache import CfgCache
 from .dbcache import DBCache
@@ -36,6 +37,7 @@ POLICIES: dict[str, type[Policy]] = {
         SeaCache,
         Tafc,
         RACFGCache,
+        Bag,
         CfgCache,
         MiddleBlocks,
         ProfilingDiT,
@@ -51,6 +53,7 @@ POLICIES: dict[str, type[Policy]] = {
 
 __all__ = [
     "POLICIES",
+    "Bag",
     "Budgeted",
     "CfgCache",
     "DBCache",

@@ -35,6 +35,13 @@ def parse_blocks(text: str) -> tuple[frozenset[int], int]:
     return frozenset(found), int(count)
 
 
+def write_blocks(blocks: frozenset[int], count: int) -> str:
+    """``"0, 2-7 of 40"``; :func:`parse_blocks` reads it."""
+    runs = runs_of(blocks)
+    parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"{', '.join(parts)} of {count}"
+
+
 def runs_of(blocks: frozenset[int]) -> list[range]:
     """Neighbours among ``blocks`` as one run each, in order."""
     starts = sorted(k for k in blocks if k - 1 not in blocks)
@@ -52,8 +59,9 @@ class ProfilingDiT(PartialBlocks):
     in between. Those lie ``T_max - (T_max - T_min) (s - s0) / (S - s0)`` steps apart after step
     ``s`` of ``S``, the first ``s0 = 6`` of 50 being full.
 
-    The authors' profiling was not released, their lists for Wan 2.1 14B were. Ours: the same list
-    at other depths, by where a block's middle lies (``"auto"``). A run may begin at block 0, which
+    The authors' profiling was not released, their lists for Wan 2.1 14B were; ``measure/blocks.py``
+    profiles as the paper says, and by what blocks change. Ours: the same list at other depths, by
+    where a block's middle lies (``"auto"``). A run may begin at block 0, which
     their script cannot; what control networks add inside of a run counts once.
 
     Args:

@@ -8,12 +8,12 @@ import pytest
 from sencache_core import POLICIES, CacheConfig
 
 pytestmark = pytest.mark.comfyui
-NAMES = ("tafc", "ra_cfgcache")
+STRICTEST = {"tafc": {"threshold": 0.0}, "ra_cfgcache": {"threshold": 0.0}, "bag": {"share": 1.0}}
 
 
 @pytest.mark.parametrize("place", ["stack", "output"])
 @pytest.mark.parametrize("model", ["wan_t2v", "ltxv", "cog_1_0"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STRICTEST)
 def test_half_is_half(runs, host, name, model, place):
     case, reports = models.load(model), runs.Reports()
     plain = runs.sample(case.model, case, steps=12)
@@ -24,10 +24,10 @@ def test_half_is_half(runs, host, name, model, place):
     assert 0 < runs.error(out, plain) < 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STRICTEST)
 def test_strictest_is_bit_identical(runs, host, name):
     case, reports = models.load("wan_t2v"), runs.Reports()
-    config = CacheConfig(POLICIES[name](threshold=0.0), budget=None, min_steps=1)
+    config = CacheConfig(POLICIES[name](**STRICTEST[name]), budget=None, min_steps=1)
     out = runs.sample(host.attach(case.model, config, reports), case, steps=6)
     assert reports.last.reused == 0
     assert runs.same(out, runs.sample(case.model, case, steps=6))

@@ -9,12 +9,12 @@ from host_contract import STEPS, Job
 
 from sencache_core import POLICIES, CacheConfig
 
-NAMES = ("tafc", "ra_cfgcache")
+STRICTEST = {"tafc": {"threshold": 0.0}, "ra_cfgcache": {"threshold": 0.0}, "bag": {"share": 1.0}}
 
 
 @pytest.mark.parametrize("place", ["stack", "output"])
 @pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STRICTEST)
 def test_half_is_half(name, family, place):
     driver, job = DiffusersDriver(Sampler(family)), Job()
     plain = driver.one(None, job)
@@ -25,8 +25,8 @@ def test_half_is_half(name, family, place):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STRICTEST)
 def test_strictest_is_bit_identical(name, batched):
     driver, job = DiffusersDriver(Sampler("wan")), Job(batched=batched)
-    strict = CacheConfig(POLICIES[name](threshold=0.0), budget=None)
+    strict = CacheConfig(POLICIES[name](**STRICTEST[name]), budget=None)
     assert torch.equal(driver.one(strict, job).latent, driver.one(None, job).latent)
