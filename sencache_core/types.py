@@ -48,6 +48,8 @@ class Site(NamedTuple):
 
 #: The model's whole output, and the residual of its whole block stack.
 OUTPUT, STACK = Site("output"), Site("stack")
+#: Kinds of layers: self-attention, cross-attention, feed-forward.
+SELF, CROSS, MLP = "self", "cross", "mlp"
 #: The difference of a guidance pair, which no module computes.
 GAP = Site("gap")
 
