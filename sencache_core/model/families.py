@@ -50,6 +50,8 @@ class Places:
             empty if there is one only, or both are one argument.
         layers: of a block, by kind: self-attention (over text and video where these share one),
             cross-attention to the text, feed-forward.
+        apart: modules of a block that run once a clip, or over few tokens (sound), and so cost next
+            to nothing beside those that run over all of the video.
         signals: where what policies may look at is found, by its name.
     """
 
@@ -57,6 +59,7 @@ class Places:
     heads: tuple[str, ...] = ()
     second: str = ""
     layers: Mapping[str, Layer] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
     signals: Mapping[str, Signal] = field(default_factory=dict)
 
 
@@ -185,6 +188,7 @@ _ROWS = (
             "transformer_blocks",
             ("norm_out", "audio_norm_out"),
             layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ff")},
+            apart=("audio_attn1", "audio_attn2", "audio_ff"),
             signals={
                 TIME_EMBEDDING: FromModule("adaln_single", 1),
                 MODULATED_INPUT: FromWithin("attn1"),
@@ -195,6 +199,7 @@ _ROWS = (
             ("norm_out", "audio_norm_out"),
             "audio_hidden_states",
             layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ff")},
+            apart=("audio_attn1", "audio_attn2", "audio_ff"),
             signals={
                 TIME_EMBEDDING: FromModule("time_embed", 1),
                 MODULATED_INPUT: FromWithin("attn1"),
@@ -215,6 +220,7 @@ _ROWS = (
                 SELF: Layer("attn_out", ("q", "k", "v", "norm_q", "norm_k")),
                 MLP: Layer("ff_out", ("ff_proj",)),
             },
+            apart=("norm1", "norm2"),
             signals={
                 TIME_EMBEDDING: FromArgument("temb", 2),
                 MODULATED_INPUT: FromWithin("q"),
@@ -225,6 +231,7 @@ _ROWS = (
             ("norm_final",),
             "encoder_hidden_states",
             layers={SELF: Layer("attn1"), MLP: Layer("ff")},
+            apart=("norm1", "norm2"),
             signals={
                 TIME_EMBEDDING: FromArgument("temb", 2),
                 MODULATED_INPUT: FromWithin("attn1"),

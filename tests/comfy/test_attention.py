@@ -70,7 +70,7 @@ def test_payload_is_what_a_layer_returns(runs, host, name, tap):
         assert (run(replay) - truth).abs().max() < 1e-5
         assert ran[0] == before
         assert replay.ran_at == []
-        assert (0.1 if tap == "attention" else 0.5) < replay.shares <= 1
+        assert (0.1 if tap == "attention" else 0.9) < replay.shares <= 1
         assert (run(Answers()) - truth).abs().max() > 1e-2
     finally:
         for handle in handles:

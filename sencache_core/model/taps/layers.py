@@ -54,7 +54,7 @@ class Layers(Tap):
                     if block._modules.get(where.name) is None:
                         continue
                     site = Site(self.name, number, len(blocks), kind)
-                    place = _Place(block, site, where, visit)
+                    place = _Place(block, site, where, places.apart, visit)
                     if where.feeds:
                         spread.append(place)
                     else:
@@ -78,8 +78,11 @@ class SelfAttention(Layers):
 class _Place:
     """One layer of one block during one call."""
 
-    def __init__(self, block: nn.Module, site: Site, where: Layer, visit: Visit) -> None:
+    def __init__(
+        self, block: nn.Module, site: Site, where: Layer, apart: Sequence[str], visit: Visit
+    ) -> None:
         self.block, self.site, self.where, self.visit = block, site, where, visit
+        self._apart = apart
 
     def ask(self, shape: tuple[int, ...], tokens: int, width: int) -> Tensor | None:
         """What stands in for the layer's output of ``shape``, over ``tokens`` of ``width``."""
@@ -90,13 +93,15 @@ class _Place:
         scores and values of self-attention together as two rows of tokens.
         """
         pairs = 2 * tokens * width
-        own = sum(_weights(self.block._modules[name]) for name in self._own())
+        own = self._of((self.where.name, *self.where.feeds))
         own += pairs if self.site.kind == SELF else 0
-        return own / (pairs + _weights(self.block)) / self.site.count
+        total = pairs + _weights(self.block) - self._of(self._apart)
+        return own / total / self.site.count
 
-    def _own(self) -> tuple[str, ...]:
-        names = (self.where.name, *self.where.feeds)
-        return tuple(name for name in names if self.block._modules.get(name) is not None)
+    def _of(self, names: Sequence[str]) -> int:
+        """Weights of these modules of the block, those of them that it has."""
+        found = [self.block._modules.get(name) for name in names]
+        return sum(_weights(module) for module in found if module is not None)
 
 
 def _weights(module: Any) -> int:
