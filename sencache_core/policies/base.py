@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
+from ..forecast.layers import LayerCurves
 from ..forecast.moments import Moments
 from ..forecast.reuse import ReuseRule
 from ..model.families import Family
@@ -68,6 +69,7 @@ class RunInfo:
             and those after it being frames, rows and columns; ``None``: it has no such grid.
         to_truth: whether the run heads for the exact solution that its sampler approximates, rather
             than for what the sampler would have made.
+        layers: how the model's layers change, measured or from a bundled prior; ``None``: unknown.
         kept_clean: how the sampler sees the clean latent, where clean latents are kept in the
             outputs' place, see ``run/keeping.py``; ``None``: outputs are.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
@@ -86,6 +88,7 @@ class RunInfo:
     multistep: Multistep | None = None
     channels: int | None = 1
     kept_clean: Clean | None = None
+    layers: LayerCurves | None = None
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -174,6 +177,10 @@ class Policy(ABC):
     def rules(self) -> Mapping[str, ReuseRule]:
         """Reuse rules by tap that are part of the method; others are the user's to choose."""
         return {}
+
+    def rules_in(self, run: RunInfo) -> Mapping[str, ReuseRule]:
+        """:attr:`rules` by what is known of a run. Most are the same in all."""
+        return self.rules
 
     @property
     def fixed(self) -> bool:
