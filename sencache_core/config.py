@@ -10,7 +10,7 @@ from .forecast.moments import Moments
 from .forecast.reuse import Fitted, ReuseRule
 from .measure.learnt_store import LearntStore
 from .measure.lesson import Lesson
-from .measure.prior import prior_moments
+from .measure.prior import layers_known, prior_moments
 from .measure.profile import Profile, ProfileHeader
 from .model.families import Family, row_of
 from .model.taps import TAPS as ALL_TAPS
@@ -172,7 +172,8 @@ class CacheConfig:
             return self._policy(again, report, facts, later), again
 
         gap = self.gap_rule.bound(run.moments and run.moments.of_gap(), run.times)
-        rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap, **self.policy.rules}
+        rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap}
+        rules |= self.policy.rules_in(run)
         policy = self._policy(run, report, facts, later)
         witness = lesson.witness() if lesson is not None and policy.reuses else None
         if witness is not None and lesson.wants_all:
@@ -226,6 +227,7 @@ class CacheConfig:
             multistep=multistep,
             channels=facts.channels,
             kept_clean=clean,
+            layers=layers_known(self.profile, row),
         )
 
     def _later(
