@@ -66,6 +66,7 @@ def test_registries_and_their_order():
         "middle_blocks",
         "profilingdit",
         "fastercache",
+        "smoothcache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

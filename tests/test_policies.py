@@ -24,13 +24,18 @@ from sencache_core import POLICIES, CacheConfig, CfgCache, Guards, Interval, Pla
 from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
 from sencache_core.policies import Guarded, Policy, RunInfo, Threshold
+from sencache_core.policies.layered import LayerSchedule
 from sencache_core.policies.partial import Partial
 from sencache_core.run.facts import Facts
 from sencache_core.types import ALL, NONE, Decision, Look, Reason, Step
 
 by_policy = pytest.mark.parametrize("name", POLICIES)
 #: Those that can spend any share of the evaluations, with guidance or without.
-BUDGETED = [n for n, cls in POLICIES.items() if n != "off" and not issubclass(cls, Partial)]
+BUDGETED = [
+    name
+    for name, cls in POLICIES.items()
+    if name != "off" and not issubclass(cls, Partial | LayerSchedule)
+]
 THRESHOLDS = [name for name, cls in POLICIES.items() if issubclass(cls, Threshold)]
 #: Those whose score follows from the way since the last evaluation alone.
 BLIND = [n for n in THRESHOLDS if isinstance(POLICIES[n]().start(run_info()), RunInfo)]

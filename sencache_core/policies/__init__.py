@@ -13,6 +13,7 @@ from .planned import Planned
 from .profilingdit import ProfilingDiT
 from .seacache import SeaCache
 from .sencache import SenCache
+from .smoothcache import SmoothCache
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
 
@@ -31,6 +32,7 @@ POLICIES: dict[str, type[Policy]] = {
         MiddleBlocks,
         ProfilingDiT,
         FasterCache,
+        SmoothCache,
         Off,
     )
 }
@@ -56,6 +58,7 @@ __all__ = [
     "SeaCache",
     "SenCache",
     "Slopes",
+    "SmoothCache",
     "TeaCache",
     "Threshold",
 ]
