@@ -20,6 +20,8 @@ from .sampling import sampler_inputs, schedule_of, sigmas_of
 from .sockets import PROFILE
 
 _log = logging.getLogger("sencache")
+#: The output's figures, and those of every layer.
+LAYERS = "layers"
 
 
 class SenCacheCalibrate(io.ComfyNode):
@@ -99,11 +101,15 @@ class SenCacheCalibrate(io.ComfyNode):
                 make(
                     io.Combo.Input,
                     "tap",
-                    options=list(TAPS),
+                    options=[*TAPS, LAYERS],
                     default="output",
                     optional=True,
                     advanced=True,
-                    tooltip="What to measure; must be the tap that SenCache Apply is set to.",
+                    tooltip=(
+                        "What to measure; must be the tap that SenCache Apply is set to. layers: "
+                        "the output, and how every layer changes, which policies of layers such "
+                        "as smoothcache decide by."
+                    ),
                 ),
                 make(
                     io.Int.Input,

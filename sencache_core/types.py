@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -48,6 +48,10 @@ class Site(NamedTuple):
 
 #: The model's whole output, and the residual of its whole block stack.
 OUTPUT, STACK = Site("output"), Site("stack")
+#: Places that stand for all of the model.
+WHOLE = frozenset({OUTPUT, STACK})
+#: Kinds of layers: self-attention, cross-attention, feed-forward.
+SELF, CROSS, MLP = "self", "cross", "mlp"
 #: The difference of a guidance pair, which no module computes.
 GAP = Site("gap")
 
@@ -198,6 +202,7 @@ class Step:
             read more: a prompt has changed, or what was kept was dropped.
         output: of a round that has been evaluated, where the policy reads outputs: sketch of the
             leading branch's, ``[B, n]`` float32.
+        work: share of the model's block work at each place that the run has met so far.
     """
 
     x: tuple[Tensor, ...]
@@ -214,6 +219,7 @@ class Step:
     look: Look | None = None
     anew: bool = False
     output: Tensor | None = None
+    work: Mapping[Site, float] = field(default_factory=dict, repr=False)
 
     @property
     def share(self) -> float:

@@ -74,6 +74,7 @@ def test_registries_and_their_order():
         "dicache",
         "delta_dit",
         "deepcache",
+        "smoothcache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -6,14 +6,14 @@ from toys import COND, UNCOND, WAN, schedule
 
 from sencache_core import CacheConfig, CfgCache, Guards
 from sencache_core.forecast.reuse import TwoBands, TwoPoint
-from sencache_core.model.families import Attention, Places
+from sencache_core.model.families import Layer, Places
 from sencache_core.model.taps import tapped
 from sencache_core.policies.fastercache import FasterCache
 from sencache_core.policies.presets import PRESETS
 from sencache_core.run.runner import Call
 from sencache_core.types import OUTPUT, Anchor
 
-PLACES = Places("blocks", ("head",), attention=Attention("attn"))
+PLACES = Places("blocks", ("head",), layers={"self": Layer("attn")})
 
 
 class Attends(torch.nn.Module):

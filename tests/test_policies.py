@@ -26,6 +26,7 @@ from sencache_core.config import DEFAULT_GUARDS
 from sencache_core.hosts import loop
 from sencache_core.model.families import GENERIC
 from sencache_core.policies import Guarded, Policy, RunInfo, Threshold
+from sencache_core.policies.layered import LayerSchedule
 from sencache_core.policies.partial import Partial, PartialBlocks
 from sencache_core.policies.probing import Probing
 from sencache_core.run.facts import Facts
@@ -34,7 +35,9 @@ from sencache_core.types import ALL, NONE, Decision, Look, Reason, Step
 by_policy = pytest.mark.parametrize("name", POLICIES)
 #: Those that can spend any share of the evaluations, with guidance or without.
 BUDGETED = [
-    n for n, cls in POLICIES.items() if n != "off" and not issubclass(cls, Partial | Probing)
+    name
+    for name, cls in POLICIES.items()
+    if name != "off" and not issubclass(cls, Partial | Probing | LayerSchedule)
 ]
 #: Those that run some blocks at every round, and look at what they do.
 PROBING = [name for name, cls in POLICIES.items() if issubclass(cls, Probing)]

@@ -286,7 +286,7 @@ def calibrate(
     with (
         _fastest_threads(family, module),
         _bar(progress, total, family) as tick,
-        record(module, scheduler, guidance=spec.guidance, probes=probes) as measured,
+        record(module, scheduler, None, spec.guidance, probes, layers=True) as measured,
     ):
 
         def save() -> Profile:

@@ -164,7 +164,8 @@ class CacheConfig:
             return choose(self, again, report, facts, later), again
 
         gap = self.gap_rule.bound(run.moments and run.moments.of_gap(), run.times)
-        rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap, **self.policy.rules}
+        rules = {OUTPUT.tap: run.rule, STACK.tap: run.rule, GAP.tap: gap}
+        rules |= self.policy.rules_in(run)
         report.rule = rules.get(self.tap_in_use, Hold()).name
         policy = choose(self, run, report, facts, later)
         witness = lesson.witness() if lesson is not None and policy.reuses else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..forecast.moments import Moments
 from ..measure.lesson import Lesson
-from ..measure.prior import prior_moments
+from ..measure.prior import layers_known, prior_moments
 from ..measure.profile import ProfileHeader
 from ..model.families import Family
 from ..policies import Prior, RunInfo
@@ -72,6 +72,7 @@ def know(
         blocks=facts.blocks,
         kept_as=kept_as,
         guidance=facts.guidance,
+        layers=layers_known(config.profile, row),
     )
 
 

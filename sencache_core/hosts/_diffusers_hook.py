@@ -182,7 +182,8 @@ class Hook(ModelHook):
             output = forward(*args, **kwargs)
             container, payload = Container.of(output)
             if not self.tap.whole and payload is not None:
-                visit.ran(OUTPUT, payload)
+                handed = visit.ran(OUTPUT, payload)
+                output = output if handed is None else container.put(handed)
         pending.run.containers[pending.key] = container
         if not pending.visit.seen:
             pending.run.runner.report.say(
@@ -227,7 +228,8 @@ class Hook(ModelHook):
                     with self._inside, tapped(self.tap, module, places, visit):
                         payload = Container.of(forward(**arguments))[1]
                         if not self.tap.whole:
-                            visit.ran(OUTPUT, payload)
+                            handed = visit.ran(OUTPUT, payload)
+                            payload = payload if handed is None else handed
                 elif (payload := visit.skip(OUTPUT, shape)) is None:
                     payload = Container.of(forward(**arguments))[1]
                     handed = visit.ran(OUTPUT, payload)

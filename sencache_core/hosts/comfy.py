@@ -101,7 +101,8 @@ def record(
         model: ``ModelPatcher``; see :func:`attach`.
         done: called with what was measured at the end of every completed run but a probe's.
         live: called with the report so far after every evaluation round.
-        tap: where to measure, see ``CacheConfig.tap``.
+        tap: where to measure, see ``CacheConfig.tap``; ``"layers"``: the output, and every layer
+            besides.
         calibration: says which runs measure and which probe; ``None``: all measure. Probes repeat
             a run by its branches, which are named after the conditionings: sample all runs with one
             guider whose conditionings were set once.
@@ -114,7 +115,7 @@ def record(
 
     def start(guider: Any, schedule: Schedule, header: ProfileHeader, facts: Facts) -> Runner:
         family = model_family(guider.model_patcher.model) or GENERIC
-        return runs.start(family, schedule, tap, header.guidance or None, looks)
+        return runs.start(family, schedule, TAPS[tap].figures, header.guidance or None, looks)
 
     def measured(runner: Runner, header: ProfileHeader) -> None:
         runs.finished(runner)
@@ -220,7 +221,7 @@ class _Host:
             guidance=guidance_scale(guider),
             shape=tuple(size for shape in shapes for size in shape),
             dtype=str(dtype).removeprefix("torch."),
-            tap=self.tap.name,
+            tap=self.tap.figures,
         )
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):

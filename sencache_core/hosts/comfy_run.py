@@ -203,27 +203,29 @@ class Run:
 
     def _serve_inside(self, tap, base_model, model, x, t, options, branches) -> Tensor:
         """Run the model; inside it, the places of the tap are answered or watched."""
-        places = self._places(base_model)
+        places, sampling = self._places(base_model), base_model.model_sampling
 
         def evaluate_at(sigma: float) -> Tensor:
             heard, own = Listener(), torch.full_like(options["sigmas"], sigma)
-            model(torch.full_like(t, sigma), {CALL: Tapped(tap, places, heard), "sigmas": own})
+            other = torch.full_like(t, sigma)
+            if not tap.whole:
+                return _raw(sampling, other, x, model(other, {"sigmas": own}))
+            model(other, {CALL: Tapped(tap, places, heard), "sigmas": own})
             return heard.payload
 
-        again = evaluate_at if self.runner.measures else None
-        sampling = base_model.model_sampling
+        again, handed = evaluate_at if self.runner.measures else None, None
         with Call(self.runner, branches, again, inside=True, lock=self.lock) as call:
             if not tap.whole and (v := call.skip(OUTPUT, x.shape)) is not None:
                 return sampling.calculate_denoised(t, v.to(x), x)
             denoised = model(t, {CALL: Tapped(tap, places, call)})
             if not tap.whole and self.runner.report.steps[-1].sigma >= _SMALLEST_SIGMA:
-                call.ran(OUTPUT, _raw(sampling, t, x, denoised))
+                handed = call.ran(OUTPUT, _raw(sampling, t, x, denoised))
         if not call.seen:
             self.runner.report.say(
                 f"The {tap.name} tap finds no block stack in some calls: these are always "
                 "computed. Choose the output tap."
             )
-        return denoised
+        return denoised if handed is None else sampling.calculate_denoised(t, handed.to(x), x)
 
 
 class Tapped(NamedTuple):

@@ -190,7 +190,7 @@ def attach(
         header = None
         own = guidance_of(model, module) if guidance is None else guidance
         if config.profile is not None or config.learn is not None:
-            header = header_of(module, clock.row, schedule, inputs, config.tap_in_use)
+            header = header_of(module, clock.row, schedule, inputs, config.tapping.figures)
             header = replace(header, guidance=own)
         linear, channels = nonlinear_guidance(model) is None, channel_dim(clock.family)
         blocks = clock.row.diffusers_places.count(module)
@@ -213,7 +213,7 @@ def attach(
     stages = Stages()
     clocks = clocks_of(model, scheduler, num_steps)
     if config.profile is not None:
-        config.profile.mismatches(ProfileHeader(clocks[0][1].row.name, tap=config.tap_in_use))
+        config.profile.mismatches(ProfileHeader(clocks[0][1].row.name, tap=config.tapping.figures))
     tap, enters = config.tapping, config.enters_model
     attachment = Attachment(start, on_report, stages.ended, tap=tap, enters=enters)
     return _attached(attachment, clocks)
@@ -225,6 +225,7 @@ def record(
     num_steps: int | None = None,
     guidance: float | None = None,
     probes: int = 0,
+    layers: bool = False,
 ) -> Attachment:
     """Measure a transformer while it samples; see ``Attachment.recordings``.
 
@@ -235,6 +236,8 @@ def record(
             what is measured are the conditional outputs instead of the guided ones.
         probes: in how many runs of their own to see how far errors travel: each sample must then be
             sampled ``Calibration(probes).runs_of(rounds)`` times from the same noise.
+        layers: measure how every layer changes, too, for policies that decide about layers. A
+            transformer that is compiled as a whole cannot be entered for it.
     """
     if guidance is None:
         guidance = getattr(model, "_guidance_scale", None)
@@ -256,7 +259,8 @@ def record(
     def recordings() -> list[Recording]:
         return [recording for calibration in runs.values() for recording in calibration.recordings]
 
-    attachment = Attachment(start, None, done, recordings, limit=1)
+    tap = TAPS["layers"] if layers else TAPS[OUTPUT.tap]
+    attachment = Attachment(start, None, done, recordings, limit=1, tap=tap, enters=layers)
     return _attached(attachment, clocks_of(model, scheduler, num_steps))
 
 

@@ -20,7 +20,7 @@ from ..run.rounds import RoundLog
 from ..run.runner import EvaluateAt, read_round, sketch_latent
 from ..run.session import Session
 from ..run.stats import RunReport, StepRecord
-from ..types import ALL, NONE, Branch, Decision, Key, Reason, sketch
+from ..types import ALL, NONE, WHOLE, Branch, Decision, Key, Reason, sketch
 
 #: Largest RMS by which a repeated run's latent may differ from the recorded one, of a latent of
 #: RMS 1 (ours; not tuned): more than rounding does to it, less than what a probe displaces.
@@ -145,6 +145,8 @@ class Probe:
         return Decision(NONE if free else ALL, Reason.OFF)
 
     def predict(self, keys: Sequence[Key], shape: Sequence[int]) -> Tensor | None:
+        if keys[0].site not in WHOLE:
+            return None
         if self._ordinal < self._first:
             return self._replay(keys, shape)
         return self._session.predict(keys, shape)
@@ -174,6 +176,8 @@ class Probe:
     def observe(
         self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> Tensor | None:
+        if keys[0].site not in WHOLE:
+            return None
         if self._reuses(self._ordinal):
             self._same = False  # the host could not take what was reused
         handed = self._session.observe(keys, y, evaluate_at)

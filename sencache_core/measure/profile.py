@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from ..forecast.layers import LayerCurve, LayerCurves
 from ..forecast.moments import Moments
 from ..model.families import FAMILIES
 from ..sampler.schedule import sampler_key
+from ..types import CROSS, MLP, SELF
+from . import layers as layer_watch
 from . import profile_file
 from .profile_checks import (
     LARGEST_GAIN,
     LARGEST_RESPONSE,
     check_curve,
     check_header,
+    check_layers,
     check_moments,
     check_times,
 )
@@ -36,12 +40,18 @@ CURVES = ("alpha_x", "alpha_t", "speed", "output_rms", "ratio", *CHANGES)
 #: Arrays of the moments, see ``moments.py``.
 MOMENTS = ("t", "gram", "gain", "response", "lead", "gap")
 
+#: Arrays of the curves of each kind of layer, see ``forecast/layers.py``.
+LAYERS = ("change", "inner", "square", "mean")
+LAYER_KINDS = (SELF, CROSS, MLP)
+
 #: Names of the arrays that this version reads from a file.
 _ARRAYS = frozenset(
     {
         "t",
         *(f"{kind}.{name}" for kind in ("mean", "spread") for name in CURVES),
         *(f"moments.{name}" for name in MOMENTS),
+        "layers.t",
+        *(f"layers.{kind}.{name}" for kind in LAYER_KINDS for name in LAYERS),
     }
 )
 
@@ -86,6 +96,7 @@ class Profile:
         mean: arrays ``[T]`` by curve name; always ``alpha_x`` and ``alpha_t``.
         spread: standard deviations over samples, of the same shapes; may be empty.
         moments: of the guided outputs, ``None`` in files that lack them.
+        layers: how its layers change, ``None`` where that was not measured.
     """
 
     header: ProfileHeader
@@ -93,6 +104,7 @@ class Profile:
     mean: Mapping[str, np.ndarray]
     spread: Mapping[str, np.ndarray] = field(default_factory=dict)
     moments: Moments | None = None
+    layers: LayerCurves | None = None
 
     def __post_init__(self) -> None:
         check_header(vars(self.header))
@@ -109,6 +121,8 @@ class Profile:
             check_curve(name, curve, len(self.t))
         if self.moments is not None:
             check_moments(self.moments)
+        if self.layers is not None:
+            check_layers(self.layers)
 
     def at(self, t: float) -> tuple[float, float]:
         """``(alpha_x, alpha_t)`` at ``t``, interpolated linearly, held outside the measured range.
@@ -177,6 +191,10 @@ class Profile:
         if self.moments is not None:
             known = {k: v for k, v in vars(self.moments).items() if isinstance(v, np.ndarray)}
             arrays |= {f"moments.{k}": v for k, v in known.items() if k in MOMENTS}
+        if self.layers is not None:
+            arrays["layers.t"] = self.layers.t
+            for kind, curve in self.layers.kinds.items():
+                arrays |= {f"layers.{kind}.{k}": v.astype("f4") for k, v in vars(curve).items()}
         header = {"format": FORMAT_VERSION, **asdict(self.header)}
         profile_file.write(path, {_HEADER_KEY: json.dumps(header, default=_plain)}, arrays)
 
@@ -202,6 +220,7 @@ class Profile:
                 _below("mean.", arrays),
                 _below("spread.", arrays),
                 Moments(**moments, guidance=header.guidance) if moments else None,
+                _layers(_below("layers.", arrays)),
             )
         except (TypeError, ValueError) as error:
             raise ProfileError(
@@ -245,6 +264,17 @@ def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
+def _layers(arrays: Mapping[str, np.ndarray]) -> LayerCurves | None:
+    """The curves of layers among a file's arrays; ``None``: it has none."""
+    if not arrays:
+        return None
+    kinds = {kind: _below(f"{kind}.", arrays) for kind in LAYER_KINDS}
+    for name in ("t", *(f"{k}.{part}" for k, found in kinds.items() if found for part in LAYERS)):
+        if name not in arrays:
+            raise ProfileError(f"it lacks the array 'layers.{name}'")
+    return LayerCurves(arrays["t"], {k: LayerCurve(**found) for k, found in kinds.items() if found})
+
+
 def _covers(measured: Sequence[float], asked: Sequence[float]) -> bool:
     """Whether ``asked`` lies within ``measured``, but for a factor of 2 at the low end.
 
@@ -266,6 +296,7 @@ class Recording:
         lead: ``[N, N]``, the same of the leading branch.
         gap: ``[N, N]``, the same of their difference; ``None`` where there is none.
         travels: what each probe found, see ``probe.Travel``.
+        layers: how its layers changed; ``None``: they were not watched.
     """
 
     t: tuple[float, ...]
@@ -275,6 +306,7 @@ class Recording:
     lead: np.ndarray | None = None
     gap: np.ndarray | None = None
     travels: Sequence[tuple[float, float, float, float]] = ()
+    layers: LayerCurves | None = None
 
 
 def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
@@ -287,6 +319,8 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
         raise ProfileError("nothing was recorded: the run ended before its second evaluation")
     for number, recording in enumerate(recordings, start=1):
         found = (*recording.curves.values(), recording.gram, np.array(recording.travels))
+        if recording.layers is not None:
+            found += tuple(v for c in recording.layers.kinds.values() for v in vars(c).values())
         if not all(np.isfinite(values).all() for values in found if values is not None):
             raise ProfileError(
                 f"sample {number} of {len(recordings)} gave values that are not finite: the model "
@@ -305,7 +339,8 @@ def combine(recordings: Sequence[Recording], header: ProfileHeader) -> Profile:
     moments = _moments(recordings)
     if moments is not None:
         moments = replace(moments, guidance=header.guidance)
-    return Profile(header, t, mean, spread, moments)
+    layers = layer_watch.average([recording.layers for recording in recordings])
+    return Profile(header, t, mean, spread, moments, layers)
 
 
 def _moments(recordings: Sequence[Recording]) -> Moments | None:

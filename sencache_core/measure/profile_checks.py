@@ -7,6 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from ..forecast.layers import LayerCurves
 from ..forecast.moments import Moments
 from .profile_file import ProfileError
 
@@ -79,6 +80,28 @@ def check_moments(moments: Moments) -> None:
         raise ProfileError(
             f"its responses do not lie between {-LARGEST_RESPONSE:g} and {LARGEST_RESPONSE:g}"
         )
+
+
+def check_layers(layers: LayerCurves) -> None:
+    """Raise ProfileError unless the curves are those of layers: see ``LayerCurve`` for shapes."""
+    check_times(layers.t, "the layers")
+    if not layers.kinds:
+        raise ProfileError("its layers are of no known kind")
+    for kind, curve in layers.kinds.items():
+        shape = np.shape(curve.change)
+        if len(shape) != 3 or 0 in shape or shape[2] != len(layers.t):
+            raise ProfileError(f"the curves of {kind!r} layers do not fit their times")
+        flat = shape[0], shape[2]
+        shapes = {"change": shape, "inner": shape, "square": flat, "mean": flat}
+        for name, wanted in shapes.items():
+            values, low = getattr(curve, name), -LARGEST_VALUE
+            if np.shape(values) != wanted or not _within(
+                values, 0.0 if name in ("change", "square") else low
+            ):
+                raise ProfileError(
+                    f"the curve {name!r} of {kind!r} layers is not {wanted} finite values, as "
+                    "measured ones are"
+                )
 
 
 def _is_gram(matrices: np.ndarray) -> bool:

@@ -19,7 +19,20 @@ from ..run.runner import EvaluateAt, read_round, sketch_latent
 from ..run.stats import RunReport, StepRecord
 from ..sampler.schedule import Schedule
 from ..sampler.solver import transitions
-from ..types import ALL, SAME_TIME, Anchor, Branch, Decision, Key, Reason, rms, same_time, sketch
+from ..types import (
+    ALL,
+    SAME_TIME,
+    WHOLE,
+    Anchor,
+    Branch,
+    Decision,
+    Key,
+    Reason,
+    rms,
+    same_time,
+    sketch,
+)
+from .layers import LayerWatch
 from .probe import Probe, Seen, Travel, guided
 from .profile import CHANGES, CURVES, Recording
 
@@ -56,6 +69,7 @@ class Recorder:
         self.seen: list[Seen] = []
         self.travels: list[Travel] = []
         self._log = RoundLog(report)
+        self._layers = LayerWatch()
         self._sketches: dict[Branch, Tensor] = {}
         self._outputs: dict[Branch, Tensor] = {}
         self._leader: Branch | None = None
@@ -124,18 +138,22 @@ class Recorder:
     def observe(
         self, keys: Sequence[Key], y: Tensor, evaluate_at: EvaluateAt | None = None
     ) -> None:
-        branches = [key.branch for key in keys]
-        for branch, part in zip(branches, y.chunk(len(branches)), strict=True):
+        branches, site = [key.branch for key in keys], keys[0].site
+        if self._leader is None:
+            self._leader = next((b for b in branches if b.role == "cond"), None)
+        leads, chunks = self._leader in branches, len(branches)
+        position = branches.index(self._leader) if leads else 0
+        if site not in WHOLE:
+            if leads:
+                self._layers.observe(site, self._now.t, y.chunk(chunks)[position])
+            return
+        for branch, part in zip(branches, y.chunk(chunks), strict=True):
             self._sketches[branch] = sketch(part)
             if self.keep:
                 self._outputs[branch] = part.to("cpu", copy=True)
-        if self._leader is None:
-            self._leader = next((b for b in branches if b.role == "cond"), None)
-        if self._leader not in branches:
+        if not leads:
             return
         now, previous = self._now, self._previous
-        position = branches.index(self._leader)
-        chunks = len(branches)
         truth = y.chunk(chunks)[position].clone()
         past = self._past
         if (
@@ -213,6 +231,7 @@ class Recorder:
         if not self.report.ended:
             self._close_round()
             self._log.finish(completed)
+            self._layers.clear()
             self._previous = self._past = None
             self._looked = []
         return self.report
@@ -238,6 +257,7 @@ class Recorder:
             *grams,
             gap if gap is not None and gap.any() else None,
             tuple(self.travels),
+            self._layers.curves(),
         )
 
     def _visited(self) -> list[Seen]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ..types import CROSS, MLP, SELF
 from .signals import (
     MODULATED_INPUT,
     TIME_EMBEDDING,
@@ -26,12 +27,12 @@ FLOW_VELOCITY_RMS = 1.343
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Where a block's self-attention is found.
+class Layer:
+    """Where one layer of a block is found.
 
     Attributes:
-        name: of the module in its block whose output is the attention's.
-        feeds: of modules that run for its input alone, where it is but a part of the attention.
+        name: of the module in its block whose output is the layer's.
+        feeds: of modules that run for its input alone, where it is but a part of the layer.
     """
 
     name: str
@@ -47,14 +48,18 @@ class Places:
         heads: attributes of the modules that read the stack's output, the first one per stream.
         second: argument of a block that holds a second stream, which it returns beside the first;
             empty if there is one only, or both are one argument.
-        attention: a block's self-attention, over text and video where these share one.
+        layers: of a block, by kind: self-attention (over text and video where these share one),
+            cross-attention to the text, feed-forward.
+        apart: modules of a block that run once a clip, or over few tokens (sound), and so cost next
+            to nothing beside those that run over all of the video.
         signals: where what policies may look at is found, by its name.
     """
 
     blocks: str | None = None
     heads: tuple[str, ...] = ()
     second: str = ""
-    attention: Attention | None = None
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
     signals: Mapping[str, Signal] = field(default_factory=dict)
 
     def count(self, module: object) -> int | None:
@@ -133,7 +138,7 @@ _ROWS = (
         comfy_places=Places(
             "blocks",
             ("head", "head_global"),
-            attention=Attention("self_attn"),
+            layers={SELF: Layer("self_attn"), CROSS: Layer("cross_attn"), MLP: Layer("ffn")},
             signals={
                 TIME_EMBEDDING: FromModule("time_embedding"),
                 TIME_PROJECTION: FromArgument("e", 1),
@@ -143,7 +148,7 @@ _ROWS = (
         diffusers_places=Places(
             "blocks",
             ("norm_out",),
-            attention=Attention("attn1"),
+            layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ffn")},
             signals={
                 TIME_EMBEDDING: FromModule("condition_embedder.time_embedder"),
                 TIME_PROJECTION: FromArgument("temb", 2),
@@ -160,7 +165,7 @@ _ROWS = (
         comfy_places=Places(
             "transformer_blocks",
             ("norm_out",),
-            attention=Attention("attn1"),
+            layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ff")},
             signals={
                 TIME_EMBEDDING: FromModule("adaln_single", 1),
                 TIME_PROJECTION: FromArgument("timestep", 3),
@@ -170,7 +175,7 @@ _ROWS = (
         diffusers_places=Places(
             "transformer_blocks",
             ("norm_out",),
-            attention=Attention("attn1"),
+            layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ff")},
             signals={
                 TIME_EMBEDDING: FromModule("time_embed", 1),
                 TIME_PROJECTION: FromArgument("temb", 2),
@@ -187,7 +192,8 @@ _ROWS = (
         comfy_places=Places(
             "transformer_blocks",
             ("norm_out", "audio_norm_out"),
-            attention=Attention("attn1"),
+            layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ff")},
+            apart=("audio_attn1", "audio_attn2", "audio_ff"),
             signals={
                 TIME_EMBEDDING: FromModule("adaln_single", 1),
                 MODULATED_INPUT: FromWithin("attn1"),
@@ -197,7 +203,8 @@ _ROWS = (
             "transformer_blocks",
             ("norm_out", "audio_norm_out"),
             "audio_hidden_states",
-            attention=Attention("attn1"),
+            layers={SELF: Layer("attn1"), CROSS: Layer("attn2"), MLP: Layer("ff")},
+            apart=("audio_attn1", "audio_attn2", "audio_ff"),
             signals={
                 TIME_EMBEDDING: FromModule("time_embed", 1),
                 MODULATED_INPUT: FromWithin("attn1"),
@@ -214,7 +221,11 @@ _ROWS = (
             "blocks",
             ("norm_final",),
             "encoder_hidden_states",
-            attention=Attention("attn_out", ("q", "k", "v", "norm_q", "norm_k")),
+            layers={
+                SELF: Layer("attn_out", ("q", "k", "v", "norm_q", "norm_k")),
+                MLP: Layer("ff_out", ("ff_proj",)),
+            },
+            apart=("norm1", "norm2"),
             signals={
                 TIME_EMBEDDING: FromArgument("temb", 2),
                 MODULATED_INPUT: FromWithin("q"),
@@ -224,7 +235,8 @@ _ROWS = (
             "transformer_blocks",
             ("norm_final",),
             "encoder_hidden_states",
-            attention=Attention("attn1"),
+            layers={SELF: Layer("attn1"), MLP: Layer("ff")},
+            apart=("norm1", "norm2"),
             signals={
                 TIME_EMBEDDING: FromArgument("temb", 2),
                 MODULATED_INPUT: FromWithin("attn1"),

@@ -20,6 +20,7 @@ from .profilingdit import ProfilingDiT
 from .ra_cfgcache import RACFGCache
 from .seacache import SeaCache
 from .sencache import SenCache
+from .smoothcache import SmoothCache
 from .tafc import Tafc
 from .teacache import TeaCache
 from .threshold import Budgeted, Threshold
@@ -47,6 +48,7 @@ POLICIES: dict[str, type[Policy]] = {
         DiCache,
         DeltaDiT,
         DeepCache,
+        SmoothCache,
         Off,
     )
 }
@@ -79,6 +81,7 @@ __all__ = [
     "SeaCache",
     "SenCache",
     "Slopes",
+    "SmoothCache",
     "Tafc",
     "TeaCache",
     "Threshold",

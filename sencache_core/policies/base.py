@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
+from ..forecast.layers import LayerCurves
 from ..forecast.moments import Moments
 from ..forecast.reuse import ReuseRule
 from ..model.families import Family
@@ -78,6 +79,7 @@ class RunInfo:
             than for what the sampler would have made.
         kept_as: ``(p, q)`` by noise level of what is kept in an output's place, ``p x + q y``, see
             ``run/keeping.py``; ``None``: outputs are.
+        layers: how the model's layers change, measured or from a bundled prior; ``None``: unknown.
         multistep: what its sampler carries on from step to step; ``None``: nothing.
         blocks: of the model's block stack; ``None``: not known.
         guidance: its scale of guidance; 0: not known.
@@ -98,6 +100,7 @@ class RunInfo:
     kept_as: Clean | None = None
     blocks: int | None = None
     guidance: float = 0.0
+    layers: LayerCurves | None = None
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -186,6 +189,10 @@ class Policy(ABC):
     def rules(self) -> Mapping[str, ReuseRule]:
         """Reuse rules by tap that are part of the method; others are the user's to choose."""
         return {}
+
+    def rules_in(self, run: RunInfo) -> Mapping[str, ReuseRule]:
+        """:attr:`rules` by what is known of a run. Most are the same in all."""
+        return self.rules
 
     @property
     def fixed(self) -> bool:

@@ -100,6 +100,7 @@ class Course:
             paired=paired,
             extra=self.extra,
             anew=anew,
+            work=self._report.work,
         )
 
     def _level(self, told: float, ordinal: int) -> float:

@@ -31,7 +31,7 @@ class History:
 
     def rule(self, site: Site) -> ReuseRule:
         """The reuse rule at ``site``."""
-        return self._rules.get(site.tap, _HOLD)
+        return self._rules.get(site.tap, _HOLD).at(site)
 
     def at(self, key: Key, shape: Sequence[int] | None = None) -> Sequence[Anchor]:
         """True outputs at ``key``, oldest first; none if ``shape`` is asked for and not theirs."""

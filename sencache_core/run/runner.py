@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model.families import Family
-from ..types import OUTPUT, Branch, Decision, Key, Site, displacement, rms, sketch
+from ..types import OUTPUT, WHOLE, Branch, Decision, Key, Site, displacement, rms, sketch
 from .stats import RunReport
 
 #: The host's promise: the payload of this very call, computed at another noise level.
@@ -88,8 +88,8 @@ class Call:
         runner: owner of the step.
         branches: of each equal chunk of the call's batch.
         evaluate_at: for runners that measure; ``None`` where none is wanted.
-        inside: whether payloads come from inside the model: as ``evaluate_at`` runs that very
-            model, the runner is shown them once the call has ended.
+        inside: whether the model is entered: as ``evaluate_at`` runs that very model, the runner is
+            shown the whole payload once the call has ended.
         lock: held while the runner is asked, for hosts that call from several threads.
     """
 
@@ -127,6 +127,7 @@ class Call:
             share: of the model's block work that lies there.
         """
         with self._lock:
+            self._runner.report.work[site] = share
             y = self._runner.predict(self._keys(site), shape)
         if y is not None:
             self._ran -= share
@@ -136,7 +137,7 @@ class Call:
     def ran(self, site: Site, y: Tensor) -> Tensor | None:
         """The output at ``site`` has been computed; what to hand on instead, ``None``: ``y``."""
         self.seen = True
-        if self._later is not None:
+        if self._later is not None and site in WHOLE:
             self._later.append((site, y))
             return None
         return self._show(site, y)

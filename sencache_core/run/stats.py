@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median_high
 
-from ..types import FORCED, NONE, Decision, Reason, Step
+from ..types import FORCED, NONE, Decision, Reason, Site, Step
 
 REPORT_VERSION = 1
 
@@ -89,6 +89,7 @@ class RunReport:
         messages: plain sentences for the user, each once.
         completed: ``False`` while it runs, and if it was interrupted or failed.
         ended: ``True`` once nothing more will come.
+        work: share of the model's block work at each place that was met; not part of the JSON.
     """
 
     family: str
@@ -106,6 +107,7 @@ class RunReport:
     messages: list[str] = field(default_factory=list)
     completed: bool = False
     ended: bool = False
+    work: dict[Site, float] = field(default_factory=dict, repr=False)
 
     def count(self, *decisions: str) -> int:
         """Rounds with one of these decisions."""
@@ -233,7 +235,7 @@ class RunReport:
         """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""
         out = {
             "version": REPORT_VERSION,
-            **asdict(self),
+            **asdict(replace(self, work={})),
             "evaluations": self.evaluations,
             "partial": self.partial,
             "idle": self.idle,
@@ -245,6 +247,7 @@ class RunReport:
             "summary": self.summary(),
             "why": self.why_nothing_was_reused(),
         }
+        del out["work"]
         return _finite(out)
 
     def to_json(self, indent: int | None = None) -> str:

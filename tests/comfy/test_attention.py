@@ -1,4 +1,4 @@
-"""The attention tap and FasterCache on ComfyUI's own models."""
+"""The layer taps and FasterCache on ComfyUI's own models."""
 
 from __future__ import annotations
 
@@ -20,23 +20,35 @@ pytestmark = pytest.mark.comfyui
 STEPS = 12
 FAMILY = {"wan": "wan", "ltxv": "ltx", "ltxav": "ltx2", "cog": "cogvideox"}
 #: Kinds whose blocks call their self-attention as a module, or spread as CogVideoX's.
-REACHED = [name for name in models.CACHED if name not in ("wan_animate2",)]
+REACHED = [name for name in models.CACHED if name != "wan_animate2"]
 
 
-@pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "cog_1_0"])
-def test_payload_is_what_self_attention_returns(runs, host, name):
-    """One call outside of any sampler: truth replays it, and attention's own layers do not run."""
+#: By kind of model, a module that runs in each layer of a block and nowhere else.
+WITHIN = {
+    "wan_t2v": {"self": "self_attn.q", "cross": "cross_attn.q", "mlp": "ffn.0"},
+    "ltxv": {"self": "attn1.to_q", "cross": "attn2.to_q", "mlp": "ff.net.0.proj"},
+    "cog_1_0": {"self": "q", "mlp": "ff_proj"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "tap"),
+    [(name, tap) for name in WITHIN for tap in ("attention", "layers")],
+)
+def test_payload_is_what_a_layer_returns(runs, host, name, tap):
+    """One call outside of any sampler: truth replays it, and the layers themselves do not run."""
     case = models.load(name)
     kind, network = models.KINDS[name], case.model.model.diffusion_model
     family = FAMILIES[FAMILY[name.split("_")[0]]]
     blocks = getattr(network, family.comfy_places.blocks)
     x, context = models.noise(1, *kind.shape), models.noise(1, 5, kind.text)
     mask = {"attention_mask": torch.ones(1, 5, dtype=torch.long)} if name == "ltxv" else {}
-    layers = {"wan_t2v": "self_attn.q", "ltxv": "attn1.to_q", "cog_1_0": "q"}[name]
+    within = {k: v for k, v in WITHIN[name].items() if tap == "layers" or k == "self"}
     ran = [0]
     handles = [
-        block.get_submodule(layers).register_forward_hook(lambda *_: ran.__setitem__(0, ran[0] + 1))
+        block.get_submodule(layer).register_forward_hook(lambda *_: ran.__setitem__(0, ran[0] + 1))
         for block in blocks
+        for layer in within.values()
     ]
 
     def run(visit=None):
@@ -44,23 +56,36 @@ def test_payload_is_what_self_attention_returns(runs, host, name):
         with torch.inference_mode():
             if visit is None:
                 return network(x.clone(), time, context, transformer_options={}, **mask)
-            with TAPS["attention"].on(network, family.comfy_places, visit):
+            with TAPS[tap].on(network, family.comfy_places, visit):
                 return network(x.clone(), time, context, transformer_options={}, **mask)
 
     try:
         truth, seen = run(), Hears()
         assert torch.equal(run(seen), truth)
-        assert [site.index for site in seen.heard] == list(range(len(blocks)))
+        for layer in within:
+            numbers = [site.index for site in seen.heard if site.kind == layer]
+            assert numbers == list(range(len(blocks)))
+        assert {site.kind for site in seen.heard} == within.keys()
         before, replay = ran[0], Answers(seen.heard)
         assert (run(replay) - truth).abs().max() < 1e-5
-        assert ran[0] == before and replay.ran_at == []
-        assert 0.1 < replay.shares < 0.9
+        assert ran[0] == before
+        assert replay.ran_at == []
+        assert (0.1 if tap == "attention" else 0.9) < replay.shares <= 1
         assert (run(Answers()) - truth).abs().max() > 1e-2
     finally:
         for handle in handles:
             handle.remove()
     assert not any(m._forward_pre_hooks for m in network.modules())
     assert type(network._modules[family.comfy_places.blocks]) is torch.nn.ModuleList
+
+
+def test_blocks_that_run_twice_in_a_call_are_left_alone(runs, host):
+    """Wan Animate 2 runs its blocks for poses too, whose outputs are other ones."""
+    case, seen = models.load("wan_animate2"), Hears()
+    network = case.model.model.diffusion_model
+    with TAPS["layers"].on(network, FAMILIES["wan"].comfy_places, seen):
+        assert list(network.blocks) == list(network._modules["blocks"]._modules.values())
+    assert seen.heard == {}
 
 
 @pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "ltxav", "cog_1_0", "cog_1_5"])

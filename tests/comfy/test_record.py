@@ -16,7 +16,7 @@ pytestmark = pytest.mark.comfyui
 STEPS = 12
 
 
-@pytest.mark.parametrize("tap", ["output", "stack"])
+@pytest.mark.parametrize("tap", ["output", "stack", "layers"])
 @pytest.mark.parametrize("name", ["wan_t2v", "wan_vace", "ltxv", "ltxav", "cog_1_0", "cog_1_5"])
 def test_measures_and_changes_nothing(runs, host, name, tap):
     case = models.load(name)
@@ -32,6 +32,8 @@ def test_measures_and_changes_nothing(runs, host, name, tap):
         known = np.asarray(curve)[np.isfinite(curve)]
         assert known.size and (known >= 0).all()
     assert calls[0] == reports[-1].calls == 2 * STEPS - 1
+    assert (recording.layers is not None) == (tap == "layers")
+    tap = "output" if tap == "layers" else tap  # whose figures these are, too
     assert header.tap == tap and header.sampler == "euler" and header.guidance == 4.0
     assert header.fingerprint == fingerprint(case.model.model.diffusion_model)
 

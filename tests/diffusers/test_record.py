@@ -56,3 +56,36 @@ def test_calibration_of_a_batched_pair_is_that_of_the_guided_output(family):
     assert all(np.isfinite(travel).all() and travel.gain > 0 for travel in recording.travels)
     moments = combine([recording], ProfileHeader(family)).moments
     assert moments.gain.shape == (1, STEPS)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("family", ["wan", "ltx", "cogvideox"])
+def test_layers_are_measured_beside_the_outputs(family, batched):
+    """Outputs stay the same to the bit, figures of outputs are those of a plain calibration."""
+    sampler, job = Sampler(family), Job(batched=batched)
+    plain, found = sampler(job), []
+    for layers in (False, True):
+        runs = Calibration(1)
+        with host.record(
+            sampler.module, sampler.scheduler, guidance=GUIDANCE, probes=1, layers=layers
+        ) as measured:
+            assert torch.equal(sampler(job), plain)
+            for _ in range(runs.runs_of(STEPS) - 1):
+                sampler(job)
+            measured.close()
+        found.append(measured.recordings[0])
+    before, now = found
+    assert before.layers is None
+    assert np.array_equal(before.gram, now.gram) and before.travels == now.travels
+    assert all(np.array_equal(before.curves[name], now.curves[name]) for name in before.curves)
+    kinds = now.layers.kinds
+    assert kinds.keys() == {"self", "mlp"} | ({"cross"} if family != "cogvideox" else set())
+    assert np.allclose(now.layers.t, sorted(now.visited))
+    for curve in kinds.values():
+        assert curve.depth == len(first_stack(sampler.module))
+        assert (curve.change[:, 0, :-1] > 0).all() and (curve.square > 0).all()
+    assert combine([now, now], ProfileHeader(family)).layers.kinds.keys() == kinds.keys()
+
+
+def first_stack(module):
+    return module.blocks if hasattr(module, "blocks") else module.transformer_blocks

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...types import Anchor
+from ...types import Anchor, Site
 from ..moments import Moments
 
 #: ``weigh(known, wanted)``: weights ``[..., K, m]`` of the outputs at the places ``known``
@@ -46,6 +46,10 @@ class ReuseRule(ABC):
             moments: of the model.
             rounds: time coordinates of the expected evaluation rounds, in order; none if unknown.
         """
+        return self
+
+    def at(self, site: Site) -> ReuseRule:
+        """This rule at one place of the model. Most rules are the same at all."""
         return self
 
     def in_noise(self) -> ReuseRule:

@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from torch import nn
 
 from ..families import Places
-from .attention import SelfAttention
 from .base import Listener, Tap, Visit
 from .blocks import Blocks
+from .layers import Layers, SelfAttention
 from .look import looking
 from .output import Output
 from .stack import Stack
 
 #: Every tap by name. A new depth is one file and one line here.
-TAPS: dict[str, Tap] = {tap.name: tap for tap in (Output(), Stack(), Blocks(), SelfAttention())}
+TAPS: dict[str, Tap] = {
+    tap.name: tap for tap in (Output(), Stack(), Blocks(), Layers(), SelfAttention())
+}
 
 
 @contextmanager

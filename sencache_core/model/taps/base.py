@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...types import Site
+from ...types import OUTPUT, Site
 from ..families import Places
 
 
@@ -73,6 +73,11 @@ class Tap(ABC):
     title: ClassVar[str]
     inside: ClassVar[bool] = True
     whole: ClassVar[bool] = True
+
+    @property
+    def figures(self) -> str:
+        """Name of the tap whose measured figures are those of what it answers as a whole."""
+        return self.name if self.whole else OUTPUT.tap
 
     @abstractmethod
     def on(self, module: nn.Module, places: Places, visit: Visit) -> AbstractContextManager[None]:
