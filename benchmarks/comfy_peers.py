@@ -294,7 +294,7 @@ METHODS = (
     *paired(_peer("easycache", "EasyCacheNode"), _BUDGET, partial(patched, make=_easy)),
     _ours(_BUDGET, _EASY),
     _peer("lazycache", "LazyCacheNode"),
-    _ours("planned (ComfyUI)", CacheConfig()),
+    _ours("planned (ComfyUI)", CacheConfig(aim="same")),
     _ours("true (ComfyUI)", CacheConfig(aim="true")),
     Method(
         "fewer-steps (ComfyUI)",

@@ -66,7 +66,7 @@ class Experts:
         carry, before, spent = 0.0, 0, []
         for model, schedule, later in zip(self.models, parts, ((Part(parts[1]),), ()), strict=True):
             stage = Stage(before, steps, carry, later if share else ())
-            config = CacheConfig(budget=budget)
+            config = CacheConfig(budget=budget, aim="same")
             runner = config.start(FAMILIES["wan"], schedule, facts=Facts(stage=stage))
             x = sample(model.call, x, schedule, texts, GUIDANCE, runner)
             spent.append(runner.report.evaluations)

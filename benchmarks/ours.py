@@ -73,8 +73,10 @@ def cached(
         name, title: as of :class:`Method`.
         measure: makes its profile, once per case; ``None``: what the package brings along.
         learns: whether ordinary runs come before.
-        options: of :class:`CacheConfig`, beside budget, profile and what is learnt.
+        options: of :class:`CacheConfig`, beside budget, profile and what is learnt; the aim is the
+            same clip unless they say otherwise.
     """
+    options = {"aim": "same", **options}
 
     def connect(case: Case, setting: Setting) -> AbstractContextManager:
         budget, made = setting["budget"], case.prepared.get(name)
@@ -100,7 +102,7 @@ def cached(
         prepare=learnt if learns else measure,
         title=title,
         ours=True,
-        at_full=options.get("aim") == "true",
+        at_full=options["aim"] == "true",
     )
 
 

@@ -21,7 +21,7 @@ _DEFAULT = CacheConfig()
 CONTROLS = ("budget", "tolerance", "policy")
 LEARN = ("on", "first run in full", "off")
 #: What a run may head for, by what users read.
-AIMS = {"same clip": "same", "true clip": "true"}
+AIMS = {"automatic": "auto", "same clip": "same", "true clip": "true"}
 #: Under this key the patched model carries its configuration, for SenCache Plan.
 CONFIG = "sencache_config"
 
@@ -249,6 +249,7 @@ class SenCacheApply(io.ComfyNode):
                     default=next(iter(AIMS)),
                     optional=True,
                     tooltip=(
+                        "automatic: true clip while a plan saves steps, same clip otherwise. "
                         "same clip: what the sampler would have made with every step computed. "
                         "true clip: what it would have made with many more steps; every step is "
                         "then corrected, at a budget of 1.0 too. Works with the output tap and "
@@ -288,7 +289,7 @@ class SenCacheApply(io.ComfyNode):
         verbose: bool = False,
         hindsight: bool = _DEFAULT.hindsight,
         learn: str = LEARN[0],
-        aim: str = "same clip",
+        aim: str = next(iter(AIMS)),
     ) -> io.NodeOutput:
         from ..sencache_core.hosts.comfy import attach, detach
 
@@ -305,7 +306,7 @@ class SenCacheApply(io.ComfyNode):
         choice = policy or PolicyChoice(default)
         own_settings = choice.fixed or control == "policy"
         off = control == "budget" and budget >= 1.0 and not own_settings
-        if off and AIMS[aim] == _DEFAULT.aim:
+        if off and AIMS[aim] != "true":
             bare = detach(model)  # the last Apply in a row rules, also where it says not to cache
             bare.remove_attachments(CONFIG)
             return io.NodeOutput(bare, Reports("Caching is off: the budget is 1.0."))

@@ -10,7 +10,7 @@ from sencache_core import CacheConfig, Schedule
 from sencache_core.forecast.reuse import Linear
 from sencache_core.hosts.loop import sample
 from sencache_core.model.families import FAMILIES
-from sencache_core.policies import Guards, Planned
+from sencache_core.policies import Guards, Interval, Planned
 from sencache_core.run import integral
 from sencache_core.run.facts import Facts
 from sencache_core.types import OUTPUT, Branch, Key
@@ -141,6 +141,26 @@ def test_where_it_is_not_sound_it_does_the_other_and_says_so(case):
     assert not session.course.run.to_truth
 
 
+@pytest.mark.parametrize(
+    ("options", "to_truth"),
+    [
+        ({}, True),
+        ({"budget": 1.0}, False),
+        ({"budget": None}, False),
+        ({"hindsight": False}, False),
+        ({"tap": "stack"}, False),
+        ({"policy": Planned(mask=10 * "C.")}, False),
+        ({"policy": Interval()}, False),
+    ],
+    ids=str,
+)
+def test_what_the_automatic_aim_comes_to(options, to_truth):
+    """The true clip where a plan saves evaluations; no word about it where it is not."""
+    session = CacheConfig(**options).start(WAN, Schedule(flow(20).sigmas, "euler"))
+    assert session.course.run.to_truth is to_truth
+    assert any("true clip" in told for told in session.report.messages) is to_truth
+
+
 def test_an_unknown_aim_is_refused():
-    with pytest.raises(ValueError, match="aim must be one of same, true"):
+    with pytest.raises(ValueError, match="aim must be one of auto, same, true"):
         CacheConfig(aim="best")

@@ -25,8 +25,8 @@ from .choice import DEFAULT_GUARDS, choose
 from .known import know, know_later
 
 #: What a run heads for: what the uncached sampler would have made, or the exact solution that the
-#: sampler approximates.
-AIMS = ("same", "true")
+#: sampler approximates, or whichever the clip is nearer to the exact solution by.
+AIMS = ("auto", "same", "true")
 
 #: Taps that hold one payload for the whole model, for policies that decide about all of it.
 TAPS = (OUTPUT.tap, STACK.tap)
@@ -52,7 +52,8 @@ class CacheConfig:
         aim: ``"same"`` reproduces what the uncached sampler would have made; ``"true"`` heads for
             the exact solution of the model's equation, as if it had taken many more steps. Then
             every computed step is corrected too, also at a budget of 1. Samplers for which that is
-            not known to be sound do the former, and say so.
+            not known to be sound do the former, and say so. ``"auto"`` is the latter where a plan
+            saves evaluations and it is sound, else the former; why: docs/theory.md, section 9.
         min_steps: runs of fewer steps are computed in full. Distilled models have no redundant
             steps; peers' threads agree on about 10. Runs without guidance of less than twice as
             many are, too, where the plan expects too much of the clip to be lost.
@@ -72,7 +73,7 @@ class CacheConfig:
     profile: Profile | None = None
     tap: str = "output"
     hindsight: bool = True
-    aim: str = "same"
+    aim: str = "auto"
     min_steps: int = 10
     gap_rule: ReuseRule = field(default_factory=Fitted)
     most_bytes: int | None = None
@@ -104,6 +105,14 @@ class CacheConfig:
     def tapping(self) -> Tap:
         """The tap that a run caches at, as the policy uses it."""
         return self.policy.tapping(ALL_TAPS[self.tap_in_use])
+
+    @property
+    def to_truth(self) -> bool:
+        """Whether a run heads for the exact solution where that is sound."""
+        if self.aim == "auto":
+            saves = self.budget is not None and self.budget < 1 and self.policy.planned
+            return saves and self.hindsight
+        return self.aim == "true"
 
     @property
     def output_rule(self) -> ReuseRule:
@@ -156,8 +165,10 @@ class CacheConfig:
             lesson = Lesson.of(self.learn, header, schedule, report)
         run = know(self, row, schedule, facts, report, lesson)
         later = know_later(self, run, facts, header, report)
-        if self.aim == "true" and self.policy.reuses:
-            report.say(TO_TRUTH if run.to_truth else NOT_TO_TRUTH)
+        if self.policy.reuses and run.to_truth:
+            report.say(TO_TRUTH)
+        elif self.policy.reuses and self.aim == "true":
+            report.say(NOT_TO_TRUTH)
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None, to_truth=False)

@@ -66,7 +66,7 @@ def know(
         facts.x0_seen and schedule.sigmas[-1] > 0,
         facts.guided,
         facts.clean,
-        to_truth=config.aim == "true" and steps is not None,
+        to_truth=config.to_truth and steps is not None,
         multistep=multistep,
         channels=facts.channels,
         blocks=facts.blocks,
@@ -134,11 +134,11 @@ def _transitions(
     carries on from one to the next; ``None`` where that is nothing, or there are none.
     """
     # The payload of another tap is not what the sampler steps with.
-    wanted = (config.hindsight or config.aim == "true") and config.tap_in_use == OUTPUT.tap
+    wanted = (config.hindsight or config.to_truth) and config.tap_in_use == OUTPUT.tap
     if not wanted or row.generic or config.output_rule.reads_x:
         return None, None
     steps, multistep = transitions(row, schedule, facts.clean), None
-    if steps is None and config.aim == "true" and facts.multistep and schedule.by_list:
+    if steps is None and config.to_truth and facts.multistep and schedule.by_list:
         multistep = facts.multistep()
     if multistep is not None:
         steps = multistep.transitions(schedule.sigmas, facts.clean or clean_of(row))
