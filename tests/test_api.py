@@ -67,6 +67,7 @@ def test_registries_and_their_order():
         "profilingdit",
         "fastercache",
         "smoothcache",
+        "block_caching",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -1,6 +1,7 @@
 """Policies: when to skip. A new policy is one file and one line here."""
 
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
+from .block_caching import BlockCaching
 from .cfg_cache import CfgCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
@@ -33,12 +34,14 @@ POLICIES: dict[str, type[Policy]] = {
         ProfilingDiT,
         FasterCache,
         SmoothCache,
+        BlockCaching,
         Off,
     )
 }
 
 __all__ = [
     "POLICIES",
+    "BlockCaching",
     "Budgeted",
     "CfgCache",
     "EasyCache",

@@ -7,6 +7,7 @@ from .fitted import Fitted
 from .hicache import HiCache
 from .meancache import MeanCache
 from .polynomial import Hold, Linear, Quadratic
+from .scale_shift import ScaleShift
 from .spectrum import Spectrum
 from .taylorseer import TaylorSeer
 from .two_point import TwoPoint
@@ -35,6 +36,7 @@ __all__ = [
     "MeanCache",
     "Quadratic",
     "ReuseRule",
+    "ScaleShift",
     "Spectrum",
     "TaylorSeer",
     "TwoBands",
