@@ -75,6 +75,7 @@ def test_registries_and_their_order():
         "delta_dit",
         "deepcache",
         "smoothcache",
+        "block_caching",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

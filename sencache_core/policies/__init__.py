@@ -2,6 +2,7 @@
 
 from .bag import Bag
 from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
+from .block_caching import BlockCaching
 from .cfg_cache import CfgCache
 from .dbcache import DBCache
 from .deepcache import DeepCache
@@ -49,6 +50,7 @@ POLICIES: dict[str, type[Policy]] = {
         DeltaDiT,
         DeepCache,
         SmoothCache,
+        BlockCaching,
         Off,
     )
 }
@@ -56,6 +58,7 @@ POLICIES: dict[str, type[Policy]] = {
 __all__ = [
     "POLICIES",
     "Bag",
+    "BlockCaching",
     "Budgeted",
     "CfgCache",
     "DBCache",

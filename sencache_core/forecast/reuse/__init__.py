@@ -7,6 +7,7 @@ from .fitted import Fitted
 from .hicache import HiCache
 from .meancache import MeanCache
 from .polynomial import Hold, Linear, Quadratic
+from .scale_shift import ScaleShift
 from .spectrum import Spectrum
 from .tangent import Tangent
 from .taylorseer import TaylorSeer
@@ -36,6 +37,7 @@ __all__ = [
     "MeanCache",
     "Quadratic",
     "ReuseRule",
+    "ScaleShift",
     "Spectrum",
     "Tangent",
     "TaylorSeer",
