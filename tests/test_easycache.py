@@ -61,6 +61,7 @@ def reference(origin, kalman, threshold, first, last, steps=40):
     return mask, x
 
 
+@pytest.mark.parity("easycache", "the authors' loop, written down")
 @pytest.mark.parametrize("threshold", [0.03, 0.1, 0.3])
 @pytest.mark.parametrize(("origin", "kalman"), [("paper", 0), ("paper", 1), ("comfyui", 0)])
 def test_decisions_and_outputs_are_those_of_the_original(origin, kalman, threshold):

@@ -97,6 +97,7 @@ def origins_run(steps=50, weight=0.3):
     return kinds, outputs
 
 
+@pytest.mark.parity("fastercache", "the authors' CogVideoX loop, written down")
 @torch.no_grad()
 def test_steps_and_outputs_are_the_origins():
     """In 50 steps by its preset: what is computed, and every conditional output."""
@@ -204,6 +205,7 @@ class Counts(torch.nn.Module):
         return torch.full_like(x, float(self.asked**2))
 
 
+@pytest.mark.parity("fastercache", "diffusers FasterCacheConfig, where it differs")
 def test_the_hooks_of_diffusers_keep_what_they_forecast():
     """The deviation by name: they count from 0, double the first output and push forecasts."""
     hooks = pytest.importorskip("diffusers.hooks.faster_cache")

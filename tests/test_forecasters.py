@@ -46,6 +46,7 @@ def test_a_clock_between_and_beyond_the_rounds():
     )
 
 
+@pytest.mark.parity("hicache", "coefficients by hand")
 def test_hicache_damps_the_slope():
     """H1(x) = 2 x: order 1 has 2 s^2 of the slope, half of it as published."""
     assert weights(HiCache(), [0, 5], 8) == pytest.approx([-0.3, 1.3])
@@ -79,6 +80,7 @@ def ridge_fit(known, wanted, degree=4, ridge=0.1):
     return np.array(columns)
 
 
+@pytest.mark.parity("spectrum", "the published fit, written down")
 def test_spectrum_is_the_published_fit_but_for_what_it_draws_to():
     """Their ridge draws to 0: a constant comes out smaller. What lacks in 1 goes to the newest."""
     known, wanted = [0, 1, 2, 3, 4, 6, 8, 11], 13
@@ -115,6 +117,7 @@ def euler(rule, mask, velocity):
     return logged
 
 
+@pytest.mark.parity("meancache", "the authors' rule, written down")
 @pytest.mark.parametrize("span", [1, 3, 5])
 def test_meancache_reads_off_the_outputs_what_its_authors_read_off_the_latent(span):
     rule, mask = MeanCache(span), "CCCCC" + ".CC..C...C" * 3 + "." * 3

@@ -34,6 +34,7 @@ REPLAYS = [
 ]
 
 
+@pytest.mark.parity("magcache", "masks of the authors' scripts")
 @pytest.mark.parametrize(
     ("model", "threshold", "longest", "ret", "steps", "shift", "want"), REPLAYS
 )

@@ -40,6 +40,7 @@ def evaluations(tolerance: float, longest_run: int) -> int:
     return cached_run(config, schedule(50, 5.0), model, noise(1, 16, 4, 4))[1].evaluations
 
 
+@pytest.mark.parity("sencache", "the paper's counts of evaluations")
 @pytest.mark.parametrize(("tolerance", "longest_run", "reported"), CASES)
 def test_evaluations_are_the_papers(tolerance, longest_run, reported):
     assert abs(evaluations(tolerance, longest_run) - reported) <= 2

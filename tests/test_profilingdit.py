@@ -29,6 +29,7 @@ def test_the_preset_costs_what_was_published():
     assert {network.blocks[k].ran for k in range(40) if k not in foreground} == {14}
 
 
+@pytest.mark.parity("profilingdit", "the authors' rule, written down")
 def test_a_reduced_step_adds_what_runs_added_at_the_last_full_one():
     """Foreground blocks add for the present noise level, background ones for the full step's."""
     guards = Guards(warmup=2, cooldown=0, longest_run=99)

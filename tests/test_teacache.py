@@ -72,6 +72,7 @@ def origins_mask(series, rescale, threshold, first, last):
     return mask
 
 
+@pytest.mark.parity("teacache", "the authors' loop, written down")
 @pytest.mark.parametrize("retention", [False, True])
 @pytest.mark.parametrize("threshold", [0.02, 0.05, 0.1, 0.2, 0.4])
 def test_decisions_are_those_of_the_origin(threshold, retention):

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -143,6 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--resume", action="store_true", help="keep the file's rows, add the others")
     bench.set_defaults(run=_bench)
 
+    methods = commands.add_parser(
+        "methods", help="every caching method: what it does, and where it runs"
+    )
+    methods.add_argument("--json", metavar="FILE", help="run each on tiny models, write what came")
+    methods.add_argument("--family", action="append", help="may be repeated (all)")
+    methods.add_argument("--host", choices=["comfyui", "diffusers"], action="append", help="(both)")
+    methods.add_argument("--methods", type=_names, metavar="A,B", help="only these, by name")
+    methods.set_defaults(run=_methods)
+
     profile = commands.add_parser("profile", help="look at a profile, or import one")
     actions = profile.add_subparsers(required=True, metavar="ACTION")
     show = actions.add_parser("show", help="print what a profile holds")
@@ -244,14 +254,21 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    try:
-        from benchmarks.bench import bench
+    return _in_the_tree("bench", "bench", arguments)
 
-        return bench(arguments)
+
+def _methods(arguments: argparse.Namespace) -> int:
+    _make_folder(arguments.json)
+    return _in_the_tree("catalogue", "run", arguments)
+
+
+def _in_the_tree(module: str, function: str, arguments: argparse.Namespace) -> int:
+    """A command of the folder ``benchmarks``, which no wheel has; it imports more than we need."""
+    try:
+        return getattr(import_module(f"benchmarks.{module}"), function)(arguments)
     except ModuleNotFoundError as error:
-        # A wheel has no benchmarks, and what they import is in an extra.
         raise ImportError(
-            f"the bench needs {error.name}: in the source tree, pip install -e '.[bench]'"
+            f"this command needs {error.name}: in the source tree, pip install -e '.[bench]'"
         ) from error
 
 

@@ -15,6 +15,7 @@ from ..model.taps import Tap
 from ..policies import Guards, Off, Planned, Policy, RunInfo
 from ..policies.plan import Plan
 from ..run.facts import Facts
+from ..run.foresee import foresee
 from ..run.integral import NOT_TO_TRUTH, TO_TRUTH
 from ..run.session import Session
 from ..run.stats import RunReport
@@ -198,6 +199,10 @@ class CacheConfig:
         course = self.start(family, schedule, header).course
         if why := self.policy.misfit(course.run):
             raise ValueError(why)
+        if type(self.policy).plan is Policy.plan:  # it makes none of its own
+            plan = foresee(course.policy, course.run)
+            if plan is not None:
+                return plan
         return course.policy.plan(course.run, DEFAULT_GUARDS)
 
     def with_tolerance(self, tolerance: float) -> CacheConfig:

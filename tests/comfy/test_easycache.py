@@ -43,6 +43,7 @@ def run_theirs(theirs, runs, case, threshold):
     return [now > before for before, now in zip([0, *counts], counts, strict=False)], out
 
 
+@pytest.mark.parity("easycache", "ComfyUI's EasyCache node")
 @pytest.mark.parametrize("threshold", [0.55, 1.6])
 def test_decisions_and_clips_are_those_of_comfyuis_node(runs, host, theirs, sound, threshold):
     case, reports = models.load("wan_t2v"), runs.Reports()

@@ -14,6 +14,7 @@ hooks = pytest.importorskip("diffusers.hooks")
 NAME = "Wan 2.1 T2V 1.3B"
 
 
+@pytest.mark.parity("magcache", "diffusers MagCacheConfig")
 @pytest.mark.parametrize(("threshold", "longest"), [(0.03, 3), (0.3, 2)])
 def test_decisions_and_clips_are_those_of_diffusers(threshold, longest):
     sampler = Sampler("wan")

@@ -28,6 +28,7 @@ class Told(Sampler):
         return output
 
 
+@pytest.mark.parity("seacache", "diffusers SeaCacheConfig")
 @pytest.mark.parametrize("threshold", [0.12, 0.4])
 def test_decisions_and_clips_are_those_of_diffusers(threshold):
     """Residuals are held: lines go by time here, and by step index there."""

@@ -30,6 +30,7 @@ def computed(step: int, interval: int = 5, warmup: int = 3) -> bool:
     return step < warmup or (step - warmup - 1) % interval == 0
 
 
+@pytest.mark.parity("taylorseer", "diffusers TaylorSeerCacheConfig")
 @pytest.mark.parametrize("family", ["wan", "ltx"])
 @pytest.mark.parametrize("rule", [TaylorSeer(1), Unbounded(2)], ids=["order 1", "order 2"])
 def test_forecasts_are_those_of_diffusers(family, rule):

@@ -1,0 +1,59 @@
+"""Schedules that are known before a run: they are what the run computes, or there is none."""
+
+from __future__ import annotations
+
+import pytest
+from toys import WAN, cached_run, schedule
+
+from sencache_core import POLICIES, CacheConfig
+from sencache_core.policies import EasyCache, MagCache, Planned
+from sencache_core.types import OUTPUT, STACK
+
+#: Those that a plain loop can serve: it has no blocks.
+WHOLE = [name for name, policy in POLICIES.items() if policy().tap in ("", OUTPUT.tap, STACK.tap)]
+LETTERS = {"reused": ".", "partial": "h"}
+
+
+@pytest.mark.parametrize("budget", [0.75, 0.5, None])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_plan_is_what_the_run_computes(name, budget):
+    config = CacheConfig(POLICIES[name](), budget=budget)
+    try:
+        plan = config.plan(WAN, schedule(24))
+    except ValueError as error:
+        assert f"{name!r} decides as the run goes" in str(error)
+        return
+    steps = cached_run(config, schedule(24), guidance=3.0)[1].steps
+    if name != Planned.name:  # which is adjusted to the clip
+        assert str(plan) == "".join(LETTERS.get(step.decision, "C") for step in steps)
+
+
+def test_which_are_known():
+    """By what they read, so that no list has to be kept."""
+    known = set()
+    for name, policy in POLICIES.items():
+        try:
+            plan = CacheConfig(policy(), budget=0.5).plan(WAN, schedule(24))
+        except ValueError:
+            continue
+        known.add(name)
+        assert 0 < sum(plan.mask) <= 24
+    assert {"planned", "interval", "magcache", "cfg_cache", "profilingdit", "fastercache"} <= known
+    assert not known & {"sencache", "teacache", "easycache", "seacache"}
+
+
+def test_budgets_are_met_before_the_run():
+    plan = CacheConfig(MagCache(), budget=0.4).plan(WAN, schedule(50))
+    assert plan.evaluations == 20 and plan.mask[0] and plan.mask[-1]
+
+
+def test_partial_rounds_have_a_letter_of_their_own():
+    plan = CacheConfig(POLICIES["middle_blocks"](interval=3.0), budget=None).plan(WAN, schedule(12))
+    assert set(str(plan)) == {"C", "h"}
+
+
+def test_what_a_model_cannot_do_is_said():
+    with pytest.raises(ValueError, match="do not fit"):
+        CacheConfig(MagCache(model="CogVideoX 2B"), budget=0.5).plan(WAN, schedule(24))
+    with pytest.raises(ValueError, match="as the run goes"):
+        CacheConfig(EasyCache(payload="rule"), budget=0.5).plan(WAN, schedule(24))
