@@ -89,7 +89,7 @@ def test_previews_show_the_clean_latent_of_the_corrected_sample(runs, host):
         latents.append(x.clone())
 
     sigmas = runs.sigmas_of(case.model, "euler", 20)
-    patched = host.attach(case.model, CacheConfig(), reports)
+    patched = host.attach(case.model, CacheConfig(aim="same"), reports)
     end = runs.sample(patched, case, sigmas=sigmas, callback=look)
     report = reports.last
     for k, (now, after) in enumerate(zip(sigmas[:-2].tolist(), sigmas[1:-1].tolist())):
