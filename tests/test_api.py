@@ -68,6 +68,7 @@ def test_registries_and_their_order():
         "fastercache",
         "smoothcache",
         "block_caching",
+        "learning_to_cache",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -7,6 +7,7 @@ from .easycache import EasyCache
 from .fastercache import FasterCache
 from .guarded import Guarded
 from .interval import Interval
+from .learning_to_cache import LearningToCache
 from .magcache import MagCache
 from .middle_blocks import MiddleBlocks
 from .off import Off
@@ -35,6 +36,7 @@ POLICIES: dict[str, type[Policy]] = {
         FasterCache,
         SmoothCache,
         BlockCaching,
+        LearningToCache,
         Off,
     )
 }
@@ -49,6 +51,7 @@ __all__ = [
     "Guarded",
     "Guards",
     "Interval",
+    "LearningToCache",
     "MagCache",
     "MiddleBlocks",
     "Off",
