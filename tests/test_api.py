@@ -69,6 +69,7 @@ def test_registries_and_their_order():
         "smoothcache",
         "block_caching",
         "learning_to_cache",
+        "goc",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -5,6 +5,7 @@ from .block_caching import BlockCaching
 from .cfg_cache import CfgCache
 from .easycache import EasyCache
 from .fastercache import FasterCache
+from .goc import Goc
 from .guarded import Guarded
 from .interval import Interval
 from .learning_to_cache import LearningToCache
@@ -37,6 +38,7 @@ POLICIES: dict[str, type[Policy]] = {
         SmoothCache,
         BlockCaching,
         LearningToCache,
+        Goc,
         Off,
     )
 }
@@ -48,6 +50,7 @@ __all__ = [
     "CfgCache",
     "EasyCache",
     "FasterCache",
+    "Goc",
     "Guarded",
     "Guards",
     "Interval",
