@@ -70,6 +70,7 @@ def test_registries_and_their_order():
         "block_caching",
         "learning_to_cache",
         "goc",
+        "eoc",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

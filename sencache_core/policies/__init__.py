@@ -4,6 +4,7 @@ from .base import Guards, Policy, Preset, Prior, RunInfo, Slopes
 from .block_caching import BlockCaching
 from .cfg_cache import CfgCache
 from .easycache import EasyCache
+from .eoc import Eoc
 from .fastercache import FasterCache
 from .goc import Goc
 from .guarded import Guarded
@@ -39,6 +40,7 @@ POLICIES: dict[str, type[Policy]] = {
         BlockCaching,
         LearningToCache,
         Goc,
+        Eoc,
         Off,
     )
 }
@@ -49,6 +51,7 @@ __all__ = [
     "Budgeted",
     "CfgCache",
     "EasyCache",
+    "Eoc",
     "FasterCache",
     "Goc",
     "Guarded",
