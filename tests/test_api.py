@@ -76,6 +76,9 @@ def test_registries_and_their_order():
         "deepcache",
         "smoothcache",
         "block_caching",
+        "learning_to_cache",
+        "goc",
+        "eoc",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -9,10 +9,13 @@ from .deepcache import DeepCache
 from .delta_dit import DeltaDiT
 from .dicache import DiCache
 from .easycache import EasyCache
+from .eoc import Eoc
 from .fastercache import FasterCache
 from .fbcache import FBCache
+from .goc import Goc
 from .guarded import Guarded
 from .interval import Interval
+from .learning_to_cache import LearningToCache
 from .magcache import MagCache
 from .middle_blocks import MiddleBlocks
 from .off import Off
@@ -51,6 +54,9 @@ POLICIES: dict[str, type[Policy]] = {
         DeepCache,
         SmoothCache,
         BlockCaching,
+        LearningToCache,
+        Goc,
+        Eoc,
         Off,
     )
 }
@@ -66,11 +72,14 @@ __all__ = [
     "DeltaDiT",
     "DiCache",
     "EasyCache",
+    "Eoc",
     "FBCache",
     "FasterCache",
+    "Goc",
     "Guarded",
     "Guards",
     "Interval",
+    "LearningToCache",
     "MagCache",
     "MiddleBlocks",
     "Off",

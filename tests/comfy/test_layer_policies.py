@@ -60,3 +60,16 @@ def test_layers_are_reused_in_every_model(runs, host, name, tokens):
     most = 10 if name == "wan_humo" else 6  # whose layers for audio run as ever
     assert 4 < reports.last.cost * STEPS <= most + 1e-6
     assert not runs.same(out, plain) and runs.error(out, plain) < 0.6
+
+
+def test_a_replayed_layer_answers_as_it_did(runs, host):
+    """On paired sigmas every reuse has a truth: the evaluation before it."""
+    for name in ("wan_t2v", "ltxav", "cog_1_5"):
+        case, reports = models.load(name), runs.Reports()
+        sigmas = runs.paired(case.model, 4)
+        plain = runs.sample(case.model, case, sigmas=sigmas)
+        policy = LAYERED["goc"](2.0, eta=0.0, turns="nowhere")
+        config = CacheConfig(policy, guards=OPEN, budget=None, min_steps=1)
+        out = runs.sample(host.attach(case.model, config, reports), case, sigmas=sigmas)
+        assert reports.last.partial == 4
+        assert runs.error(out, plain) <= 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers_runs import DiffusersDriver, Sampler, host, rel
+from diffusers_runs import DiffusersDriver, Sampler, first_block, host, rel
 from host_contract import STEPS, Job
 
 from sencache_core import POLICIES, CacheConfig, Guards, ProfileHeader
@@ -48,3 +48,23 @@ def test_strictest_is_bit_identical(name):
     policy = LAYERED[name](**{knob: {"threshold": 0.0, "interval": 1.0}[knob]})
     config = CacheConfig(policy, budget=None, profile=profile(driver.sampler))
     assert torch.equal(driver.one(config, Job()).latent, driver.one(None, Job()).latent)
+
+
+def test_layers_that_are_reused_do_not_run():
+    driver, ran = DiffusersDriver(Sampler("wan")), {}
+    block = first_block(driver.sampler.module)
+    handles = [
+        block.get_submodule(layer).register_forward_hook(
+            lambda *_, layer=layer: ran.__setitem__(layer, ran.get(layer, 0) + 1)
+        )
+        for layer in ("attn1.to_q", "attn2.to_q", "ffn.net.0.proj")
+    ]
+    policy = LAYERED["goc"](interval=3.0, turns="nowhere")
+    try:
+        cached = driver.one(CacheConfig(policy, guards=OPEN, budget=None), Job())
+    finally:
+        for handle in handles:
+            handle.remove()
+    full = sum(step.decision != "partial" for step in cached.report.steps)
+    assert full == STEPS // 3
+    assert set(ran.values()) == {2 * full}

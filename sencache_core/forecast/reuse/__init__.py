@@ -4,6 +4,7 @@ from .bands import TwoBands
 from .base import ReuseRule
 from .change import HoldChange
 from .fitted import Fitted
+from .gradient import Gradient
 from .hicache import HiCache
 from .meancache import MeanCache
 from .polynomial import Hold, Linear, Quadratic
@@ -30,6 +31,7 @@ REUSE_RULES: dict[str, type[ReuseRule]] = {
 __all__ = [
     "REUSE_RULES",
     "Fitted",
+    "Gradient",
     "HiCache",
     "Hold",
     "HoldChange",
