@@ -29,6 +29,9 @@ class SelfAttention(Tap):
     title: ClassVar[str] = "Self-attention of each block"
     whole: ClassVar[bool] = False
 
+    def places(self, count: int) -> int:
+        return count
+
     @contextmanager
     def on(self, module: nn.Module, places: Places, visit: Visit) -> Iterator[None]:
         blocks, where = getattr(module, places.blocks or "", None), places.attention

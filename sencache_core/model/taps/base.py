@@ -74,6 +74,10 @@ class Tap(ABC):
     inside: ClassVar[bool] = True
     whole: ClassVar[bool] = True
 
+    def places(self, count: int) -> int:
+        """Payloads of one branch, each of its own place, in a model of ``count`` blocks."""
+        return 1
+
     @abstractmethod
     def on(self, module: nn.Module, places: Places, visit: Visit) -> AbstractContextManager[None]:
         """Tap ``module`` for the calls inside the ``with`` block.
