@@ -162,6 +162,41 @@ FAULTS = (
         "forced + len(steps) * self.share_in(run)",
         ("tests/test_pairs.py::test_cfg_cache_says_what_it_cannot_save",),
     ),
+    Fault(
+        "Rounds of reuse are taken to cost nothing where some blocks always run.",
+        "sencache_core/policies/probing.py",
+        "min((self.first + self.last) / run.blocks, 1.0)",
+        "0.0",
+        ("tests/test_policies.py::test_budgets_count_the_blocks_that_always_run",),
+    ),
+    Fault(
+        "FBCache compares with the round before, not with the last evaluation.",
+        "sencache_core/policies/fbcache.py",
+        "state.added(change, abs(step.t - last.t))",
+        "state.seen = now",
+        ("tests/test_fbcache.py::test_the_change_counts_from_the_last_evaluation",),
+    ),
+    Fault(
+        "DiCache's forecasts go on without an end.",
+        "sencache_core/policies/dicache.py",
+        "min(max(gain[0], LEAST), MOST)",
+        "max(gain[0], LEAST)",
+        ("tests/test_dicache.py::test_gains_lie_within_1_and_2",),
+    ),
+    Fault(
+        "A run that begins among the first blocks is asked for before they have run.",
+        "sencache_core/model/taps/blocks.py",
+        "max(run[0], always)",
+        "run[0]",
+        ("tests/test_taps.py::test_the_first_blocks_run_and_are_shown_before_a_run_is_asked_for",),
+    ),
+    Fault(
+        "Delta-DiT keeps the front blocks early and the rear ones late.",
+        "sencache_core/policies/delta_dit.py",
+        "if cycle.early:",
+        "if not cycle.early:",
+        ("tests/test_delta_dit.py::test_rear_blocks_are_kept_early_and_front_blocks_late",),
+    ),
     # What a session keeps and hands out
     Fault(
         "A branch that missed the last evaluation is forecast from before.",

@@ -51,6 +51,9 @@ STAGES = Stages()
 #: tokens of 5120 values (320 MiB) over 16 x 21 x 60 x 104 (8 MiB).
 _STACK_RATIO = 40
 
+#: Payloads kept at once, where the whole model has one: two branches, three outputs.
+_MOST_KEPT = 6
+
 
 def attach(
     model: Any,
@@ -78,7 +81,8 @@ def attach(
 
     known = config.profile is not None or config.learn is not None
     enters = config.enters_model
-    return _patched(model, _Host(start, config.tapping, enters, known, done, live))
+    payloads = partial(_payloads, config)
+    return _patched(model, _Host(start, config.tapping, enters, known, done, live, payloads))
 
 
 def detach(model: Any) -> Any:
@@ -160,6 +164,7 @@ class _Host:
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
     live: Publish | None
+    payloads: Callable[[int], int] = lambda blocks: _MOST_KEPT  # by the model's number of blocks
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         if len(sigmas) < 2:  # no step to take: the sampler is not even called
@@ -225,10 +230,11 @@ class _Host:
         )
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
-        """Ask for as much more memory as the history will hold: two branches, three outputs."""
-        shape = list(noise_shape)
+        """Ask for as much more memory as will be held."""
+        shape, row = list(noise_shape), model_family(model.model) or GENERIC
         needed = model.memory_required([shape[0] * 2, *shape[1:]])
-        held = 2 * 3 * 4 * torch.Size(int(n) for n in shape).numel()
+        blocks = row.comfy_places.count(model.model.diffusion_model) or 0
+        held = self.payloads(blocks) * 4 * torch.Size(int(n) for n in shape).numel()
         if self.tap.inside:
             held *= _STACK_RATIO
         if needed > 0:
@@ -295,6 +301,15 @@ class _Host:
             executor.class_obj, options, x.shape, (control is not None, *sorted(kwargs))
         )
         return run.serve(executor.class_obj, model, x, t, options, branches)
+
+
+def _payloads(config: CacheConfig, blocks: int) -> int:
+    """Payloads, and tensors of their size, that a run of a model of so many blocks may keep."""
+    tap, policy = config.tapping, config.policy
+    if tap.whole:
+        return _MOST_KEPT
+    history = policy.rules.get(tap.name, config.rule).history
+    return max(_MOST_KEPT, 2 * tap.places(blocks) * history + policy.seen)
 
 
 def _tell(callback: Publish | None, report: RunReport) -> None:

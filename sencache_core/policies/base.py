@@ -137,6 +137,7 @@ class Policy(ABC):
             policy.
         tap: the one tap that it works at; empty: a whole-model tap, as configured.
         looks: whether it decides by what it sees, see :meth:`signal`.
+        seen: tensors of the payload's size that this keeps at most.
         reads_outputs: whether :meth:`observe` reads ``Step.output``.
     """
 
@@ -148,6 +149,7 @@ class Policy(ABC):
     opening: ClassVar[float] = 0.1
     tap: ClassVar[str] = ""
     looks: ClassVar[bool] = False
+    seen: ClassVar[int] = 0
     reads_outputs: ClassVar[bool] = False
 
     @classmethod

@@ -66,6 +66,7 @@ class DiCache(Probing, Accumulating):
         "to go on along the last two residuals of the stack, which it keeps"
     )
     opening: ClassVar[float] = 0.2
+    seen: ClassVar[int] = 4
     threshold: float = field(
         default=0.08,
         metadata={
@@ -113,7 +114,7 @@ class DiCache(Probing, Accumulating):
         }
         guards = Guards(1, 0, _ANY, start=cls.opening)
         return {
-            name: Preset("wan", cls(threshold), TwoPoint(), guards, f"{note}: {threshold:g}.")
+            name: Preset("wan", cls(threshold), Hold(), guards, f"{note}: {threshold:g}.")
             for name, (threshold, note) in points.items()
         }
 

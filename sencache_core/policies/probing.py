@@ -39,6 +39,7 @@ class Probing(Threshold):
 
     tap: ClassVar[str] = "blocks"
     looks: ClassVar[bool] = True
+    seen: ClassVar[int] = 2
     opening: ClassVar[float] = 0.0
     learns: ClassVar[bool] = True
     first: int

@@ -8,6 +8,7 @@ import models
 import pytest
 
 from sencache_core import CacheConfig, Hold, Linear, Quadratic
+from sencache_core.policies import DiCache, FasterCache, FBCache
 
 pytestmark = pytest.mark.comfyui
 
@@ -37,13 +38,20 @@ def test_comfyui_is_asked_for_more(runs, host, monkeypatch, name):
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", spy)
     config = CacheConfig()
-    for model in (
-        case.model,
-        host.attach(case.model, config),
-        host.attach(case.model, replace(config, tap="stack")),
-    ):
+    settings = (
+        config,
+        replace(config, tap="stack"),
+        *(replace(config, policy=policy) for policy in (FBCache(), DiCache(), FasterCache())),
+    )
+    for model in (case.model, *(host.attach(case.model, setting) for setting in settings)):
         runs.sample(model, case, steps=2)
-    plain, output, stack = asked
-    held = 2 * 3 * 4 * runs.flat(case.latent).numel()
-    assert output - plain == pytest.approx(held, rel=1e-3)
-    assert stack - plain == pytest.approx(40 * held, rel=1e-3)
+    plain, *more = asked
+    one = 4 * runs.flat(case.latent).numel()
+    kept = [
+        2 * 3,
+        2 * 3 * 40,
+        2 * 3 * 40,
+        (2 * 2 + 4) * 40,  # two residuals of either branch, and what the probe has shown
+        2 * 2 * 3 * 40,  # two outputs of the self-attention of each of three blocks
+    ]
+    assert [held - plain for held in more] == [pytest.approx(n * one, rel=1e-3) for n in kept]

@@ -79,6 +79,10 @@ class Tap(ABC):
         """Name of the tap whose measured figures are those of what it answers as a whole."""
         return self.name if self.whole else OUTPUT.tap
 
+    def places(self, count: int) -> int:
+        """Payloads of one branch, each of its own place, in a model of ``count`` blocks."""
+        return 1
+
     @abstractmethod
     def on(self, module: nn.Module, places: Places, visit: Visit) -> AbstractContextManager[None]:
         """Tap ``module`` for the calls inside the ``with`` block.

@@ -49,6 +49,9 @@ class Blocks(Tap):
     runs: Runs = single
     first: int = 0
 
+    def places(self, count: int) -> int:
+        return len(self.runs(count))
+
     @contextmanager
     def on(self, module: nn.Module, places: Places, visit: Visit) -> Iterator[None]:
         blocks = getattr(module, places.blocks or "", None)

@@ -37,6 +37,9 @@ class Layers(Tap):
     whole: ClassVar[bool] = False
     kinds: tuple[str, ...] = (SELF, CROSS, MLP)
 
+    def places(self, count: int) -> int:
+        return count * len(self.kinds)
+
     @contextmanager
     def on(self, module: nn.Module, places: Places, visit: Visit) -> Iterator[None]:
         blocks = getattr(module, places.blocks or "", None)
