@@ -76,6 +76,7 @@ def test_registries_and_their_order():
         "deepcache",
         "smoothcache",
         "block_caching",
+        "pab",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

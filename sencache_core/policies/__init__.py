@@ -16,6 +16,7 @@ from .interval import Interval
 from .magcache import MagCache
 from .middle_blocks import MiddleBlocks
 from .off import Off
+from .pab import PAB
 from .planned import Planned
 from .profilingdit import ProfilingDiT
 from .ra_cfgcache import RACFGCache
@@ -51,11 +52,13 @@ POLICIES: dict[str, type[Policy]] = {
         DeepCache,
         SmoothCache,
         BlockCaching,
+        PAB,
         Off,
     )
 }
 
 __all__ = [
+    "PAB",
     "POLICIES",
     "Bag",
     "BlockCaching",
