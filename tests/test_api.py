@@ -79,6 +79,7 @@ def test_registries_and_their_order():
         "learning_to_cache",
         "goc",
         "eoc",
+        "pab",
         "off",
     ]
     assert list(sencache_core.REUSE_RULES) == [

@@ -7,6 +7,7 @@ from toys import WAN, cached_run, schedule
 
 from sencache_core import POLICIES, CacheConfig
 from sencache_core.policies import EasyCache, MagCache, Planned
+from sencache_core.policies.layered import LayerSchedule
 from sencache_core.types import OUTPUT, STACK
 
 #: Those that a plain loop can serve: it has no blocks.
@@ -40,6 +41,8 @@ def test_which_are_known():
         assert 0 < sum(plan.mask) <= 24
     assert {"planned", "interval", "magcache", "cfg_cache", "profilingdit", "fastercache"} <= known
     assert not known & {"sencache", "teacache", "easycache", "seacache"}
+    # Which layers a model has its first evaluation shows.
+    assert not known & {n for n, policy in POLICIES.items() if issubclass(policy, LayerSchedule)}
 
 
 def test_budgets_are_met_before_the_run():

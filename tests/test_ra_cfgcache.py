@@ -124,6 +124,7 @@ def origins_mask(series, rescale, weights, amplified, threshold):
     return mask
 
 
+@pytest.mark.parity("ra_cfgcache", "the authors' loop, written down")
 @pytest.mark.parametrize("weight", ["Wan 2.1 1.3B", "none", "measured"])
 @pytest.mark.parametrize("threshold", [0.2, 0.6, 2.0])
 def test_decisions_are_those_of_the_origin(threshold, weight):

@@ -108,6 +108,7 @@ def origins_run(threshold, sched, bend, first=1):
     return mask, answers
 
 
+@pytest.mark.parity("tafc", "the authors' loop, written down")
 @pytest.mark.parametrize(
     ("bend", "threshold", "shift", "first", "reused"),
     [

@@ -19,6 +19,7 @@ from .learning_to_cache import LearningToCache
 from .magcache import MagCache
 from .middle_blocks import MiddleBlocks
 from .off import Off
+from .pab import PAB
 from .planned import Planned
 from .profilingdit import ProfilingDiT
 from .ra_cfgcache import RACFGCache
@@ -57,11 +58,13 @@ POLICIES: dict[str, type[Policy]] = {
         LearningToCache,
         Goc,
         Eoc,
+        PAB,
         Off,
     )
 }
 
 __all__ = [
+    "PAB",
     "POLICIES",
     "Bag",
     "BlockCaching",

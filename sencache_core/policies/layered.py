@@ -293,8 +293,8 @@ def _forced(guards: Guards, run: RunInfo) -> list[bool]:
 def _name(reused: Mapping[str, np.ndarray]) -> str:
     """What runs where ``reused``, by kind ``[depth]``, does not."""
     count = sum(int(row.sum()) for row in reused.values())
-    if count == sum(map(len, reused.values())):
-        return "no layers" if len(reused) != 1 else f"all but {_NAMES[next(iter(reused))]}"
+    if count == sum(map(len, reused.values())) and (not reused or reused.keys() > {MLP}):
+        return "no layers"
     whole = [_NAMES[kind] for kind, row in reused.items() if row.all()]
     if whole and count == sum(len(row) for row in reused.values() if row.all()):
         return f"all but {' and '.join(whole)}"

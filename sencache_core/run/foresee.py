@@ -10,7 +10,7 @@ from ..policies.plan import Plan
 from ..types import ALL, NONE, Decision, Reason, Step
 
 #: What of a step only a run can show.
-_SHOWN = frozenset({"x", "moved", "error", "extra", "look", "anew", "output"})
+_SHOWN = frozenset({"x", "moved", "error", "extra", "look", "anew", "output", "work"})
 
 
 class _Unknown(Exception):
