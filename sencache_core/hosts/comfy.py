@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
-import torch
 from torch import Tensor
 
 from ..config import CacheConfig
@@ -31,6 +30,7 @@ from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
 from .comfy_guidance import guidance_scale, linear_guidance, plain_guidance
 from .comfy_keys import KEY
+from .comfy_memory import Kept, expected_bytes, foretell
 from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
@@ -44,10 +44,6 @@ Publish = Callable[[RunReport], None]
 
 #: What runs know of each other; figures only.
 STAGES = Stages()
-
-#: Token-sized bf16 residual over fp32 latent at Wan 14B, the largest of the known models: 32,760
-#: tokens of 5120 values (320 MiB) over 16 x 21 x 60 x 104 (8 MiB).
-_STACK_RATIO = 40
 
 
 def attach(
@@ -75,8 +71,8 @@ def attach(
         _tell(publish, runner.report)
 
     known = config.profile is not None or config.learn is not None
-    enters = config.enters_model
-    return _patched(model, _Host(start, config.tapping, enters, known, done, live))
+    enters, kept = config.enters_model, Kept.of(config)
+    return _patched(model, _Host(start, config.tapping, enters, known, done, live, kept))
 
 
 def detach(model: Any) -> Any:
@@ -118,7 +114,8 @@ def record(
         if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
-    return _patched(model, _Host(start, TAPS[tap], TAPS[tap].inside, True, measured, live))
+    kept = Kept(TAPS[tap])
+    return _patched(model, _Host(start, kept.tap, kept.tap.inside, True, measured, live, kept))
 
 
 @dataclass(frozen=True)
@@ -131,6 +128,7 @@ class _Host:
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
     live: Publish | None
+    kept: Kept
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         if len(sigmas) < 2:  # no step to take: the sampler is not even called
@@ -166,6 +164,7 @@ class _Host:
                 f"Note: another node has replaced the model's forward ({other}). If that is a "
                 "cache, use either it or SenCache."
             )
+        foretell(run.runner.report, self.kept, patcher, shapes)
         options[KEY] = run
         completed = False
         try:
@@ -194,14 +193,11 @@ class _Host:
         )
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
-        """Ask for as much more memory as the history will hold: two branches, three outputs."""
+        """Ask for as much more memory as the history will hold."""
         shape = list(noise_shape)
         needed = model.memory_required([shape[0] * 2, *shape[1:]])
-        held = 2 * 3 * 4 * torch.Size(int(n) for n in shape).numel()
-        if self.tap.inside:
-            held *= _STACK_RATIO
         if needed > 0:
-            shape[-1] *= 1 + held / needed
+            shape[-1] *= 1 + expected_bytes(self.kept, model.model, [shape]) / needed
         return executor(model, shape, *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options=None, *args, **kwargs):
