@@ -7,6 +7,7 @@ from dataclasses import Field, fields
 from comfy_api.latest import io
 
 from ..sencache_core import POLICIES, Guards, Policy
+from ..sencache_core.policies.groups import grouped
 from ..sencache_core.policies.presets import PRESETS
 from .host import ALIASES, CATEGORY, make
 from .sockets import POLICY, PolicyChoice
@@ -20,8 +21,9 @@ _ABOUT = (
     "A mask or a paper preset always takes the place of the budget."
 )
 _CHOICE = (
-    "How to decide what to reuse. planned is the default and needs no settings; the help page of "
-    "this node says of each method what it does."
+    "How to decide what to reuse, ordered by what is reused: first those that skip whole steps, "
+    "then those of blocks, of attention and of guidance. planned is the default and needs no "
+    "settings; the first setting of each says what the method does, and so does the help page."
 )
 _PRESET = (
     "Settings published by a method's authors for one model family, with their reuse rule and "
@@ -29,6 +31,9 @@ _PRESET = (
     "used."
 )
 _DEFAULT = next(iter(POLICIES))
+#: Policies as the menu has them, by the depth at which they work, and those that never reuse.
+_MENU = {name: group for group, names in grouped().items() for name in names}
+_MENU |= {name: "" for name in POLICIES if name not in _MENU}
 
 
 def settings_of(policy: type[Policy]) -> dict[str, Field]:
@@ -36,9 +41,19 @@ def settings_of(policy: type[Policy]) -> dict[str, Field]:
     return {f.name: f for f in fields(policy) if not f.metadata.get("hidden")}
 
 
-def _widget(field: Field):
+def _widgets(name: str) -> list:
+    """Of a policy's settings; the first one's words begin with what the policy does."""
+    policy, settings = POLICIES[name], list(settings_of(POLICIES[name]).values())
+    about = f"{policy.title}, {_MENU[name]}: it decides by {policy.decides}."
+    return [
+        _widget(field, "" if number else f"{about}\n\n") for number, field in enumerate(settings)
+    ]
+
+
+def _widget(field: Field, before: str = ""):
     # Optional: a workflow that was saved before a setting came to be runs on with its default.
-    shared = {"default": field.default, "tooltip": field.metadata.get("help"), "optional": True}
+    words = before + field.metadata.get("help", "")
+    shared = {"default": field.default, "tooltip": words, "optional": True}
     if isinstance(field.default, bool):
         return io.Boolean.Input(field.name, **shared)
     if "choices" in field.metadata:
@@ -97,10 +112,7 @@ class _Dynamic(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         option = io.DynamicCombo.Option
-        options = [
-            option(name, [_widget(field) for field in settings_of(policy).values()])
-            for name, policy in POLICIES.items()
-        ]
+        options = [option(name, _widgets(name)) for name in _MENU]
         preset = io.Combo.Input("preset", options=list(PRESETS), tooltip=_PRESET)
         choice = io.DynamicCombo.Input(
             "policy", options=[*options, option(PRESET, [preset])], tooltip=_CHOICE
@@ -122,7 +134,7 @@ class _Plain(io.ComfyNode):
         example = "\n".join(f"{field.name} = {field.default}" for field in shown)
         return _schema(
             [
-                io.Combo.Input("policy", options=[*POLICIES, PRESET], tooltip=_CHOICE),
+                io.Combo.Input("policy", options=[*_MENU, PRESET], tooltip=_CHOICE),
                 io.Combo.Input("preset", options=list(PRESETS), tooltip=_PRESET),
                 io.String.Input(
                     "settings",

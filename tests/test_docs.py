@@ -1,6 +1,7 @@
 """The README's promises: its code runs, its commands and names exist."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -52,6 +53,21 @@ def test_generated_tables_are_up_to_date():
     for page in tables.PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert tables.written(page, text) == text, page
+    assert tables.methods_page() == (ROOT / tables.METHODS).read_text(encoding="utf-8")
+
+
+def test_methods_page_says_why_where_nothing_runs():
+    """From kept figures; no model runs here."""
+    rows = json.loads((ROOT / "docs" / "methods.json").read_text(encoding="utf-8"))
+    assert {row["family"] for row in rows} >= {"wan", "ltx", "cogvideox", "ltx2"}
+    for row in rows:
+        assert row["parity"] and row["note"]
+        assert row["runs"] == (row["saved"] is not None) == (row["psnr_mean"] is not None)
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert [name for name in POLICIES if f"### {name}: " not in page] == ["off"]
+    for row in rows:
+        if not row["runs"]:
+            assert row["note"] in page
 
 
 def test_commands_exist(capsys):

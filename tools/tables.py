@@ -1,27 +1,33 @@
-"""Write the tables that follow from the registries into README and help pages.
+"""Write the tables that follow from the registries into README, help and the page of methods.
 
+    sencache methods --json docs/methods.json   # runs every method; some minutes
     python tools/tables.py
 
-What stands between the two marks of a table is replaced. ``tests/test_docs.py`` fails where a page
-is not up to date.
+What stands between the two marks of a table is replaced; docs/methods.md is written as a whole, its
+figures as docs/methods.json has them. ``tests/test_docs.py`` fails where a page is not up to date.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sencache_core import POLICIES  # noqa: E402
+from sencache_core import POLICIES, REUSE_RULES, __version__  # noqa: E402
+from sencache_core.policies.groups import grouped  # noqa: E402
 
 #: Pages with a table of policies, and how a row looks there.
 PAGES = {
     "README.md": "| `{name}` | {decides} |",
     "web/docs/SenCachePolicySelect.md": "- **{name}** ({title}) - {decides}.",
 }
+METHODS = "docs/methods.md"
 _TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->)", re.DOTALL)
 
 
@@ -29,13 +35,121 @@ def written(page: str, text: str) -> str:
     """``text`` of ``page`` with its table as it should be."""
     names = {"planned": "planned` (default)"} if page == "README.md" else {}
     head = "| policy (when to skip) | decides by |\n|---|---|\n" if page == "README.md" else ""
-    rows = "\n".join(
-        PAGES[page]
-        .format(name=name, title=policy.title, decides=policy.decides)
-        .replace(f"`{name}`", f"`{names[name]}" if name in names else f"`{name}`")
-        for name, policy in POLICIES.items()
-    )
+
+    def row(name: str) -> str:
+        policy = POLICIES[name]
+        text = PAGES[page].format(name=name, title=policy.title, decides=policy.decides)
+        return text.replace(f"`{name}`", f"`{names[name]}") if name in names else text
+
+    if page == "README.md":
+        rows = "\n".join(map(row, POLICIES))
+    else:  # by depth
+        parts = {group.capitalize(): map(row, own) for group, own in grouped().items()}
+        parts["No cache"] = [row("off")]
+        rows = "\n\n".join(f"### {head}\n\n" + "\n".join(own) for head, own in parts.items())
     return _TABLE.sub(lambda marks: f"{marks[1]}\n{head}{rows}\n\n{marks[2]}", text)
+
+
+def methods_page() -> str:
+    """``docs/methods.md``: every method at a glance, and each by itself."""
+    rows = json.loads((ROOT / "docs" / "methods.json").read_text(encoding="utf-8"))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["method"], []).append(row)
+    rules = [f"{name} (rule)" for name in REUSE_RULES]
+    parts = {**grouped(), "reuse rules, on even steps": rules}
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    head = ["method", "a skipped step costs", "it keeps", *families]
+    text = [_HEAD]
+    for group, names in parts.items():
+        text += [f"\n## {group.capitalize()}\n", _line(head), _line(["---"] * len(head))]
+        text += [_line(_overview(name, found.get(name, []), families)) for name in names]
+        text += [_about(name, found.get(name, [])) for name in names]
+    text.append(_ACROSS)
+    return "\n".join(text) + "\n"
+
+
+_HEAD = """# Methods
+
+Written by `python tools/tables.py`; the figures come from
+`sencache methods --json docs/methods.json`.
+
+Each method is run for 12 steps at a budget of 0.5, in ComfyUI and diffusers, with its defaults and
+the reuse rules of its authors. Columns of families: likeness to the uncached clip in dB (PSNR),
+ComfyUI / diffusers; *no*: it does not run there, and why is said below. **Likeness to the uncached
+clip is not quality, and the models are tiny** (those of Wan 2.2 and LTX-2 small and random): the
+figures show that a method runs and what it spares, and say nothing about real models.
+[benchmarks/RESULTS.md](../benchmarks/RESULTS.md) compares methods at equal cost.
+
+What a skipped step costs (share of a full one's block work) and what is kept are for Wan 2.1 1.3B
+at 832 x 480, 81 frames, two branches, residuals in half precision."""
+
+_ACROSS = """
+## Across requests
+
+SenCache Store keeps on disk what the model gave in earlier runs, and SenCache Resume hands it back
+where the input is the very same, bit for bit, with every sampler and below any method of this page;
+see their help pages ([Store](../web/docs/SenCacheStore.md),
+[Resume](../web/docs/SenCacheResume.md))."""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _overview(name: str, rows: Sequence[Mapping[str, Any]], families: Sequence[str]) -> list[str]:
+    if not rows:
+        return [f"`{name}`", *["not run yet"] * (len(families) + 2)]
+    cells = []
+    for family in families:
+        by_host = sorted((r for r in rows if r["family"] == family), key=lambda r: r["host"])
+        dB = (f"{r['psnr_mean']:.0f}" if r["runs"] else "no" for r in by_host)
+        cells.append(" / ".join(dB) or "not run")
+    cost = rows[0]["skipped_cost"]
+    cost = "see below" if cost is None else f"{cost:.0%}"
+    return [f"`{name}`", cost, _bytes(rows[0]["memory"]), *cells]
+
+
+def _bytes(count: int) -> str:
+    mebi = count / 2**20
+    return f"{mebi:,.0f} MiB" if mebi < 1024 else f"{mebi / 1024:.1f} GiB"
+
+
+def _about(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """One method: what it does, whose it is, what it costs where, where it does not run."""
+    policy = POLICIES.get(name)
+    title = policy.title if policy else f"Reuse rule {name.removesuffix(' (rule)')}"
+    lines = [f"\n### {name}: {title}\n"]
+    if policy:
+        lines.append(f"Decides by: {policy.decides}.\n")
+    source = policy or REUSE_RULES[name.removesuffix(" (rule)")]
+    papers = dict.fromkeys(re.findall(r"(?<!\d)\d{4}\.\d{5}(?!\d)", source.__doc__ or ""))
+    links = ", ".join(f"[arXiv {number}](https://arxiv.org/abs/{number})" for number in papers)
+    lines.append(f"- Paper: {links or 'none; see its docstring'}")
+    lines.append(f"- Since: {_since(name.removesuffix(' (rule)'))}")
+    if not rows:
+        return "\n".join([*lines, "- Not run yet."])
+    saved: dict[str, list[str]] = {}
+    for row in rows:
+        if row["runs"]:
+            saved.setdefault(f"{row['saved']:.0%}", []).append(f"{row['family']} {row['host']}")
+    most = max(saved, key=lambda share: len(saved[share]), default="")
+    told = [f"{share} ({', '.join(w)})" if share != most else share for share, w in saved.items()]
+    lines += [f"- Spares at a budget of 0.5: {'; '.join(told) or 'nothing'}"]
+    lines += [f"- Parity: {rows[0]['parity']}"]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if not row["runs"]:
+            reasons.setdefault(row["note"], []).append(f"{row['family']} in {row['host']}")
+    return "\n".join([*lines, *(f"- Not {', '.join(w)}: {why}" for why, w in reasons.items())])
+
+
+def _since(name: str) -> str:
+    """The oldest version whose changes name it."""
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    named = [part for part in changes.split("\n## [")[1:] if f"`{name}`" in part]
+    version = named[-1].partition("]")[0] if named else "Unreleased"
+    return f"{__version__}, not released yet" if version == "Unreleased" else version
 
 
 def main() -> None:
@@ -43,6 +157,8 @@ def main() -> None:
         path = ROOT / page
         path.write_text(written(page, path.read_text(encoding="utf-8")), encoding="utf-8")
         print("wrote", page)
+    (ROOT / METHODS).write_text(methods_page(), encoding="utf-8")
+    print("wrote", METHODS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
-import torch
 from torch import Tensor
 from torch._dynamo import OptimizedModule
 
@@ -33,6 +32,7 @@ from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
 from .comfy_guidance import guidance_scale, linear_guidance, plain_guidance
 from .comfy_keys import KEY
+from .comfy_memory import Kept, expected_bytes, foretell
 from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
@@ -46,13 +46,6 @@ Publish = Callable[[RunReport], None]
 
 #: What runs know of each other; figures only.
 STAGES = Stages()
-
-#: Token-sized bf16 residual over fp32 latent at Wan 14B, the largest of the known models: 32,760
-#: tokens of 5120 values (320 MiB) over 16 x 21 x 60 x 104 (8 MiB).
-_STACK_RATIO = 40
-
-#: Payloads kept at once, where the whole model has one: two branches, three outputs.
-_MOST_KEPT = 6
 
 
 def attach(
@@ -80,9 +73,8 @@ def attach(
         _tell(publish, runner.report)
 
     known = config.profile is not None or config.learn is not None
-    enters = config.enters_model
-    payloads = partial(_payloads, config)
-    return _patched(model, _Host(start, config.tapping, enters, known, done, live, payloads))
+    enters, kept = config.enters_model, Kept.of(config)
+    return _patched(model, _Host(start, config.tapping, enters, known, done, live, kept))
 
 
 def detach(model: Any) -> Any:
@@ -126,8 +118,9 @@ def record(
         if isinstance(runner, Recorder) and runner.report.completed:
             done(runner.recording(), header)
 
-    enters = TAPS[tap].inside or looks
-    return _patched(model, _Host(start, TAPS[tap], enters, True, measured, live))
+    kept = Kept(TAPS[tap])
+    enters = kept.tap.inside or looks
+    return _patched(model, _Host(start, kept.tap, enters, True, measured, live, kept))
 
 
 def watch_blocks(
@@ -151,7 +144,8 @@ def watch_blocks(
         if watch.report.completed:
             done(watch)
 
-    return _patched(model, _Host(start, TAPS["blocks"], True, False, measured, live))
+    tap = TAPS["blocks"]
+    return _patched(model, _Host(start, tap, True, False, measured, live, Kept(tap)))
 
 
 @dataclass(frozen=True)
@@ -164,7 +158,7 @@ class _Host:
     fingerprinted: bool
     done: Callable[[Any, ProfileHeader], None]
     live: Publish | None
-    payloads: Callable[[int], int] = lambda blocks: _MOST_KEPT  # by the model's number of blocks
+    kept: Kept
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         if len(sigmas) < 2:  # no step to take: the sampler is not even called
@@ -202,6 +196,7 @@ class _Host:
                 f"Note: another node has replaced the model's forward ({other}). If that is a "
                 "cache, use either it or SenCache."
             )
+        foretell(run.runner.report, self.kept, patcher, shapes)
         options[KEY] = run
         completed = False
         try:
@@ -230,15 +225,11 @@ class _Host:
         )
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
-        """Ask for as much more memory as will be held."""
-        shape, row = list(noise_shape), model_family(model.model) or GENERIC
+        """Ask for as much more memory as the history will hold."""
+        shape = list(noise_shape)
         needed = model.memory_required([shape[0] * 2, *shape[1:]])
-        blocks = row.comfy_places.count(model.model.diffusion_model) or 0
-        held = self.payloads(blocks) * 4 * torch.Size(int(n) for n in shape).numel()
-        if self.tap.inside:
-            held *= _STACK_RATIO
         if needed > 0:
-            shape[-1] *= 1 + held / needed
+            shape[-1] *= 1 + expected_bytes(self.kept, model.model, [shape]) / needed
         return executor(model, shape, *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options=None, *args, **kwargs):
@@ -301,15 +292,6 @@ class _Host:
             executor.class_obj, options, x.shape, (control is not None, *sorted(kwargs))
         )
         return run.serve(executor.class_obj, model, x, t, options, branches)
-
-
-def _payloads(config: CacheConfig, blocks: int) -> int:
-    """Payloads, and tensors of their size, that a run of a model of so many blocks may keep."""
-    tap, policy = config.tapping, config.policy
-    if tap.whole:
-        return _MOST_KEPT
-    history = policy.rules.get(tap.name, config.rule).history
-    return max(_MOST_KEPT, 2 * tap.places(blocks) * history + policy.seen)
 
 
 def _tell(callback: Publish | None, report: RunReport) -> None:

@@ -169,8 +169,16 @@ def test_policies_appear_by_themselves(pack):
         pytest.skip("this ComfyUI has no dynamic combos")
     (choice,) = pack.nodes["SenCachePolicySelect"].GET_SCHEMA().inputs
     keys = {option.key: [i.id for i in option.inputs] for option in choice.options}
-    assert list(keys) == [*core.POLICIES, module.PRESET]
+    assert {*keys} == {*core.POLICIES, module.PRESET}
     assert next(iter(keys)) == "planned"
+    by_depth = [
+        n for names in pack.part("sencache_core.policies.groups").grouped().values() for n in names
+    ]
+    assert list(keys) == [*by_depth, "off", module.PRESET]
+    for option in choice.options[: len(by_depth)]:  # the first setting says what the method does
+        policy = core.POLICIES[option.key]
+        assert option.inputs[0].tooltip.startswith(f"{policy.title}, ")
+        assert f"decides by {policy.decides}." in option.inputs[0].tooltip
     assert "early_tolerance" in keys["sencache"]
     widgets = {i.id: i.get_io_type() for i in choice.options[0].inputs}
     assert widgets == {
