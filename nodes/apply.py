@@ -235,11 +235,11 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Whether later runs are planned from what completed ones show of this "
+                        "Whether later runs forecast by what completed ones show of this "
                         "model, at these steps, sampler and cfg, unless a profile is connected. A "
                         "few kilobytes are kept in user/default/sencache/learnt; delete them to "
                         "begin anew. first run in full: where nothing is known yet, one run is "
-                        "computed in full to learn from. off: every run is planned alike."
+                        "computed in full to learn from. off: every run forecasts alike."
                     ),
                 ),
                 make(

@@ -63,7 +63,7 @@ class CacheConfig:
         most_bytes: bound on the memory of kept outputs; beyond it outputs are computed instead.
             ``None``: no bound.
         learn: where what completed runs tell of their model lies, a folder or a store; later runs
-            plan from it unless a profile is connected. ``None``: nothing is learnt or looked up.
+            forecast by it unless a profile is connected. ``None``: nothing is learnt or looked up.
             Needs a checkpoint's fingerprint, which the hosts give.
     """
 

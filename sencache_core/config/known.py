@@ -51,9 +51,9 @@ def know(
         lesson: what earlier runs have told.
         first: not one that is to follow another.
     """
-    moments = _moments(config, row, schedule, report, lesson, first)
+    moments, closer = _moments(config, row, schedule, report, lesson, first)
     steps, multistep = _transitions(config, row, schedule, facts, report)
-    rule = config.rule.bound(moments, [row.time(sigma) for sigma in schedule.rounds])
+    rule = config.rule.bound(closer, [row.time(sigma) for sigma in schedule.rounds])
     kept_as = _kept_as(config, row, schedule, facts)
     clean = kept_as is not None and not config.output_rule.reads_x
     return RunInfo(
@@ -105,26 +105,28 @@ def _moments(
     report: RunReport,
     lesson: Lesson | None,
     first: bool,
-) -> Moments | None:
-    """Second moments to plan and forecast by; ``None`` where none would fit the model.
+) -> tuple[Moments | None, Moments | None]:
+    """Second moments to plan by, and to forecast by; ``None`` where none would fit the model.
 
-    The profile is the first stage's model; for a later one it serves where it was measured.
+    The profile is the first stage's model; for a later one it serves where it was measured. What
+    ordinary runs tell makes forecasts better, and plans worse: how errors travel they do not show
+    (docs/theory.md, section 8).
     """
     profile = config.profile.moments if config.profile is not None else None
     planned = config.policy.planned
     if profile is not None and (first or profile.t[0] < row.time(schedule.sigmas[0])):
         report.rests_on("profile", planned)
-        return profile
+        return profile, profile
     if row.generic:
-        return None
+        return None, None
     prior = prior_moments(row.name)
     if lesson is not None:
         times = [row.time(sigma) for sigma in schedule.rounds]
-        if (moments := lesson.moments(prior, times)) is not None:
+        if (closer := lesson.moments(prior, times)) is not None:
             report.rests_on("learnt", planned, lesson.known.header.samples)
-            return moments
+            return prior, closer
     report.rests_on("prior", planned)
-    return prior
+    return prior, prior
 
 
 def _transitions(

@@ -170,7 +170,7 @@ def attach(
         scheduler: where a bare transformer's noise levels are read at the start of each run.
         num_steps: instead of ``scheduler``, for flow models: as if noise fell evenly to 0.
         on_report: called with the report of every run that has ended.
-        learn: whether later runs plan from what completed ones tell of their model, or the folder
+        learn: whether later runs forecast by what completed ones tell of their model, or the folder
             where that is kept, else :func:`..measure.learnt_store.default_folder`. Kilobytes, never
             tensors. Where the configuration names a folder, that is taken.
         guidance: scale of classifier-free guidance, for policies that go by it and for what is

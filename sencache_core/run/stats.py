@@ -18,7 +18,7 @@ _NOT_SPARED = {Reason.NO_HISTORY.value, Reason.NO_PAIR.value}
 _RESTS_ON = {
     "prior": "The plan follows a generic prior, measured on a tiny model; calibrate for figures of "
     "this one.",
-    "learnt": "The plan follows what {} of this model showed.",
+    "learnt": "Forecasts follow what {} of this model showed, the plan a generic prior.",
 }
 
 

@@ -404,7 +404,7 @@ def test_scripts_and_help_are_served(server):
 
 
 def test_ten_runs_of_one_graph_learn(server):
-    """The tenth plans from nine, and SenCache Plan shows its plan."""
+    """The tenth forecasts by nine, and SenCache Plan shows its plan."""
     folder = server.folder / "user" / "default" / "sencache" / "learnt"
     before, steps = set(folder.glob("*.safetensors")), STEPS + 2  # as no other test has
     for number in range(9):
