@@ -26,6 +26,7 @@ from ..types import (
     Key,
     Look,
     Reason,
+    Site,
     Step,
     packed,
     sketch,
@@ -98,6 +99,7 @@ class Session:
         self.awaits = ""  # the signal that it has yet to be decided by
         self._seen: Look | None = None  # the newest
         self._output: Tensor | None = None  # sketch of the leading branch's, where it is read
+        self._due: dict[Site, float] = {}  # when places inside the model were last to run
 
     def keep_offsets(self) -> Mapping[Key, tuple[Tensor | None, Tensor]]:
         """Where, from now on, the corrections of the present round are to be found.
@@ -172,7 +174,8 @@ class Session:
         # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
         # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
         # call is computed, the round goes on.
-        kept = self._history.known(keys, self.course.last.t if whole else self.course.full_t, chunk)
+        since = self.course.last.t if whole else self._due.get(keys[0].site, self.course.full_t)
+        kept = self._history.known(keys, since, chunk)
         if kept is None:
             return None
         rule = self._trial.in_force if whole else self._history.rule(keys[0].site)
@@ -221,6 +224,8 @@ class Session:
             return None
         if keys[0].site == OUTPUT:
             self._explain.observe(parts)
+        if self._decision.compute.test(keys[0]):
+            self._due[keys[0].site] = self._step.t
         if self._decision.partial and keys[0].site == self._whole:
             for key, part in zip(keys, parts, strict=True):
                 self._pairs.alone(key.branch, part)
