@@ -8,11 +8,25 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from layered import PAIRS, REST, WEIGHTS, Network, Part, latent, measured, profile_of, ran, sampled
-from toys import half_up, schedule
+from layered import (
+    PAIRS,
+    PLACES,
+    REST,
+    WEIGHTS,
+    Network,
+    Part,
+    latent,
+    measured,
+    profile_of,
+    ran,
+    sampled,
+)
+from toys import COND, UNCOND, WAN, half_up, schedule
 
 from sencache_core import CacheConfig, Guards
+from sencache_core.model.taps import tapped
 from sencache_core.policies.learning_to_cache import LearningToCache, read_router
+from sencache_core.run.runner import Call
 from sencache_core.types import CROSS, MLP, SELF
 
 OPEN = Guards(warmup=1, cooldown=0, longest_run=99)
@@ -181,3 +195,32 @@ def test_with_a_gradient_outputs_go_on_along_their_change():
                     y = past[-1] + 0.4 * (past[-1] - past[-2]) if len(past) > 1 else past[-1]
                 x = x + 0.05 * y
         torch.testing.assert_close(outputs[step], x)
+
+
+@torch.no_grad()
+def test_a_branch_that_sat_out_is_computed_when_it_returns(tmp_path):
+    """As guidance with a range of its own: what is kept of it is older than the schedule knows.
+
+    Of self-attention and feed-forward one runs at every step, and so no evaluation is full.
+    """
+    even = [[int(step % 2 == 0)] * 3 for step in range(20)]
+    odd = [[int(step % 2 == 1 or step == 0)] * 3 for step in range(20)]
+    (tmp_path / "router.json").write_text(json.dumps({"self": even, "mlp": odd}))
+    policy = LearningToCache(router=str(tmp_path / "router.json"))
+    config, sched = CacheConfig(policy, guards=OPEN), schedule(20, 1.0)
+    session, network, computed = config.start(WAN, sched), Network(), {}
+    for step, sigma in enumerate(sched.sigmas[:-1]):
+        session.begin((latent(sigma),), sigma)
+        network.at(sigma)
+        for branch in (COND, UNCOND):
+            if branch is UNCOND and 5 <= step < 12:
+                continue
+            before = ran(network, MLP)[0]
+            with Call(session, (branch,)) as call, tapped(config.tapping, network, PLACES, call):
+                network(latent(sigma))
+            computed.setdefault(branch, []).append((step, ran(network, MLP)[0] > before))
+    session.finish(True)
+    due = [step for step in range(20) if odd[step][0]]
+    assert [step for step, did in computed[COND] if did] == due
+    here = [step for step in due if step not in range(5, 12)]
+    assert [step for step, did in computed[UNCOND] if did] == sorted([*here, 12])

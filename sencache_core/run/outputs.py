@@ -11,7 +11,7 @@ from torch import Tensor
 from ..forecast.pairs import Pairs
 from ..forecast.reuse import ReuseRule
 from ..policies import Policy, RunInfo
-from ..types import ALL, GAP, NONE, OUTPUT, STACK, Decision, Key, Only, Reason, Step, sketch
+from ..types import ALL, GAP, NONE, OUTPUT, STACK, Decision, Key, Only, Reason, Site, Step, sketch
 from .hindsight import hindsight_of
 from .history import History
 from .integral import integral_of
@@ -60,6 +60,7 @@ class Outputs:
         self._step: Step | None = None  # that round
         self._decision = Decision(ALL, Reason.FIRST)  # on it
         self._last, self._full = math.inf, math.inf  # times of the last evaluations
+        self._due: dict[Site, float] = {}  # when places inside the model were last to run
         self.newest: Tensor | None = None
 
     def open(self, x: Sequence[Tensor], told: float, last: float, full: float) -> None:
@@ -93,7 +94,8 @@ class Outputs:
         # A branch that appears in mid-run, or missed the last evaluation (a prompt schedule, a
         # guidance with its own range, a new control), has nothing fresh to forecast from: its whole
         # call is computed, the round goes on.
-        kept = self.history.known(keys, self._last if whole else self._full, chunk)
+        since = self._last if whole else self._due.get(keys[0].site, self._full)
+        kept = self.history.known(keys, since, chunk)
         if kept is None:
             return None
         if not whole:
@@ -118,6 +120,8 @@ class Outputs:
 
     def observe(self, keys: Sequence[Key], parts: Sequence[Tensor]) -> Tensor | None:
         """Remember true outputs, one a key; what to hand on instead, ``None``: themselves."""
+        if self._decision.compute.test(keys[0]):
+            self._due[keys[0].site] = self._step.t
         if keys[0].site == self.whole:
             if not self._keeps_whole:
                 return None
