@@ -61,7 +61,7 @@ def methods(family: str) -> dict[str, CacheConfig]:
 
     own = "wan" if family == "wan2.2" else family
     found = {name: published(name, own) for name, policy in POLICIES.items() if policy().reuses}
-    default = CacheConfig()
+    default = CacheConfig(aim="same")
     found[default.policy.name] = default
     for name, rule in REUSE_RULES.items():
         found[f"{name} (rule)"] = CacheConfig(Interval(), rule(), hindsight=False)
