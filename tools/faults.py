@@ -167,7 +167,7 @@ FAULTS = (
         "sencache_core/policies/probing.py",
         "min((self.first + self.last) / run.blocks, 1.0)",
         "0.0",
-        ("tests/test_policies.py::test_budgets_count_the_blocks_that_always_run",),
+        ("tests/test_policies.py::test_reuse_in_a_row_is_limited_where_some_blocks_always_run",),
     ),
     Fault(
         "FBCache compares with the round before, not with the last evaluation.",
