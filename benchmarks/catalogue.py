@@ -297,8 +297,8 @@ def table(
 
     ``saved`` and ``psnr_mean`` are ``None`` where a method does not run: ``note`` says why.
     ``skipped_cost`` (share of an evaluation's block work that a step takes which is not computed in
-    full) and ``memory`` (bytes kept) are those of Wan 2.1 1.3B at 832 x 480, 81 frames, the same in
-    every row of a method; ``None`` where its settings alone do not tell.
+    full, at least) and ``memory`` (bytes kept) are those of Wan 2.1 1.3B at 832 x 480, 81 frames,
+    the same in every row of a method.
     """
     make = {"comfyui": in_comfyui, "diffusers": in_diffusers}
     for family in families:
@@ -414,7 +414,9 @@ def at_wan(name: str) -> Row:
         kept = rules[tap.name].history if tap.name in rules else 1
         inside = 2 * sum(sizes) * kept * len(branches)
         memory = inside if tap.whole else inside + memory * policy.needs_pairs
-    part, cost = getattr(policy, "part", None), 0.0 if tap.whole else None
+    # Without a part by name: where all that the tap reaches is reused.
+    part, cost = getattr(policy, "part", None), 1 - sum(s for _, s in seen.places.values())
+    cost = 0.0 if tap.whole else cost
     if part is not None:
         cost = 0.0
         for branch in branches:
@@ -422,7 +424,7 @@ def at_wan(name: str) -> Row:
                 inside = ((site, share) for site, (_, share) in seen.places.items())
                 spared = sum(share for site, share in inside if not part.test(Key(branch, site)))
                 cost += (1 - spared) / len(branches)
-    return {"skipped_cost": None if cost is None else round(cost, 3), "memory": memory}
+    return {"skipped_cost": round(max(cost, 0.0), 3), "memory": memory}
 
 
 # The command

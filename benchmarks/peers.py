@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sencache_core.config import CacheConfig
 from sencache_core.forecast.reuse import Hold, Linear, TaylorSeer
-from sencache_core.policies import POLICIES, Guards, MagCache, Planned, SeaCache
+from sencache_core.policies import PAB, DBCache, FBCache, Guards, MagCache, Planned, SeaCache
 from sencache_core.policies.magcache import Table
 
 from .case import Case
@@ -201,8 +201,7 @@ def _same_mag(case: Case, setting: Setting) -> CacheConfig:
 
 
 def _same_first_block(case: Case, setting: Setting) -> CacheConfig:
-    policy = POLICIES["fbcache"]().with_tolerance(setting["threshold"])
-    return CacheConfig(policy, Hold(), Guards(1, 0, ANY))
+    return CacheConfig(FBCache(setting["threshold"]), Hold(), Guards(1, 0, ANY))
 
 
 def _first_block_sweeps(case: Case, budget: float) -> list[Sweep]:
@@ -218,6 +217,15 @@ def _broadcast_sweeps(case: Case, budget: float) -> list[Sweep]:
     knob, every = "spatial_attention_block_skip_range", range(1, case.regime.steps)
     spans = ((100, 800), (-1, 1001))
     return [Sweep.over(knob, every, spatial_attention_timestep_skip_range=span) for span in spans]
+
+
+def _same_broadcast(case: Case, setting: Setting) -> CacheConfig:
+    every, span = setting["spatial_attention_block_skip_range"], "timestep_skip_range"
+    low, high = (t / 1000 for t in setting[f"spatial_attention_{span}"])
+    # diffusers takes LTX-Video's cross-attention for self-attention.
+    cross = every if case.model.family == "ltx" else 1
+    policy = PAB(1.0, every, cross, 1, max(low, 0.0), min(high, 1.0))
+    return CacheConfig(policy, Hold(), Guards(1, 0, ANY))
 
 
 def _faster_sweeps(case: Case, budget: float) -> list[Sweep]:
@@ -294,6 +302,11 @@ def _thresholds(case: Case, budget: float, **fixed: Any) -> list[Sweep]:
     ]
 
 
+def _same_dbcache(case: Case, setting: Setting) -> CacheConfig:
+    policy = DBCache(setting["residual_diff_threshold"], setting["Fn_compute_blocks"], 0)
+    return CacheConfig(policy, Hold(), Guards(setting["max_warmup_steps"], 0, ANY))
+
+
 def _masks(case: Case, budget: float, **fixed: Any) -> list[Sweep]:
     fixed |= {"Fn_compute_blocks": 1, "max_warmup_steps": 1}
     own = range(case.regime.steps, 1, -1)
@@ -316,12 +329,15 @@ METHODS = (
     *peer("taylorseer-2", _taylor, partial(_taylor_sweeps, 2), None, "", _same_taylor),
     *peer("magcache", _mag, _mag_sweeps, magnitude_ratios, "ours-magcache", _same_mag),
     *peer(
-        *("first-block-cache", _FIRST, _first_block_sweeps, None, "ours-fbcache"),
-        same=_same_first_block if "fbcache" in POLICIES else None,
+        "first-block-cache", _FIRST, _first_block_sweeps, None, "ours-fbcache", _same_first_block
     ),
-    *peer("attention-broadcast", _BROADCAST, _broadcast_sweeps, own="ours-pab"),
+    *peer("attention-broadcast", _BROADCAST, _broadcast_sweeps, None, "ours-pab", _same_broadcast),
     *peer("fastercache", _FASTER, _faster_sweeps, own="ours-fastercache"),
-    Method("dbcache", _thresholds, _dbcache, origin_of=("ours-dbcache",)),
+    *paired(
+        Method("dbcache", _thresholds, _dbcache),
+        "ours-dbcache",
+        partial(_attached, make=_same_dbcache),
+    ),
     Method("dbcache-taylorseer", partial(_with_orders, _thresholds), _dbcache),
     Method("dbcache-mask", _masks, _dbcache),
     Method("dbcache-mask-taylorseer", partial(_with_orders, _masks), _dbcache),

@@ -38,6 +38,7 @@ def test_modalities_count_as_one_latent():
     assert state.figures(step(5, [3.0], [6.0]), last)[4:] == pytest.approx([2 / 5, 2 / 5])
 
 
+@pytest.mark.parity("bag", "the paper's gate, by hand")
 def test_the_network_by_hand():
     gate = Gate(
         np.arange(6.0), np.full(6, 2.0), np.stack([np.ones(6), np.eye(6)[0]]), np.array([0.1, 0.0]),

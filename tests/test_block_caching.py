@@ -17,6 +17,7 @@ from sencache_core.types import MLP, SELF, Anchor, Site
 OPEN = Guards(warmup=1, cooldown=0, longest_run=99)
 
 
+@pytest.mark.parity("block_caching", "the paper's rule, by hand")
 def test_the_gate_by_hand():
     """A layer runs where its sum would exceed delta, and begins anew; one that leaps always runs.
 

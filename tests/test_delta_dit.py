@@ -51,6 +51,7 @@ def test_a_cycle_ends_as_it_began():
     assert outputs[11] == pytest.approx(deltas([0], now) + deltas([1, 2, 3], full), rel=1e-5)
 
 
+@pytest.mark.parity("delta_dit", "the published costs")
 def test_the_study_costs_what_was_published():
     """21 of 28 blocks, every second of 20 steps: 1.6 times as fast."""
     policy = DeltaDiT(2.0, 0.75)

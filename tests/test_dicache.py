@@ -55,6 +55,7 @@ def origin(adds, count, steps, threshold, first, warmup, start, aligned=True):
     return computed, outputs
 
 
+@pytest.mark.parity("dicache", "the authors' loop, written down")
 @pytest.mark.parametrize("adds", [wavy, straight])
 @pytest.mark.parametrize(("threshold", "first"), [(0.08, 1), (0.2, 1), (0.08, 2)])
 @pytest.mark.parametrize("aligned", [True, False])

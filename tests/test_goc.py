@@ -41,6 +41,7 @@ def origins_run(eta, corrected, steps=20):
     return outputs
 
 
+@pytest.mark.parity("goc", "the authors' steps")
 @pytest.mark.parametrize(
     ("turns", "corrected"), [("published", CORRECTED), ("nowhere", [*range(3, 20, 2)])]
 )

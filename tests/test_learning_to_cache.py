@@ -85,6 +85,7 @@ def checkpoint(path, active) -> str:
     return str(path)
 
 
+@pytest.mark.parity("learning_to_cache", "the authors' router files")
 def test_a_checkpoint_is_read_as_the_authors_do(tmp_path):
     """Their loop, counted from the end of sampling: at even numbers what is inactive is reused."""
     active = torch.rand(20, 6, generator=torch.Generator().manual_seed(3)) < 0.5

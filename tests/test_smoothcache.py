@@ -40,6 +40,7 @@ def test_the_scan_by_hand(rows, threshold, expected):
     assert letters(scanned(rows, threshold, 8)) == expected
 
 
+@pytest.mark.parity("smoothcache", "the authors' scan, written down")
 def test_the_scan_is_the_authors():
     """Their calibration helper, on tables made up at random."""
     helper = pytest.importorskip(

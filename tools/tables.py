@@ -81,8 +81,9 @@ clip is not quality, and the models are tiny** (those of Wan 2.2 and LTX-2 small
 figures show that a method runs and what it spares, and say nothing about real models.
 [benchmarks/RESULTS.md](../benchmarks/RESULTS.md) compares methods at equal cost.
 
-What a skipped step costs (share of a full one's block work) and what is kept are for Wan 2.1 1.3B
-at 832 x 480, 81 frames, two branches, residuals in half precision."""
+What a skipped step costs (share of a full one's block work, where all is reused that the method
+may reuse) and what is kept are for Wan 2.1 1.3B at 832 x 480, 81 frames, two branches, residuals in
+half precision."""
 
 _ACROSS = """
 ## Across requests
@@ -105,9 +106,7 @@ def _overview(name: str, rows: Sequence[Mapping[str, Any]], families: Sequence[s
         by_host = sorted((r for r in rows if r["family"] == family), key=lambda r: r["host"])
         dB = (f"{r['psnr_mean']:.0f}" if r["runs"] else "no" for r in by_host)
         cells.append(" / ".join(dB) or "not run")
-    cost = rows[0]["skipped_cost"]
-    cost = "see below" if cost is None else f"{cost:.0%}"
-    return [f"`{name}`", cost, _bytes(rows[0]["memory"]), *cells]
+    return [f"`{name}`", f"{rows[0]['skipped_cost']:.0%}", _bytes(rows[0]["memory"]), *cells]
 
 
 def _bytes(count: int) -> str:

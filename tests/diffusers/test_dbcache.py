@@ -33,6 +33,7 @@ def theirs(sampler, **settings):
         handle.remove()
 
 
+@pytest.mark.parity("dbcache", "cache-dit DBCacheConfig")
 @pytest.mark.parametrize(
     ("family", "threshold", "first", "last", "warmup", "row", "most", "change"),
     [

@@ -31,6 +31,7 @@ def theirs(sampler, threshold):
         handle.remove()
 
 
+@pytest.mark.parity("fbcache", "diffusers FirstBlockCacheConfig")
 @pytest.mark.parametrize(
     ("family", "threshold"),
     [("wan", 0.05), ("wan", 0.2), ("ltx", 0.05), ("cogvideox", 0.6), ("cogvideox", 0.9)],
