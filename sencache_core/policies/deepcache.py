@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .base import RunInfo
-from .partial import PartialBlocks
+from .partial import EVERY, PartialBlocks
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,7 @@ class DeepCache(PartialBlocks):
     interval: float = field(
         default=3.0,
         metadata={
-            "strictest": 1.0,
-            "loose": 3.0,
-            "min": 1.0,
-            "max": 20.0,
-            "step": 0.1,
+            **EVERY,
             "help": "Distance between full evaluations. In between only the shallow blocks run. 1 "
             "computes everything; the authors' example is 3.",
         },

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ..types import Decision, Key, Only, Step
 from .base import RunInfo
-from .partial import PartialBlocks
+from .partial import EVERY, PartialBlocks
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,7 @@ class DeltaDiT(PartialBlocks):
     interval: float = field(
         default=2.0,
         metadata={
-            "strictest": 1.0,
-            "loose": 3.0,
-            "min": 1.0,
-            "max": 20.0,
-            "step": 0.1,
+            **EVERY,
             "help": "Distance between full evaluations. In between only some blocks run. 1 "
             "computes everything; 2 is what the authors studied.",
         },

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..forecast.reuse import ReuseRule, ScaleShift
 from .base import RunInfo
 from .layered import WHERE_HELP, Spaced, unknown
+from .partial import EVERY
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,7 @@ class Eoc(Spaced):
     interval: float = field(
         default=2.0,
         metadata={
-            "strictest": 1.0,
-            "loose": 3.0,
-            "min": 1.0,
-            "max": 20.0,
-            "step": 0.1,
+            **EVERY,
             "help": "Mean distance between full evaluations. In between no layer runs. 1 computes "
             "everything, 2 every second one.",
         },

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from .partial import PartialBlocks
+from .partial import EVERY, PartialBlocks
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class MiddleBlocks(PartialBlocks):
     interval: float = field(
         default=2.0,
         metadata={
-            "strictest": 1.0,
-            "loose": 3.0,
-            "min": 1.0,
-            "max": 20.0,
-            "step": 0.1,
+            **EVERY,
             "help": "Mean distance between full evaluations. In between only the outer blocks run. "
             "1 computes everything; 2 is safe on 20 or more steps.",
         },

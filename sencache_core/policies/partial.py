@@ -13,6 +13,9 @@ from ..types import ALL, Decision, Key, Only, Reason, Step
 from .base import Guards, Policy, RunInfo
 from .interval import Interval
 
+#: Of a field ``interval``, all but its help.
+EVERY = {"strictest": 1.0, "loose": 3.0, "min": 1.0, "max": 20.0, "step": 0.1}
+
 
 @dataclass(frozen=True)
 class Partial(Interval):
