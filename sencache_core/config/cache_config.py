@@ -49,7 +49,7 @@ class CacheConfig:
         tap: ``"output"`` caches the model's output (latent-sized), ``"stack"`` the residual of the
             block stack, as the paper's code does (many times the memory).
         hindsight: take forecasts back once the outputs around them are known, with samplers where
-            that is sound.
+            that is sound, and hold instead where they prove to mislead.
         aim: ``"same"`` reproduces what the uncached sampler would have made; ``"true"`` heads for
             the exact solution of the model's equation, as if it had taken many more steps. Then
             every computed step is corrected too, also at a budget of 1. Samplers for which that is

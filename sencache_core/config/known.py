@@ -72,6 +72,7 @@ def know(
         blocks=facts.blocks,
         kept_as=kept_as,
         guidance=facts.guidance,
+        mends=config.hindsight or config.to_truth,
         layers=layers_known(config.profile, row),
     )
 

@@ -83,6 +83,8 @@ class RunInfo:
         multistep: what its sampler carries on from step to step; ``None``: nothing.
         blocks: of the model's block stack; ``None``: not known.
         guidance: its scale of guidance; 0: not known.
+        mends: whether forecasts that mislead give way to holding; else they are handed out as their
+            rule makes them.
     """
 
     family: Family
@@ -100,6 +102,7 @@ class RunInfo:
     kept_as: Clean | None = None
     blocks: int | None = None
     guidance: float = 0.0
+    mends: bool = True
     layers: LayerCurves | None = None
 
     @property

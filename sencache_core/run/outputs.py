@@ -52,7 +52,7 @@ class Outputs:
         self._reads, self._x0_seen = policy.reads_outputs, run.x0_seen
         self.history = History(rules, most_bytes)
         rule = self.history.rule(self.whole)
-        self.trial = Trial(rule, report)
+        self.trial = Trial(rule, report, run.mends)
         self.pairs = Pairs(self.history.rule(GAP), policy.needs_pairs)
         self.keeping = Keeping(run.kept_as, rule, report)
         self.hindsight = (integral_of if run.to_truth else hindsight_of)(run, rule)

@@ -29,6 +29,11 @@ class Trial:
     this sample is, the true evaluation that ends a run of reuse tells, for the cost of one more
     difference.
 
+    Args:
+        rule: whose forecasts are measured.
+        report: told what came of it.
+        mends: whether holding takes their place where they mislead.
+
     Attributes:
         in_force: the rule, or holding.
         hopeless: whether two forecasts in a row have said nothing about their outputs.
@@ -36,8 +41,8 @@ class Trial:
             device-to-host copy: the rule's, and after a run of reuse also that of holding.
     """
 
-    def __init__(self, rule: ReuseRule, report: RunReport) -> None:
-        self._rule, self._report = rule, report
+    def __init__(self, rule: ReuseRule, report: RunReport, mends: bool = True) -> None:
+        self._rule, self._report, self._mends = rule, report, mends
         self._measured: list[tuple[StepRecord, Tensor]] = []
         self._leader: Key | None = None
         self.in_force: ReuseRule = rule
@@ -90,7 +95,7 @@ class Trial:
             self.hopeless |= self._useless > 1
         if len(errors) > 1:
             forecast, held = errors
-            misled = forecast > HOLD_MARGIN * held
+            misled = self._mends and forecast > HOLD_MARGIN * held
             self.in_force = _HOLD if misled else self._rule
             if misled:
                 self._report.say(
