@@ -105,6 +105,14 @@ def test_a_budget_stretches_the_ranges_too():
         assert 20 * budget - 1 < report.cost * 20 <= 20 * budget + 1e-6
 
 
+def test_a_budget_that_the_kinds_of_layers_forbid_is_told():
+    """Known only once layers have been met: feed-forward layers run at every round."""
+    config = CacheConfig(PAB(low=0.0, high=1.0), guards=OPEN, budget=0.3)
+    report, *_ = sampled(config)
+    assert report.cost * 20 > 7
+    assert any("the policy's settings leave no more" in said for said in report.messages)
+
+
 def test_a_budget_that_the_window_forbids_is_told():
     config = CacheConfig(PAB(low=0.4, high=0.6), guards=OPEN, budget=0.5)
     session = config.start(WAN, schedule(20, 1.0))

@@ -223,6 +223,23 @@ def test_both_branches_follow_one_schedule():
     assert [s.cost for s in both.steps] == pytest.approx([s.cost for s in alone.steps])
 
 
+@pytest.mark.parametrize("budget", [0.75, None])
+def test_a_second_model_of_another_depth_has_a_schedule_of_its_own(budget):
+    """As guidance by a smaller model asks it."""
+    config = CacheConfig(
+        SmoothCache(0.3), guards=OPEN, budget=budget, profile=profile_of(measured(20))
+    )
+    alone, *_ = sampled(config)
+    small = Network(2)
+    both, _, network = sampled(config, guided=True, other=small)
+    for kind in (SELF, CROSS, MLP):
+        assert len(set(ran(network, kind))) == len(set(ran(small, kind))) == 1
+    assert ran(network, SELF)[0] > ran(network, CROSS)[0] > 1
+    assert ran(small, SELF)[0] > ran(small, CROSS)[0] > 1
+    assert both.cost == pytest.approx(alone.cost, abs=0.06)
+    assert budget is None or both.cost <= budget + 1e-6
+
+
 @pytest.mark.parametrize("wrong", [{"threshold": -0.1}, {"where": "heads"}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=r"\w{3}"):

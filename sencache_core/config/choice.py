@@ -66,8 +66,8 @@ def choose(
     if forced > evaluations:
         report.say(
             f"The budget of {evaluations} of {rounds} evaluations cannot be met: start/end, "
-            f"warm-up, the longest run and the policy force {forced:g}, which is what this run "
-            "spends."
+            f"warm-up, the longest run and the policy force {forced:.3g}, which is about what "
+            "this run spends."
         )
     elif config.policy.raised(own, guards):
         report.say(

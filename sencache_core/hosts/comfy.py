@@ -37,7 +37,7 @@ from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
 from .comfy_response import multistep_of
-from .comfy_run import Run, UnsupportedModel, diffusion_model, model_family
+from .comfy_run import Run, Shared, UnsupportedModel, diffusion_model, model_family
 from .comfy_stages import Stages
 
 _WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -149,7 +149,7 @@ def watch_blocks(
 
 
 @dataclass(frozen=True)
-class _Host:
+class _Host(Shared):
     """The wrappers' shared configuration. Holds no run state."""
 
     start: Callable[[Any, Schedule, ProfileHeader, Facts], Runner]

@@ -31,9 +31,29 @@ _SUMS = (
 
 
 def guidance_scale(guider: Any) -> float:
-    """The guider's one scale; 0 if it has none, or several."""
+    """The guider's one scale; 0 if it has none, or several, or it is not known.
+
+    A scale of 1, no guidance, is what guiders begin with: of those that have scales of their own it
+    says nothing.
+    """
     scale = getattr(guider, "cfg", None)
-    return float(scale) if isinstance(scale, int | float) else 0.0
+    if not isinstance(scale, int | float) or (scale == 1.0 and not _ruled_by_scale(guider)):
+        return 0.0
+    return float(scale)
+
+
+def _ruled_by_scale(guider: Any) -> bool:
+    """Whether a guider sums one positive and one negative, as ComfyUI's do by ``guider.cfg``."""
+    conds = getattr(guider, "conds", None) or getattr(guider, "original_conds", None) or {}
+    method = getattr(guider, "predict_noise", None)
+    own = getattr(method, "__func__", method)
+    plain = own is comfy.samplers.CFGGuider.predict_noise or _name(own) in _FIXED
+    return plain and {*conds} <= {"positive", "negative"}
+
+
+def _name(function: Any) -> tuple[str | None, str | None]:
+    """Module and name of a function."""
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
 def plain_guidance(guider: Any) -> bool:
@@ -67,6 +87,6 @@ def linear_guidance(guider: Any) -> bool:
         own = getattr(method, "__func__", method)
         if own is getattr(comfy.samplers.CFGGuider, name):
             continue
-        if (getattr(own, "__module__", None), getattr(own, "__qualname__", None)) not in _FIXED:
+        if _name(own) not in _FIXED:
             return False
     return True

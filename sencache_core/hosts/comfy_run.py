@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -31,8 +31,15 @@ class UnsupportedModel(ValueError):
     """This model, or this combination of patches, cannot be cached. The message says why."""
 
 
+class Shared:
+    """Is one, whoever holds it: nodes that copy a model's options in mid-run share it."""
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return self
+
+
 @dataclass
-class Run:
+class Run(Shared):
     """Run state. Lies in ``transformer_options``, where every wrapper of the run finds it.
 
     Attributes:
@@ -228,7 +235,8 @@ class Run:
         return denoised if handed is None else sampling.calculate_denoised(t, handed.to(x), x)
 
 
-class Tapped(NamedTuple):
+@dataclass(frozen=True)
+class Tapped(Shared):
     """What the wrapper around the diffusion model is to do in one call."""
 
     tap: Tap
@@ -254,8 +262,8 @@ def diffusion_model(executor, *args, **kwargs):
     """Tap the module that is being called; present where the model is entered only."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, dict) and isinstance(value.get(CALL), Tapped):
-            tap, places, visit = value[CALL]
-            with tapped(tap, executor.class_obj, places, visit):
+            call = value[CALL]
+            with tapped(call.tap, executor.class_obj, call.places, call.visit):
                 return executor(*args, **kwargs)
     return executor(*args, **kwargs)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..forecast.reuse import Hold, TwoBands
 from ..types import Only
-from .base import CONDITIONAL, Guards, Preset
+from .base import CONDITIONAL, Guards, Preset, RunInfo
 from .partial import Partial
 
 
@@ -50,6 +50,9 @@ class CfgCache(Partial):
         note = "FasterCache (Lv et al., arXiv 2410.19355), repository, CogVideoX at 50 steps."
         half = Preset("cogvideox", cls(interval=5.0), Hold(), Guards(start=0.34), note, TwoBands())
         return {"FasterCache CFG-Cache": half}
+
+    def misfit(self, run: RunInfo) -> str:
+        return "" if run.guided else "without guidance there is no unconditional branch to spare"
 
     @property
     def needs_pairs(self) -> bool:

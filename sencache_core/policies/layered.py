@@ -38,7 +38,7 @@ _LARGEST = 1e6
 
 @dataclass(frozen=True)
 class Work:
-    """The layers of a model that a run has met.
+    """The layers of a stack of blocks that a run has met.
 
     Attributes:
         depth: blocks.
@@ -49,16 +49,14 @@ class Work:
     shares: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, work: Mapping[Site, float], tap: str) -> Work | None:
-        """Of what was met; ``None`` if that were no layers, or of stacks of different depth."""
-        sites = {site: share for site, share in work.items() if site.tap == tap}
-        if len({site.count for site in sites}) != 1:
-            return None
-        depth = next(iter(sites)).count
-        shares: dict[str, np.ndarray] = {}
-        for site, share in sites.items():
-            shares.setdefault(site.kind, np.zeros(depth))[site.index] = share
-        return cls(depth, shares)
+    def of(cls, work: Mapping[Site, float], tap: str) -> list[Work]:
+        """Of what was met, one a depth: guidance may ask a second, smaller model."""
+        stacks: dict[int, dict[str, np.ndarray]] = {}
+        for site, share in work.items():
+            if site.tap == tap:
+                shares = stacks.setdefault(site.count, {})
+                shares.setdefault(site.kind, np.zeros(site.count))[site.index] = share
+        return [cls(depth, shares) for depth, shares in stacks.items()]
 
     def spared(self, reused: Reused, rounds: int) -> np.ndarray:
         """``[rounds]``: share of the block work that is not done at each."""
@@ -75,11 +73,12 @@ class LayerState:
 
     Attributes:
         run: what is known of the run.
-        reused: the schedule; ``None`` until layers have been met; empty if there are none.
+        reused: the schedule of each stack by its depth; ``None`` until layers have been met; empty
+            if there are none.
     """
 
     run: RunInfo
-    reused: Reused | None = None
+    reused: Mapping[int, Reused] | None = None
 
 
 class LayerSchedule(Policy):
@@ -132,25 +131,28 @@ class LayerSchedule(Policy):
 
     def decide(self, step: Step, last: Step, state: LayerState) -> tuple[Decision, LayerState]:
         if state.reused is None:
-            work, rounds = Work.of(step.work, self.tap), len(state.run.times)
-            state.reused = {}
-            if work is not None:
-                forced = [number == 0 for number in range(rounds)]
-                state.reused = self.schedule(self.measured(state.run, work), work, forced)
+            forced = [number == 0 for number in range(len(state.run.times))]
+            state.reused = {
+                work.depth: self.schedule(self.measured(state.run, work), work, forced)
+                for work in Work.of(step.work, self.tap)
+            }
         return self.wanted(step.ordinal, state.reused), state
 
-    def wanted(self, ordinal: int, reused: Reused) -> Decision:
-        """What is to run in a round of a schedule."""
-        rows = {kind: when[:, ordinal] for kind, when in reused.items() if ordinal < when.shape[1]}
-        if reused and not any(row.any() for row in rows.values()):
+    def wanted(self, ordinal: int, reused: Mapping[int, Reused]) -> Decision:
+        """What is to run in a round, by the schedules of stacks by their depth."""
+        rows = {
+            (depth, kind): when[:, ordinal]
+            for depth, schedule in reused.items()
+            for kind, when in schedule.items()
+            if ordinal < when.shape[1]
+        }
+        if any(reused.values()) and not any(row.any() for row in rows.values()):
             return Decision(ALL, Reason.SCHEDULED_COMPUTE)
         tap = self.tap
 
         def runs(key: Key) -> bool:
-            row = rows.get(key.site.kind)
-            if key.site.tap != tap or (reused and row is None):
-                return True
-            return row is not None and not (len(row) == key.site.count and row[key.site.index])
+            row = rows.get((key.site.count, key.site.kind))
+            return key.site.tap != tap or row is None or not row[key.site.index]
 
         return Decision(Only(_name(rows), runs), Reason.SCHEDULED_PART)
 
@@ -254,8 +256,8 @@ class BudgetedLayers(Policy):
 
     def decide(self, step: Step, last: Step, state: LayerState) -> tuple[Decision, LayerState]:
         if state.reused is None:
-            work = Work.of(step.work, self.inner.tap)
-            state.reused = {} if work is None else self.solved(state.run, work)
+            stacks = Work.of(step.work, self.inner.tap)
+            state.reused = {work.depth: self.solved(state.run, work) for work in stacks}
         return self.inner.wanted(step.ordinal, state.reused), state
 
     def solved(self, run: RunInfo, work: Work) -> Reused:
@@ -290,12 +292,13 @@ def _forced(guards: Guards, run: RunInfo) -> list[bool]:
     ]
 
 
-def _name(reused: Mapping[str, np.ndarray]) -> str:
-    """What runs where ``reused``, by kind ``[depth]``, does not."""
+def _name(reused: Mapping[tuple[int, str], np.ndarray]) -> str:
+    """What runs where ``reused``, by depth and kind ``[depth]``, does not."""
     count = sum(int(row.sum()) for row in reused.values())
-    if count == sum(map(len, reused.values())) and (not reused or reused.keys() > {MLP}):
+    kinds = {kind for _, kind in reused}
+    if count == sum(map(len, reused.values())) and (not reused or kinds > {MLP}):
         return "no layers"
-    whole = [_NAMES[kind] for kind, row in reused.items() if row.all()]
-    if whole and count == sum(len(row) for row in reused.values() if row.all()):
-        return f"all but {' and '.join(whole)}"
+    whole = [k for k in kinds if all(row.all() for (_, of), row in reused.items() if of == k)]
+    if whole and count == sum(len(row) for (_, kind), row in reused.items() if kind in whole):
+        return f"all but {' and '.join(_NAMES[kind] for kind in _NAMES if kind in whole)}"
     return f"all but {count} layers"

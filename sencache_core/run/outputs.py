@@ -33,6 +33,7 @@ class Outputs:
 
     Attributes:
         whole: the site of the whole model, which errors are measured and forecasts taken back at.
+        missed: whether something that was to be spared had nothing fresh to forecast from.
         newest: sketch of the leading branch's output in the present round, where the policy reads
             it; ``None``: not computed.
     """
@@ -61,6 +62,7 @@ class Outputs:
         self._decision = Decision(ALL, Reason.FIRST)  # on it
         self._last, self._full = math.inf, math.inf  # times of the last evaluations
         self._due: dict[Site, float] = {}  # when places inside the model were last to run
+        self.missed = False
         self.newest: Tensor | None = None
 
     def open(self, x: Sequence[Tensor], told: float, last: float, full: float) -> None:
@@ -88,6 +90,12 @@ class Outputs:
         if compute is ALL or any(compute.test(key) for key in keys):
             return None
         chunk = [shape[0] // len(keys), *shape[1:]]
+        made = self._made(keys, chunk)
+        self.missed = self.missed or made is None
+        return made
+
+    def _made(self, keys: Sequence[Key], chunk: Sequence[int]) -> Tensor | None:
+        """Outputs that are to be spared; ``None``: nothing fresh is known that they follow from."""
         whole = keys[0].site == self.whole
         if whole and self._decision.partial:
             return self._rebuild(keys, chunk)

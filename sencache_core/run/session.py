@@ -160,5 +160,6 @@ class Session:
         self._looks.end()
         if completed:
             asked, expected = self.course.policy.asked, len(self.course.run.times)
-            self.report.say_what_it_came_to(asked, expected, self.course.extra)
+            missed = self.outputs.missed or self.course.extra > 0.5
+            self.report.say_what_it_came_to(asked, expected, missed)
         return self.report

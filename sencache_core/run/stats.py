@@ -185,13 +185,13 @@ class RunReport:
             "shorten the warm-up or allow longer runs."
         )
 
-    def say_what_it_came_to(self, asked: float | None, expected: int, extra: float) -> None:
+    def say_what_it_came_to(self, asked: float | None, expected: int, missed: bool) -> None:
         """Say why nothing was reused, or why the cost is another than was asked for.
 
         Args:
             asked: evaluations that the budget allowed, ``None`` without one.
             expected: rounds that were expected of the sampler.
-            extra: evaluations' worth of calls that ran in rounds of reuse.
+            missed: whether something ran that was to be spared.
         """
         if why := self.why_nothing_was_reused():
             self.say(why)
@@ -201,11 +201,13 @@ class RunReport:
             return
         if rounds > expected:
             why = f"the sampler asked {rounds} times, and {expected} were expected of its steps"
-        elif extra > 0.5 or self.partial or {r.reason for r in self.steps} & _NOT_SPARED:
+        elif missed or {r.reason for r in self.steps} & _NOT_SPARED:
             why = (
                 "some model calls could not be spared (context windows that move, prompts or LoRA "
                 "strengths that change, guidance of more than two branches)"
             )
+        elif self.partial:
+            why = "the policy's settings leave no more of the model to reuse"
         else:
             why = "fewer evaluations could be reused than expected"
         self.say(f"This run cost {spent:.1f} evaluations, where {asked:g} were asked for: {why}.")

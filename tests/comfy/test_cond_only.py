@@ -48,13 +48,13 @@ def test_only_conditional_rows_are_run(runs, host, name, tokens, tap):
         assert report.calls == len(rows)
 
 
-def test_without_guidance_everything_is_computed_and_said(runs, host):
+def test_without_guidance_caching_is_off_and_that_is_said(runs, host):
     case, reports = models.load("wan_t2v"), runs.Reports()
     plain = runs.sample(case.model, case, cfg=1.0)
     out = runs.sample(host.attach(case.model, alone(runs), reports), case, cfg=1.0)
     assert runs.same(out, plain)
     assert reports.last.cost == 1.0
-    assert any("computed in full" in message for message in reports.last.messages)
+    assert any("without guidance" in message for message in reports.last.messages)
 
 
 def test_several_conditional_passes_are_computed_in_full(runs, host):

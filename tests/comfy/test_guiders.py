@@ -394,6 +394,29 @@ def dual(model, case):
     return out
 
 
+def test_a_scale_that_a_guider_does_not_use_is_not_its_guidance(runs, host):
+    """All guiders begin with a scale of 1, which those with scales of their own leave at that."""
+    from sencache_core.hosts.comfy_guidance import guidance_scale
+
+    case, reports = models.load("wan_t2v"), runs.Reports()
+    strange = made(guide_of(predict_noise=lambda *_, **__: None), case.model, case, cfg=1.0)
+    for found in (dual(case.model, case), strange):
+        assert found.cfg == 1.0 and guidance_scale(found) == 0.0
+    for scale in (1.0, 4.0):
+        assert guidance_scale(runs.guider(case.model, case, scale)) == scale
+    basic = importlib.import_module("comfy_extras.nodes_custom_sampler").Guider_Basic(case.model)
+    basic.set_conds(case.positive)
+    assert guidance_scale(basic) == 1.0
+
+    model = host.attach(case.model, CacheConfig(Planned(), budget=0.34), reports)
+    runs.sample(model, case, steps=STEPS, guide=dual(model, case))
+    runs.sample(model, case, steps=STEPS, cfg=1.0)
+    guided, alone = (
+        [said for said in report.messages if "without guidance" in said] for report in reports
+    )
+    assert alone and not guided
+
+
 @pytest.mark.parametrize("guider", ["plain", "basic", "dual"])
 def test_hindsight_follows_guidance_of_fixed_weights(runs, host, guider):
     case = models.load("wan_t2v")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -9,7 +10,8 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig, Hold, Interval
+from sencache_core import CacheConfig, Hold, Interval, Planned
+from sencache_core.policies import SmoothCache
 
 pytestmark = pytest.mark.comfyui
 
@@ -219,6 +221,31 @@ def test_two_experts(runs, host):
     off = CacheConfig(budget=1.0)
     plain = both(case.model, low)
     assert runs.same(both(host.attach(case.model, off), host.attach(low, off)), plain)
+
+
+@pytest.mark.parametrize("policy", [Planned(), SmoothCache()])
+def test_options_may_be_copied_in_mid_run(runs, host, policy):
+    """By nodes that change them for a call of their own: a run is one, its locks are no data."""
+    import comfy.patcher_extension
+
+    case, copies = models.load("wan_t2v"), []
+
+    def guided(args):
+        copies.append(copy.deepcopy(args["model_options"]))
+        return args["denoised"]
+
+    def inside(executor, *args, **kwargs):
+        copies.append(copy.deepcopy(args[-1] if isinstance(args[-1], dict) else kwargs))
+        return executor(*args, **kwargs)
+
+    model = case.model.clone()
+    model.set_model_sampler_post_cfg_function(guided)
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "us", inside)
+    plain = runs.sample(model, case, steps=STEPS)
+    reports = runs.Reports()
+    out = runs.sample(host.attach(model, CacheConfig(policy), reports), case, steps=STEPS)
+    assert reports.last.completed and reports.last.cost < 1
+    assert not runs.same(out, plain)
 
 
 def test_answers_share_no_memory_with_the_history(runs, host):

@@ -99,20 +99,29 @@ def profile_of(curves: LayerCurves | None) -> Profile:
 
 
 @torch.no_grad()
-def sampled(config: CacheConfig, steps: int = 20, count: int = 3, guided: bool = False):
-    """Report of a run whose latents are given, conditional outputs, and the network."""
+def sampled(
+    config: CacheConfig,
+    steps: int = 20,
+    count: int = 3,
+    guided: bool = False,
+    other: Network | None = None,
+):
+    """Report of a run whose latents are given, conditional outputs, and the network; ``other``
+    answers for the unconditional branch.
+    """
     sched, network, outputs = schedule(steps, 1.0), Network(count), []
+    own = {COND: network, UNCOND: other or network}
     session = config.start(WAN, sched)
     for sigma in sched.sigmas[:-1]:
         x = latent(sigma)
         session.begin((x,), sigma)
-        network.at(sigma)
         for branch in (COND, UNCOND)[: 1 + guided]:
+            asked = own[branch].at(sigma)
             with Call(session, (branch,)) as call:
                 out = call.skip(OUTPUT, x.shape)
                 if out is None:
-                    with tapped(config.tapping, network, PLACES, call):
-                        out = network(x + (0.0 if branch is COND else 0.3))
+                    with tapped(config.tapping, asked, PLACES, call):
+                        out = asked(x + (0.0 if branch is COND else 0.3))
                     call.ran(OUTPUT, out)
             if branch is COND:
                 outputs.append(out)
