@@ -6,7 +6,6 @@ import argparse
 import ast
 import importlib
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,9 +71,8 @@ def sentence(name: str) -> str:
     """What the method does, in one."""
     if name in POLICIES:
         return POLICIES[name].decides
-    readme, rule = (ROOT / "README.md").read_text(encoding="utf-8"), name.removesuffix(" (rule)")
-    found = re.search(rf"^\| `{rule}`.*?\| (.+) \|$", readme, re.MULTILINE)
-    return f"every n-th evaluation, evenly; in between is handed back: {found[1]}"
+    rule = REUSE_RULES[name.removesuffix(" (rule)")]
+    return f"every n-th evaluation, evenly; in between is handed back: {rule.gives}"
 
 
 @cache

@@ -58,8 +58,8 @@ class SenCacheApply(io.ComfyNode):
                         "Share of the model evaluations to compute, met exactly. Lower is faster "
                         "and differs more from the uncached clip: 0.8 is faithful, 0.6 to 0.5 is "
                         "for daily work (0.5 takes about half the time), 0.36 for trying prompts, "
-                        "0.25 for drafts. 1.0 leaves the model as it is. SenCache Plan shows which "
-                        "evaluations are computed."
+                        "0.25 for drafts. 1.0 leaves the model as it is, unless aim is true clip. "
+                        "SenCache Plan shows which evaluations are computed."
                     ),
                 ),
                 io.Boolean.Input(
@@ -146,8 +146,8 @@ class SenCacheApply(io.ComfyNode):
                     tooltip=(
                         "Share of the steps (not of the noise schedule) that are all computed at "
                         "the start, where layout and motion form. 0.1 of 20 steps is 2 steps. 0 "
-                        "leaves it to the policy: planned chooses for itself, the others compute "
-                        "the first tenth. The first two evaluations are always computed."
+                        "leaves it to the policy: planned chooses for itself, the others begin as "
+                        "their methods do. The first two evaluations are always computed."
                     ),
                 ),
                 make(
@@ -252,7 +252,8 @@ class SenCacheApply(io.ComfyNode):
                         "automatic: true clip while a plan saves steps, same clip otherwise. "
                         "same clip: what the sampler would have made with every step computed. "
                         "true clip: what it would have made with many more steps; every step is "
-                        "then corrected, at a budget of 1.0 too. Works with the output tap and "
+                        "then corrected, at a budget of 1.0 too. Choose same clip to compare with "
+                        "the uncached clip. Works with the output tap and "
                         "samplers such as euler, dpmpp_2m, res_multistep and uni_pc, not with "
                         "ancestral and SDE ones; elsewhere the aim is the same clip, and a "
                         "message says so."

@@ -40,9 +40,21 @@ def test_the_two_commands(extra):
     assert extra in PROJECT["optional-dependencies"]
 
 
-def test_tables_name_every_choice():
+def test_readme_and_the_page_of_methods_name_every_choice():
+    methods = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     for name in (*POLICIES, *REUSE_RULES, *TAPS):
-        assert re.search(rf"^\| `{name}`", README, re.MULTILINE), name
+        assert f"`{name}`" in README, name
+    for name in {*POLICIES, *(f"{rule} (rule)" for rule in REUSE_RULES)} - {"off"}:
+        assert f"\n### {name}: " in methods, name
+
+
+def test_links_lead_to_headings():
+    """Of the README's own sections and of other pages, by GitHub's names of headings."""
+    for page, heading in re.findall(r"\]\(([\w/.]*)#([\w-]+)\)", README):
+        text = (ROOT / (page or "README.md")).read_text(encoding="utf-8")
+        known = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        names = [re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in known]
+        assert heading in names, (page, heading)
 
 
 def test_generated_tables_are_up_to_date():

@@ -20,34 +20,64 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from sencache_core import POLICIES, REUSE_RULES, __version__  # noqa: E402
-from sencache_core.policies.groups import grouped  # noqa: E402
+from sencache_core.forecast import reuse  # noqa: E402
+from sencache_core.policies.groups import (  # noqa: E402
+    ATTENTION,
+    BLOCKS,
+    GUIDANCE,
+    STEP,
+    grouped,
+)
 
-#: Pages with a table of policies, and how a row looks there.
-PAGES = {
-    "README.md": "| `{name}` | {decides} |",
-    "web/docs/SenCachePolicySelect.md": "- **{name}** ({title}) - {decides}.",
-}
+#: Pages with a table of policies.
+PAGES = ("README.md", "web/docs/SenCachePolicySelect.md")
 METHODS = "docs/methods.md"
 _TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->)", re.DOTALL)
+
+#: By depth what a skipped step still runs, and what is kept for it.
+DEPTHS = {
+    STEP: ("nothing of the model", "one to three latents, or as many block stack residuals"),
+    BLOCKS: ("some of the blocks", "what the others added, once for each run of them"),
+    ATTENTION: (
+        "all but attention (`pab`), attention and feed-forward layers, or half of the guidance "
+        "pair without self-attention (`fastercache`)",
+        "outputs of every block's layers: a great deal",
+    ),
+    GUIDANCE: ("the conditional branch, half of the work", "one to three latents"),
+}
 
 
 def written(page: str, text: str) -> str:
     """``text`` of ``page`` with its table as it should be."""
-    names = {"planned": "planned` (default)"} if page == "README.md" else {}
-    head = "| policy (when to skip) | decides by |\n|---|---|\n" if page == "README.md" else ""
+    rows = _by_depth() if page == "README.md" else _by_policy()
+    return _TABLE.sub(lambda marks: f"{marks[1]}\n{rows}\n\n{marks[2]}", text)
+
+
+def _by_depth() -> str:
+    """A row for each depth; what each policy does is left to ``docs/methods.md``."""
+    lines = [_line(["what is skipped", "still runs", "is kept", "policies"]), _line(["---"] * 4)]
+    for group, names in grouped().items():
+        named = ", ".join(f"`{n}`" + " (default)" * (n == next(iter(POLICIES))) for n in names)
+        link = f"[{group}]({METHODS}#{group.replace(' ', '-')})"
+        lines.append(_line([link, *DEPTHS[group], named]))
+    link = f"[across requests]({METHODS}#across-requests)"
+    disk = "every output of the model, on disk"
+    nodes = "none: the nodes SenCache Store and SenCache Resume, with any policy"
+    lines.append(
+        _line([link, "nothing, where an earlier run had the very same input", disk, nodes])
+    )
+    return "\n".join([*lines, _line(["nothing", "all", "nothing", "`off`"])])
+
+
+def _by_policy() -> str:
+    """A line for each policy, ordered by depth."""
 
     def row(name: str) -> str:
-        policy = POLICIES[name]
-        text = PAGES[page].format(name=name, title=policy.title, decides=policy.decides)
-        return text.replace(f"`{name}`", f"`{names[name]}") if name in names else text
+        return f"- **{name}** ({POLICIES[name].title}) - {POLICIES[name].decides}."
 
-    if page == "README.md":
-        rows = "\n".join(map(row, POLICIES))
-    else:  # by depth
-        parts = {group.capitalize(): map(row, own) for group, own in grouped().items()}
-        parts["No cache"] = [row("off")]
-        rows = "\n\n".join(f"### {head}\n\n" + "\n".join(own) for head, own in parts.items())
-    return _TABLE.sub(lambda marks: f"{marks[1]}\n{head}{rows}\n\n{marks[2]}", text)
+    parts = {group.capitalize(): map(row, own) for group, own in grouped().items()}
+    parts["No cache"] = [row("off")]
+    return "\n\n".join(f"### {head}\n\n" + "\n".join(own) for head, own in parts.items())
 
 
 def methods_page() -> str:
@@ -65,7 +95,7 @@ def methods_page() -> str:
         text += [f"\n## {group.capitalize()}\n", _line(head), _line(["---"] * len(head))]
         text += [_line(_overview(name, found.get(name, []), families)) for name in names]
         text += [_about(name, found.get(name, [])) for name in names]
-    text.append(_ACROSS)
+    text += [_own_rules(), _ACROSS]
     return "\n".join(text) + "\n"
 
 
@@ -78,8 +108,14 @@ Each method is run for 12 steps at a budget of 0.5, in ComfyUI and diffusers, wi
 the reuse rules of its authors. Columns of families: likeness to the uncached clip in dB (PSNR),
 ComfyUI / diffusers; *no*: it does not run there, and why is said below. **Likeness to the uncached
 clip is not quality, and the models are tiny** (those of Wan 2.2 and LTX-2 small and random): the
-figures show that a method runs and what it spares, and say nothing about real models.
-[benchmarks/RESULTS.md](../benchmarks/RESULTS.md) compares methods at equal cost.
+figures show that a method runs and what it spares, and say nothing about real models. Twelve steps
+are few, which lines and curves through the last outputs suffer from most, on CogVideoX above all
+(`linear`, `taylorseer`, `spectrum`...). [benchmarks/RESULTS.md](../benchmarks/RESULTS.md) compares
+methods at equal cost, on 20 and 50 steps.
+
+In ComfyUI choose a method with SenCache Policy Select, in Python by its name:
+`CacheConfig(policy=POLICIES["teacache"]())`. What its authors published is there as a preset:
+*paper preset* in Policy Select, `PRESETS` of `sencache_core.policies.presets`.
 
 What a skipped step costs (share of a full one's block work, where all is reused that the method
 may reuse) and what is kept are for Wan 2.1 1.3B at 832 x 480, 81 frames, two branches, residuals in
@@ -92,6 +128,14 @@ SenCache Store keeps on disk what the model gave in earlier runs, and SenCache R
 where the input is the very same, bit for bit, with every sampler and below any method of this page;
 see their help pages ([Store](../web/docs/SenCacheStore.md),
 [Resume](../web/docs/SenCacheResume.md))."""
+
+
+def _own_rules() -> str:
+    """Rules that cannot be chosen, because they belong to a policy."""
+    rules = (getattr(reuse, name) for name in reuse.__all__ if name[0].isupper())
+    own = {r.name: r for r in rules if isinstance(r, type) and "name" in vars(r)}
+    lines = [f"- `{name}`: {r.gives}." for name, r in own.items() if name not in REUSE_RULES]
+    return "\n### Rules that belong to a policy\n\n" + "\n".join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -122,6 +166,8 @@ def _about(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     if policy:
         lines.append(f"Decides by: {policy.decides}.\n")
     source = policy or REUSE_RULES[name.removesuffix(" (rule)")]
+    if not policy:
+        lines.append(f"A skipped step is given: {source.gives}.\n")
     papers = dict.fromkeys(re.findall(r"(?<!\d)\d{4}\.\d{5}(?!\d)", source.__doc__ or ""))
     links = ", ".join(f"[arXiv {number}](https://arxiv.org/abs/{number})" for number in papers)
     lines.append(f"- Paper: {links or 'none; see its docstring'}")

@@ -67,7 +67,10 @@ class DeepCache(PartialBlocks):
 
     def misfit(self, run: RunInfo) -> str:
         if run.blocks is not None and not self.kept(run.blocks):
-            return f"DeepCache would run all {run.blocks} blocks of this model at every step"
+            return (
+                f"DeepCache would run all {run.blocks} blocks of this model at every step; "
+                "lower depth"
+            )
         return ""
 
     @property

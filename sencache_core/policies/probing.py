@@ -83,7 +83,8 @@ class Probing(Threshold):
         if run.family.name == GENERIC.name:
             return f"{title} looks into the model, and this one is of no known family"
         if run.blocks is not None and always >= run.blocks:
-            return f"{title} would run all {run.blocks} blocks of this model at every step"
+            hint = "; lower first" + " or last" * (self.last > 0) if self.first > 1 else ""
+            return f"{title} would run all {run.blocks} blocks of this model at every step{hint}"
         return ""
 
     def start(self, run: RunInfo) -> Probed:

@@ -57,6 +57,7 @@ test("lines hold messages, the reason for no reuse and an interrupt", () => {
   assert.deepEqual(report.lines(run), run.messages);
   const why = "Nothing was reused: because.";
   assert.deepEqual(report.lines({ ...run, why }), [why, ...run.messages]);
+  assert.deepEqual(report.lines({ ...run, why, messages: [why] }), [why]); // said once
   // A run that did not come to its end gives no ground for advice.
   const stopped = { ...run, completed: false, why };
   assert.deepEqual(report.lines(stopped).slice(1), run.messages);

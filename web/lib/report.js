@@ -88,7 +88,7 @@ const STOPPED = {
 export function lines(run) {
   const out = [];
   if (!run.completed && !running(run)) out.push(STOPPED[run.stopped] ?? "This run was interrupted or failed.");
-  if (run.why && run.completed) out.push(run.why);
+  if (run.why && run.completed && !run.messages.includes(run.why)) out.push(run.why);
   out.push(...run.messages);
   return out;
 }

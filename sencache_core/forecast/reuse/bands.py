@@ -31,6 +31,10 @@ class TwoBands(Hold):
     """
 
     name: ClassVar[str] = "two_bands"
+    gives: ClassVar[str] = (
+        "for differences of guidance pairs: the last one, low frequencies weighed up early, "
+        "high ones late (FasterCache)"
+    )
     low: float = 1.1
     high: float = 1.1
     low_until: float = 0.36

@@ -23,6 +23,7 @@ class ReuseRule(ABC):
 
     Attributes:
         name: key in ``REUSE_RULES``.
+        gives: what a skipped step is given, for tables.
         history: how many true outputs it reads at most.
         exact: degree of the polynomials, in the coordinate that it counts in, that ``history``
             outputs are enough for it to continue exactly.
@@ -34,6 +35,7 @@ class ReuseRule(ABC):
     """
 
     name: ClassVar[str]
+    gives: ClassVar[str]
     history: int
     exact: int
     most_weight: float

@@ -16,4 +16,7 @@ class HoldChange(Hold):
     """
 
     name: ClassVar[str] = "hold_change"
+    gives: ClassVar[str] = (
+        "the last output, moved on by what the latent has changed since (EasyCache)"
+    )
     reads_x: ClassVar[bool] = True

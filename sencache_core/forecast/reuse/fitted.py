@@ -27,6 +27,10 @@ class Fitted(Polynomial):
     """
 
     name: ClassVar[str] = "fitted"
+    gives: ClassVar[str] = (
+        "the last two true outputs, weighed as the profile or the bundled prior has measured "
+        "it: between repeating the last one and the line through both"
+    )
     history: int = 2
     moments: Moments | None = None
 

@@ -35,6 +35,10 @@ class Gradient(Polynomial):
     """
 
     name: ClassVar[str] = "gradient"
+    gives: ClassVar[str] = (
+        "for layers: the last output and a share of its change a step, where that was measured "
+        "to help (GOC)"
+    )
     most_weight: ClassVar[float] = MOST_UNDAMPED
     history: int = 2
     eta: float = 1.0

@@ -30,6 +30,9 @@ class HiCache(TaylorSeer):
     """
 
     name: ClassVar[str] = "hicache"
+    gives: ClassVar[str] = (
+        "the same in scaled Hermite polynomials: at order 1 half of the slope (HiCache)"
+    )
     scale: float = 0.5
 
     @property

@@ -35,6 +35,10 @@ class MeanCache(Stepwise):
     """
 
     name: ClassVar[str] = "meancache"
+    gives: ClassVar[str] = (
+        "the output before, moved by how the mean output over the last 5 steps differs from "
+        "that before them (MeanCache)"
+    )
     exact: ClassVar[int] = 0
     span: int = 5
 

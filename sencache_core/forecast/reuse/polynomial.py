@@ -61,6 +61,7 @@ class Hold(Polynomial):
     """Return the last true output as it is: what the paper and most of its field do."""
 
     name: ClassVar[str] = "hold"
+    gives: ClassVar[str] = "the last true output; the paper's rule"
     history: int = 1
 
 
@@ -69,6 +70,7 @@ class Linear(Polynomial):
     """Line through the last two true outputs; see ``planned-linear`` in benchmarks/RESULTS.md."""
 
     name: ClassVar[str] = "linear"
+    gives: ClassVar[str] = "the line through the last two, in the model family's time coordinate"
     history: int = 2
 
 
@@ -77,4 +79,7 @@ class Quadratic(Polynomial):
     """Parabola through the last three true outputs: better on fine schedules, worse on coarse."""
 
     name: ClassVar[str] = "quadratic"
+    gives: ClassVar[str] = (
+        "a parabola through the last three; for fine schedules of 40 or more steps"
+    )
     history: int = 3

@@ -37,6 +37,10 @@ class ScaleShift(Hold):
     """
 
     name: ClassVar[str] = "scale_shift"
+    gives: ClassVar[str] = (
+        "for layers: the last output, scaled and shifted as it was measured to change (Block "
+        "Caching, EOC)"
+    )
     curves: LayerCurves | None = None
     shift: bool = True
     margin: float = 0.0

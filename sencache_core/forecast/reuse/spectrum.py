@@ -38,6 +38,9 @@ class Spectrum(Stepwise):
     """
 
     name: ClassVar[str] = "spectrum"
+    gives: ClassVar[str] = (
+        "Chebyshev polynomials fitted to up to 16 true outputs, and a line, half each (Spectrum)"
+    )
     exact: ClassVar[int] = 0
     history: int = 16
     degree: int = 4

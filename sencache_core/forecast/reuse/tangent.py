@@ -17,5 +17,8 @@ class Tangent(Linear):
     """
 
     name: ClassVar[str] = "tangent"
+    gives: ClassVar[str] = (
+        "on along the line through the last two, as far as its policy lets it (TAFC)"
+    )
     #: A line may go on for 20 times the way between its two outputs.
     most_weight: ClassVar[float] = 41.0

@@ -32,6 +32,10 @@ class TaylorSeer(Stepwise):
     """
 
     name: ClassVar[str] = "taylorseer"
+    gives: ClassVar[str] = (
+        "a Taylor series over step numbers, its derivatives from the last true outputs; order 1"
+        " unless set (TaylorSeer)"
+    )
     order: int = 1
 
     def __post_init__(self) -> None:

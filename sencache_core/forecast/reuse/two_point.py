@@ -24,6 +24,10 @@ class TwoPoint(Polynomial):
     """
 
     name: ClassVar[str] = "two_point"
+    gives: ClassVar[str] = (
+        "for self-attention: the last output and part of its difference from the one before "
+        "(FasterCache)"
+    )
     most_weight: ClassVar[float] = MOST_UNDAMPED
     history: int = 2
     early: float = 0.0
