@@ -475,8 +475,9 @@ def tiny_wan() -> list[list[Node]]:
         "## SenCache at work, without any download\nThe bundled tiny model (Wan architecture, 5 M "
         "parameters) draws moving shapes. The upper branch samples with SenCache and runs half of "
         "the evaluations; the lower one samples the same seed in full. *SenCache Compare* says how "
-        "far the two clips are apart. *SenCache Plan* shows beforehand which evaluations will run: "
-        "queue it alone, and give it the sampler's settings."
+        "far the two clips are apart; set *aim* of SenCache Apply to *same clip* for that, because "
+        "the true clip differs from the uncached one. *SenCache Plan* shows beforehand which "
+        "evaluations will run: queue it alone, and give it the sampler's settings."
     )
     settings = {
         "seed": 7,
