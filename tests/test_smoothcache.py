@@ -7,14 +7,28 @@ import random
 import numpy as np
 import pytest
 import torch
-from layered import PAIRS, REST, WEIGHTS, Network, latent, measured, profile_of, ran, sampled
-from toys import half_up, schedule
+from layered import (
+    PAIRS,
+    PLACES,
+    REST,
+    WEIGHTS,
+    Network,
+    latent,
+    measured,
+    profile_of,
+    ran,
+    sampled,
+)
+from toys import WAN, half_up, schedule
 
 from sencache_core import CacheConfig, Guards, Profile
 from sencache_core.forecast.layers import LayerCurve, LayerCurves
 from sencache_core.measure.layers import average
+from sencache_core.model.taps import tapped
+from sencache_core.policies.goc import Goc
 from sencache_core.policies.smoothcache import SmoothCache, scanned
-from sencache_core.types import CROSS, MLP, SELF
+from sencache_core.run.runner import Call
+from sencache_core.types import CROSS, MLP, OUTPUT, SELF, Branch, Reason
 
 OPEN = Guards(warmup=1, cooldown=1, longest_run=99)
 
@@ -221,6 +235,24 @@ def test_both_branches_follow_one_schedule():
     alone, *_ = sampled(config)
     both, *_ = sampled(config, guided=True)
     assert [s.cost for s in both.steps] == pytest.approx([s.cost for s in alone.steps])
+
+
+@torch.no_grad()
+def test_a_branch_that_comes_in_mid_run_is_no_model_without_places():
+    """A prompt schedule: of the second prompt's layers nothing is known when it comes."""
+    config = CacheConfig(Goc(2.0), guards=OPEN, budget=None, profile=profile_of(measured(20)))
+    sched, network = schedule(20, 1.0), Network()
+    session = config.start(WAN, sched)
+    for number, sigma in enumerate(sched.sigmas[:-1]):
+        session.begin((latent(sigma),), sigma)
+        network.at(sigma)
+        call = Call(session, (Branch("cond", number >= 9),))
+        with call, tapped(config.tapping, network, PLACES, call):
+            call.ran(OUTPUT, network(latent(sigma)))
+    report = session.finish(True)
+    assert [step.decision for step in report.steps[8:11]] == ["computed", "forced", "computed"]
+    assert report.steps[9].reason == Reason.NO_HISTORY.value
+    assert not any("no places" in said for said in report.messages)
 
 
 @pytest.mark.parametrize("budget", [0.75, None])

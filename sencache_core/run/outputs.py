@@ -33,7 +33,8 @@ class Outputs:
 
     Attributes:
         whole: the site of the whole model, which errors are measured and forecasts taken back at.
-        missed: whether something that was to be spared had nothing fresh to forecast from.
+        missed: whether something that the present round was to spare had nothing fresh to be
+            forecast from.
         newest: sketch of the leading branch's output in the present round, where the policy reads
             it; ``None``: not computed.
     """
@@ -73,7 +74,7 @@ class Outputs:
             told: the noise level that the model is told.
             last, full: times of the last evaluation and of the last one in full.
         """
-        self._x, self._last, self._full = x, last, full
+        self._x, self._last, self._full, self.missed = x, last, full, False
         self.keeping.open(x, told)
 
     def decided(self, step: Step, decision: Decision) -> None:

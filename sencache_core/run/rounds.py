@@ -73,17 +73,18 @@ class RoundLog:
         else:
             self.report.calls_saved += 1
 
-    def came_to(self, decision: Decision, in_pairs: bool) -> Decision:
+    def came_to(self, decision: Decision, in_pairs: bool, missed: bool = False) -> Decision:
         """What the present round has come to: a full one, if nothing could be spared of what was
         asked for (context windows that rotate, a tap that finds no place).
 
         Args:
             decision: what was wanted of it.
             in_pairs: whether a part of it spares one output of guidance pairs.
+            missed: whether places were found, but nothing fresh that they could be forecast from.
         """
         if decision.compute is not ALL and self.asked and not self.spared:
             paired = decision.partial and in_pairs
-            if decision.partial and not paired:
+            if decision.partial and not paired and not missed:
                 self.report.say(_NO_PLACE.format(decision.compute.name))
             decision = Decision(ALL, Reason.NO_PAIR if paired else Reason.NO_HISTORY)
             self._became("forced", decision.reason)

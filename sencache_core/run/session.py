@@ -54,6 +54,7 @@ class Session:
         self._looks, self._witness = Looks(report), witness
         self._step: Step | None = None  # the round at hand
         self._decision = Decision(ALL, Reason.FIRST)  # on it
+        self._missed = False  # whether something ran that was to be spared
 
     @property
     def awaits(self) -> str:
@@ -132,7 +133,8 @@ class Session:
         self._looks.close(self._decision is AWAITED and self._log.asked)
         other = Key(Branch("uncond"), self.outputs.whole)
         in_pairs = self.outputs.pairs.wanted and not self._decision.compute.test(other)
-        compute = self._log.came_to(self._decision, in_pairs).compute
+        self._missed = self._missed or self.outputs.missed
+        compute = self._log.came_to(self._decision, in_pairs, self.outputs.missed).compute
         self._log.close()
         asked = self._log.asked
         if self._witness is not None:
@@ -160,6 +162,6 @@ class Session:
         self._looks.end()
         if completed:
             asked, expected = self.course.policy.asked, len(self.course.run.times)
-            missed = self.outputs.missed or self.course.extra > 0.5
+            missed = self._missed or self.course.extra > 0.5
             self.report.say_what_it_came_to(asked, expected, missed)
         return self.report
