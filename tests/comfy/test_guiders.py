@@ -9,7 +9,7 @@ import models
 import pytest
 import torch
 
-from sencache_core import CacheConfig, Guards, Planned
+from sencache_core import CacheConfig, Guards, Hold, Planned
 
 pytestmark = pytest.mark.comfyui
 
@@ -377,7 +377,8 @@ def test_hindsight_is_off_under_guidance_that_is_not_linear(runs, host, name):
     reports = runs.Reports()
     outs = []
     for hindsight in (True, False):
-        cached = patch(host.attach(case.model, CacheConfig(hindsight=hindsight), reports))
+        config = CacheConfig(rule=Hold(), hindsight=hindsight)  # which never gives way to holding
+        cached = patch(host.attach(case.model, config, reports))
         guide = own_guider(cached, case) if name == "own_guider" else runs.guider(cached, case)
         outs.append(runs.sample(cached, case, steps=STEPS, guide=guide))
     assert runs.same(*outs)
