@@ -202,6 +202,7 @@ class _Host(Shared):
         try:
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             completed = True
+            run.runner.finish(completed)  # what its last round cost is booked then
             if schedule.sigmas[-1] > 0:
                 steps = stage.before + schedule.num_steps
                 STAGES.remember(out, part, steps, stage.left(run.runner.report))

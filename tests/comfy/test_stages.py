@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sencache_core import CacheConfig
+from sencache_core.policies import DeltaDiT, Eoc, FBCache
 from sencache_core.run.facts import Part
 from sencache_core.sampler.schedule import Schedule
 
@@ -85,6 +86,17 @@ def test_stages_of_one_clip_have_one_budget(runs, host, case, cuts, budget, expe
     later = [record.reason for report in reports[1:] for record in report.steps]
     earlier = [record.reason for report in reports[:-1] for record in report.steps]
     assert "warm-up" not in later and "last steps" not in earlier
+
+
+@pytest.mark.parametrize("policy", [Eoc(), DeltaDiT(), FBCache()])
+def test_what_a_stage_spent_counts_its_last_round(runs, host, case, policy):
+    """That one runs a part of the model, and what this costs is known once it is over."""
+    reports, asked = runs.Reports(), 0.5 * STEPS
+    mods = [host.attach(case.model, CacheConfig(policy, budget=0.5), reports)] * 3
+    clip(runs, mods, case, (11, 21))
+    spent = [report.cost * len(report.steps) for report in reports]
+    assert any(report.steps[-1].cost < 0.5 for report in reports[:2])
+    assert asked - 1.5 < sum(spent) <= asked + 0.5, spent
 
 
 def test_stages_without_reuse_change_nothing(runs, host, case):
