@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sencache_core.config import CacheConfig
-from sencache_core.forecast.reuse import Hold, Linear, TaylorSeer
+from sencache_core.forecast.reuse import Hold, TaylorSeer
 from sencache_core.policies import PAB, DBCache, FBCache, Guards, MagCache, Planned, SeaCache
 from sencache_core.policies.magcache import Table
 
@@ -124,7 +124,7 @@ def _sea_sweeps(order: int, case: Case, budget: float) -> list[Sweep]:
 
 def _same_sea(case: Case, setting: Setting) -> CacheConfig:
     policy = SeaCache(setting["threshold"], line=setting["residual_order"] > 0)
-    rule = Linear() if policy.line else Hold()
+    rule = TaylorSeer(1) if policy.line else Hold()
     return CacheConfig(policy, rule, Guards(1, 1, setting["max_consecutive_cached"] or ANY))
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..forecast.reuse import Hold, Linear, ReuseRule
+from ..forecast.reuse import Hold, ReuseRule, TaylorSeer
 from ..model.families import Family
 from ..model.signals import NOISY_LATENT
 from ..types import OUTPUT, STACK, Step
@@ -45,12 +45,12 @@ class SeaCache(Accumulating):
     reused or not.
 
     The paper's own scripts filter the modulated input of the first block, which needs the grid of
-    its tokens; that form is not offered. Unlike diffusers': lines go by time, not by step index;
-    one decision rules all branches.
+    its tokens; that form is not offered. Unlike diffusers': one decision rules all branches.
 
     Args:
         threshold: largest accumulated change; 0 computes everything.
-        line: go on along the line through the last two residuals, as diffusers, or hold the last.
+        line: go on along the line over step numbers through the last two residuals, as diffusers,
+            or hold the last.
         power: ``p``; 3 for video.
         place: what is kept: the stack's residual, as theirs, or the model's output.
     """
@@ -105,7 +105,12 @@ class SeaCache(Accumulating):
     def presets(cls) -> Mapping[str, Preset]:
         any_run = Guards(1, 1, 10_000)
         points = {
-            "SeaCache as in diffusers": (cls(), Linear(), Guards(1, 1, 2), "diffusers' defaults"),
+            "SeaCache as in diffusers": (
+                cls(),
+                TaylorSeer(1),
+                Guards(1, 1, 2),
+                "diffusers' defaults",
+            ),
             "SeaCache Wan 2.1 slow": (cls(0.2, False), Hold(), any_run, "SeaCache, paper"),
             "SeaCache Wan 2.1 fast": (cls(0.35, False), Hold(), any_run, "SeaCache, paper"),
         }
@@ -120,7 +125,10 @@ class SeaCache(Accumulating):
 
     @property
     def rules(self) -> Mapping[str, ReuseRule]:
-        return {STACK.tap: Linear() if self.line else Hold()}
+        return {STACK.tap: TaylorSeer(1) if self.line else Hold()}
+
+    def rules_in(self, run: RunInfo) -> Mapping[str, ReuseRule]:
+        return {tap: rule.bound(None, run.times) for tap, rule in self.rules.items()}
 
     def signal(self, family: Family) -> str:
         return NOISY_LATENT

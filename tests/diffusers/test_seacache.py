@@ -29,21 +29,27 @@ class Told(Sampler):
 
 
 @pytest.mark.parity("seacache", "diffusers SeaCacheConfig")
+@pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("threshold", [0.12, 0.4])
-def test_decisions_and_clips_are_those_of_diffusers(threshold):
-    """Residuals are held: lines go by time here, and by step index there."""
+def test_decisions_and_clips_are_those_of_diffusers(threshold, order):
+    """Residuals are held, or go on along a line over step numbers."""
     sampler = Told("wan")
     sampler.module = network.__wrapped__("wan")  # diffusers leaves its registry on it
     attention, ran = first_block(sampler.module).attn1, []
     handle = attention.register_forward_hook(lambda *_: ran.append(sampler.asked // 2))
-    sampler.module.enable_cache(hooks.SeaCacheConfig(threshold, residual_order=0))
+    sampler.module.enable_cache(hooks.SeaCacheConfig(threshold, residual_order=order))
     try:
         clip = sampler()
     finally:
         sampler.module.disable_cache()
         handle.remove()
     sampler = Sampler("wan")
-    config = CacheConfig(SeaCache(threshold, line=False), guards=Guards(1, 1, 2), budget=None)
+    config = CacheConfig(
+        SeaCache(threshold, line=bool(order)),
+        guards=Guards(1, 1, 2),
+        budget=None,
+        hindsight=False,
+    )
     with host.attach(sampler.module, config, sampler.scheduler) as cached:
         latent = sampler()
     (report,) = cached.reports
