@@ -32,7 +32,7 @@ from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
 from .comfy_guidance import guidance_scale, linear_guidance, plain_guidance
 from .comfy_keys import KEY
-from .comfy_memory import Kept, expected_bytes, foretell
+from .comfy_memory import Kept, expected_bytes, report_memory
 from .comfy_neighbours import refuse_other_caches, replaced_forward
 from .comfy_prediction import clean_of, prediction_of
 from .comfy_preview import Mended
@@ -196,7 +196,7 @@ class _Host(Shared):
                 f"Note: another node has replaced the model's forward ({other}). If that is a "
                 "cache, use either it or SenCache."
             )
-        foretell(run.runner.report, self.kept, patcher, shapes)
+        report_memory(run.runner.report, self.kept, patcher, shapes)
         options[KEY] = run
         completed = False
         try:

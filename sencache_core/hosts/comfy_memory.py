@@ -93,7 +93,9 @@ def _residual(network: Any, blocks: nn.ModuleList, shapes: Sequence[Sequence[int
     return batch * tokens * widths.most_common(1)[0][0] * itemsize
 
 
-def foretell(report: RunReport, kept: Kept, patcher: Any, shapes: Sequence[Sequence[int]]) -> None:
+def report_memory(
+    report: RunReport, kept: Kept, patcher: Any, shapes: Sequence[Sequence[int]]
+) -> None:
     """Tell before a run what it will keep, if that is much, and that it may not fit."""
     if not kept.reuses:
         return
