@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Two outputs before anything is forecast: from one alone there is only holding, and no probe
 #: measures how far its error travels. More is the policy's to decide, for a plan the plan's:
 #: evaluations of a first tenth that is always computed are missing later. Ours, chosen on clips
-#: that no table holds; ``planned-first-tenth`` in benchmarks/RESULTS.md has it on others.
+#: that no table holds.
 DEFAULT_GUARDS = Guards(warmup=2, start=None)
 
 #: Expected RMS error of the final latent, of RMS 1, beyond which a short run is not cached: runs of

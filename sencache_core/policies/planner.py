@@ -18,8 +18,8 @@ from .plan import Plan, longest_run, spacing
 AFTER_HINDSIGHT = 0.2
 
 #: Power at which terminal gain enters (ours). Gains differ from clip to clip by more than the few
-#: samples of a calibration tell, and large errors saturate. Chosen on clips that no table holds;
-#: the rows ``planned-gain-*`` and ``planned-no-gain`` of benchmarks/RESULTS.md have other powers.
+#: samples of a calibration tell, and large errors saturate. Chosen on clips that no table holds
+#: (docs/theory.md, sections 3 and 8, has other powers).
 #: That errors die out, a gain below 1, is not counted on: it would ask for long runs of reuse.
 GAIN_POWER = 0.75
 

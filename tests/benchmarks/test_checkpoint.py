@@ -239,7 +239,7 @@ def test_command(name, tmp_path, capsys):
     command = ["bench", "--json", str(rows), "--checkpoint", str(weights), "--config", str(config)]
     command += [
         "--methods",
-        "planned-profile,interval-hold",
+        "planned-profile,ours-interval",
         "--budgets",
         "0.5",
         "--regime",
