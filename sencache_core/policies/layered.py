@@ -152,7 +152,9 @@ class LayerSchedule(Policy):
 
         def runs(key: Key) -> bool:
             row = rows.get((key.site.count, key.site.kind))
-            return key.site.tap != tap or row is None or not row[key.site.index]
+            if key.site.tap != tap or row is None or len(row) != key.site.count:
+                return True  # the last: a router of another model
+            return not row[key.site.index]
 
         return Decision(Only(_name(rows), runs), Reason.SCHEDULED_PART)
 

@@ -25,5 +25,5 @@ def test_watching_changes_nothing_and_gives_lists(family, batched):
     assert profile.foreground.shape == (3,)
     assert ((profile.foreground >= 0) & (profile.foreground <= 1)).all()
     for by in ("change", "attention"):
-        runs = ProfilingDiT(blocks=profile.listed(by)).background(3)
+        runs = ProfilingDiT(blocks=profile.listed(by)).kept(3)
         assert sum(map(len, runs)) == 2
