@@ -80,7 +80,7 @@ def test_the_next_run_is_planned_right_from_its_start():
 @pytest.mark.parametrize(("places", "back"), [((0.0,), True), ((0.0, 0.5), False)])
 def test_nothing_is_taken_back_where_a_sampler_asks_more_often_than_its_name_tells(places, back):
     sched, x = Schedule(flow_sigmas(STEPS, 5.0), "euler"), noise(*SHAPE)
-    session, handed = CacheConfig(budget=0.5).start(WAN, sched), []
+    session, handed = CacheConfig(budget=0.5, aim="same").start(WAN, sched), []
     for sigma in levels(sched.sigmas, places):
         session.begin((x,), sigma)
         if predict(session, (COND,), SHAPE) is None:

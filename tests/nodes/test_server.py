@@ -239,7 +239,7 @@ def plan(prompt: dict) -> dict:
 
 
 def test_the_plan_is_what_runs(server):
-    prompt = graph(policy=["policy", 0])
+    prompt = graph(policy=["policy", 0], aim="true clip")
     prompt["policy"] = planned(server, correct=False)
     outputs = server.run(plan(prompt))["plan"]
     assert outputs["images"]
@@ -250,7 +250,7 @@ def test_the_plan_is_what_runs(server):
     ran = server.run(prompt)
     assert runs(ran)[0]["mask"] == mask
     assert mask in ran["viewer"]["text"][0]
-    pasted = graph(policy=["policy", 0], budget=0.9)
+    pasted = graph(policy=["policy", 0], budget=0.9, aim="true clip")  # own masks: else the same
     pasted["policy"] = planned(server, mask=mask)
     assert (latent(server, server.run(pasted)) == latent(server, ran)).all()
     assert server.run(plan(pasted))["plan"]["text"][0].splitlines()[:3] == lines[:3]
