@@ -11,7 +11,7 @@ from ..forecast.reuse import Hold
 from ..types import Step
 from .base import Guards, Preset
 from .probing import Probed, Probing
-from .threshold import relative_change
+from .threshold import change_of_looks
 
 #: Longest run of the presets: there is no limit of its own.
 ANY = 10_000
@@ -73,14 +73,9 @@ class FBCache(Probing):
 
     def score(self, step: Step, last: Step, state: Probed) -> float:
         """Relative change of what the first blocks add since the last true evaluation."""
-        before, now = state.seen, step.look
-        if before is None or now is None or before.branch != now.branch:
-            return math.inf
-        if before.value.shape != now.value.shape:
-            return math.inf
-        change = float(relative_change(before.value, now.value))
-        if not math.isfinite(change):
-            return math.inf
+        change = change_of_looks(state.seen, step.look)
+        if change == math.inf:
+            return change
         state.added(change, abs(step.t - last.t))
         return change
 

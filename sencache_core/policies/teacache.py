@@ -15,7 +15,7 @@ from ..model.signals import MODULATED_INPUT, TIME_EMBEDDING, TIME_PROJECTION
 from ..types import STACK, Look, Step
 from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Policy, Preset, RunInfo
-from .threshold import relative_change
+from .threshold import change_of_looks
 
 #: Largest change that a polynomial stands for: a whole output.
 _WHOLE = 1.0
@@ -344,13 +344,9 @@ class TeaCache(Accumulating):
         """Expected change of the output since the round before."""
         before, now, t = state.seen, step.look, state.t
         state.seen, state.t = now, step.t
-        if before is None or now is None or before.branch != now.branch:
-            return math.inf
-        if before.value.shape != now.value.shape:
-            return math.inf
-        change = float(relative_change(before.value, now.value))
-        if not math.isfinite(change):
-            return math.inf
+        change = change_of_looks(before, now)
+        if change == math.inf:
+            return change
         fit = state.refitted or self._fit(state.run.family, now.value.shape[-1])
         grown = min(change, _WHOLE) if fit is None else fit(change)
         state.added(grown, abs(step.t - t))

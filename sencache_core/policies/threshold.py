@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..model.families import Family
-from ..types import ALL, NONE, Decision, Reason, Step
+from ..types import ALL, NONE, Decision, Look, Reason, Step
 from .base import Guards, Policy, RunInfo
 from .plan import Plan
 
@@ -69,6 +69,18 @@ def relative_change(before: Tensor, now: Tensor) -> Tensor:
     """``mean|now - before| / mean|before|`` over all entries, in float32, 0-d, on its device."""
     was = before.float()
     return (now.float() - was).abs().mean() / was.abs().mean()
+
+
+def change_of_looks(before: Look | None, now: Look | None) -> float:
+    """:func:`relative_change` of one branch's looks; infinite where they cannot be compared. One
+    device sync.
+    """
+    if before is None or now is None or before.branch != now.branch:
+        return math.inf
+    if before.value.shape != now.value.shape:
+        return math.inf
+    change = float(relative_change(before.value, now.value))
+    return change if math.isfinite(change) else math.inf
 
 
 def _told(score: float) -> float | None:
