@@ -1,0 +1,15 @@
+// Fetches the words of the user's language from the pack's own folder.
+
+import { speak } from "./words.js";
+
+const read = (language) =>
+  fetch(new URL(`../words/${language}.json`, import.meta.url))
+    .then((answer) => (answer.ok ? answer.json() : null))
+    .catch(() => null);
+
+/** Resolves once `t` speaks `language`, or English where the pack has no such words. */
+export async function learn(language = "en") {
+  const english = (await read("en")) ?? {};
+  const own = language === "en" ? english : ((await read(language)) ?? (await read(language.split("-")[0])));
+  speak(own ? language : "en", own ?? english, english);
+}
