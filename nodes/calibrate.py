@@ -227,6 +227,8 @@ class _Progress:
 
     def evaluated(self, report: RunReport) -> None:
         """One more evaluation round has ended. Where the model ran, a measuring run asks twice."""
+        if not report.steps:  # the run begins
+            return
         computed = sum(step.decision == "computed" for step in report.steps)
         measuring = report.steps[0].decision == "computed"
         if measuring:

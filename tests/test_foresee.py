@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys import WAN, cached_run, schedule
 
-from sencache_core import POLICIES, CacheConfig
+from sencache_core import POLICIES, CacheConfig, Schedule
 from sencache_core.policies import EasyCache, MagCache, Planned
 from sencache_core.policies.layered import LayerSchedule
 from sencache_core.types import OUTPUT, STACK
@@ -27,6 +27,30 @@ def test_a_plan_is_what_the_run_computes(name, budget):
     steps = cached_run(config, schedule(24), guidance=3.0)[1].steps
     if name != Planned.name:  # which is adjusted to the clip
         assert str(plan) == "".join(LETTERS.get(step.decision, "C") for step in steps)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_report_tells_the_plan_before_the_run(name):
+    config = CacheConfig(POLICIES[name](), budget=0.5)
+    report = config.start(WAN, schedule(24)).report
+    assert (report.rounds, report.whole, report.before) == (24, 24, 0)
+    try:
+        plan = config.plan(WAN, schedule(24))
+    except ValueError:
+        assert report.planned == "" and report.expected is None
+        return
+    assert report.planned == str(plan)
+    assert report.expected == plan.error or name != Planned.name
+
+
+def test_a_plan_that_changes_is_told():
+    """The toy proves harder than the prior expects. Adaptive samplers have no plan."""
+    report = cached_run(CacheConfig(), schedule(24), guidance=3.0)[1]
+    ran = "".join(LETTERS.get(step.decision, "C") for step in report.steps)
+    assert report.planned == ran != str(CacheConfig().plan(WAN, schedule(24)))
+    adaptive = Schedule(schedule(24).sigmas, "dpm_adaptive")
+    unknown = CacheConfig().start(WAN, adaptive).report
+    assert (unknown.rounds, unknown.planned, unknown.expected) == (0, "", None)
 
 
 def test_which_are_known():

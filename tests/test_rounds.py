@@ -48,6 +48,19 @@ def test_cost_is_the_share_of_block_work():
     assert (log.report.calls, log.report.calls_saved, log.record.calls) == (2, 1, 0)
 
 
+def test_branches_are_told_where_they_differ():
+    log = log_of(*range(4))
+    opened(log, "partial")
+    log.called((COND, Branch("cond", "second window")), 1.0)
+    log.called((UNCOND,), 0.0)
+    log.close()
+    assert log.record.branches == {"cond": 1.0, "cond 2": 1.0, "uncond": 0.0}
+    opened(log, "reused")
+    log.called((COND, UNCOND), 0.0)
+    log.close()
+    assert log.record.branches == {}
+
+
 @pytest.mark.parametrize("decision", ["computed", "reused", "partial"])
 def test_a_round_without_a_call_is_idle(decision):
     log = log_of(*range(3))

@@ -38,6 +38,8 @@ def golden_report() -> RunReport:
         tap="output",
         num_steps=10,
         budget=0.7,
+        whole=10,
+        rounds=10,
         calls=13,
         calls_saved=7,
         basis="profile",
@@ -63,6 +65,7 @@ def golden_report() -> RunReport:
                 error=error,
                 calls=int(2 * cost),
                 cost=cost,
+                branches={"cond": 1.0, "uncond": 0.0} if decision == "partial" else {},
                 seconds=0.0625 + 1.4375 * cost,
             )
         )

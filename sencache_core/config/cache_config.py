@@ -147,6 +147,8 @@ class CacheConfig:
             tap=self.tap_in_use,
             num_steps=schedule.num_steps,
             budget=None if self.policy.fixed else self.budget,
+            before=facts.stage.before,
+            whole=facts.stage.steps(schedule.num_steps),
         )
         if family is None:
             report.say(

@@ -60,7 +60,7 @@ def attach(
         model: ``ModelPatcher``. An earlier SenCache on it is replaced, never nested.
         config: how to cache.
         publish: called with the report at the end of every run, completed or not.
-        live: called with the report so far after every evaluation round.
+        live: called with the report so far at the start of a run and after every round.
 
     Raises:
         UnsupportedModel: the model is causal, or another cache sits on it already.
@@ -96,7 +96,7 @@ def record(
     Args:
         model: ``ModelPatcher``; see :func:`attach`.
         done: called with what was measured at the end of every completed run but a probe's.
-        live: called with the report so far after every evaluation round.
+        live: called with the report so far at the start of a run and after every round.
         tap: where to measure, see ``CacheConfig.tap``; ``"layers"``: the output, and every layer
             besides.
         calibration: says which runs measure and which probe; ``None``: all measure. Probes repeat
@@ -131,7 +131,7 @@ def watch_blocks(
     Args:
         model: ``ModelPatcher``; see :func:`attach`.
         done: called with what has watched each completed run.
-        live: called with the report so far after every evaluation round.
+        live: called with the report so far at the start of a run and after every round.
 
     Raises:
         UnsupportedModel: as for :func:`attach`.
@@ -197,6 +197,7 @@ class _Host(Shared):
                 "cache, use either it or SenCache."
             )
         report_memory(run.runner.report, self.kept, patcher, shapes)
+        _tell(self.live, run.runner.report)  # what is planned, before the first evaluation
         options[KEY] = run
         completed = False
         try:

@@ -264,6 +264,10 @@ class Policy(ABC):
         """
         raise ValueError(f"policy {self.name!r} decides as the run goes: it has no plan")
 
+    def ahead(self, state: Any) -> Plan | None:
+        """The schedule that a run is to follow as things stand; ``None``: ``state`` holds none."""
+        return None
+
     def misfit(self, run: RunInfo) -> str:
         """Why it cannot serve such a run; empty: it can."""
         return ""

@@ -51,6 +51,9 @@ class Guarded(Policy):
     def plan(self, run: RunInfo, guards: Guards) -> Plan:
         return self.inner.plan(run, self.guards)
 
+    def ahead(self, state: Any) -> Plan | None:
+        return self.inner.ahead(state)
+
     def start(self, run: RunInfo) -> Any:
         return self.inner.start(run)
 

@@ -176,6 +176,9 @@ class Planned(Policy):
         planner = Planner(rounds, run.moments, longest, taken_back, self.risk, run.rule, truth)
         return replace(planner.describe(mask), half=half)
 
+    def ahead(self, state: PlanState) -> Plan:
+        return state.plan
+
     def _even(self, rounds: list[Round]) -> Plan:
         wanted = self.evaluations or evaluations_of(DEFAULT_BUDGET, len(rounds))
         return Plan(even_mask([one.forced for one in rounds], wanted))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..policies import Policy, RunInfo
 from ..sampler.schedule import Schedule
 from ..types import ALL, Decision, Look, Reason, Step
+from .foresee import foresee
 from .stats import RunReport
 from .watch import Watch
 
@@ -59,6 +60,16 @@ class Course:
         self.full_t = 0.0
         self.streak = 0
         self.extra = 0.0
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Say what the run is to come to, as far as that can be said before it."""
+        if self.run.schedule.adaptive:
+            return
+        plan = self.policy.ahead(self._state) or foresee(self.policy, self.run)
+        self._report.planned = "" if plan is None else str(plan)
+        self._report.expected = None if plan is None else plan.error
+        self._report.rounds = len(self.run.schedule.rounds)
 
     @property
     def signal(self) -> str:
@@ -116,6 +127,7 @@ class Course:
         """Go on under another schedule: the sampler has shown where it asks."""
         self.policy, self.run = self._replan(schedule)
         self._state = self.policy.resume(self.run, self._computed)
+        self._look_ahead()
         asked = self.policy.asked
         spent = "" if asked is None else f", of which {asked:g} are computed"
         self._report.say(
@@ -143,6 +155,8 @@ class Course:
             self._report.say(_HOPELESS)
             return Decision(ALL, Reason.HOPELESS)
         decision, self._state = self.policy.decide(step, last, self._state)
+        if (plan := self.policy.ahead(self._state)) is not None:
+            self._report.planned = str(plan)  # it follows what the run shows
         return decision
 
     def reused(self, cost: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..types import ALL, Branch, Decision, Reason
@@ -26,6 +27,7 @@ class RoundLog:
     def __init__(self, report: RunReport, clock: Callable[[], float] = time.perf_counter) -> None:
         self.report, self._clock = report, clock
         self._ran = self._asked = 0.0  # branches of the present round, by the share that ran
+        self._shares: list[tuple[str, float]] = []  # by role
         self._started = 0.0
 
     @property
@@ -57,6 +59,7 @@ class RoundLog:
     def open(self, record: StepRecord) -> None:
         """A round begins."""
         self._ran = self._asked = 0.0
+        self._shares.clear()
         self.report.steps.append(record)
 
     def decided(self, decision: Decision) -> None:
@@ -67,6 +70,7 @@ class RoundLog:
         """See ``Runner.called``."""
         self._asked += len(branches)
         self._ran += share * len(branches)
+        self._shares += [(branch.role, share) for branch in branches]
         if share:
             self.report.calls += 1
             self.record.calls += 1
@@ -95,6 +99,8 @@ class RoundLog:
     def close(self) -> None:
         """The present round has ended: what it cost is known."""
         self.record.cost = self._ran / self._asked if self._asked else 0.0
+        if len({share for _, share in self._shares}) > 1:
+            self.record.branches = _named(self._shares)
         if not self.asked:
             self._became("idle", Reason.IDLE)
 
@@ -109,3 +115,13 @@ class RoundLog:
         if not completed and self.record is not None and self.record.decision == "idle":
             self.report.steps.pop()
         self.report.completed, self.report.ended = completed, True
+
+
+def _named(shares: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Shares by branch, roles that come more than once numbered: ``cond``, ``cond 2``."""
+    seen: Counter[str] = Counter()
+    out = {}
+    for role, share in shares:
+        seen[role] += 1
+        out[role if seen[role] == 1 else f"{role} {seen[role]}"] = share
+    return out

@@ -39,6 +39,9 @@ class StepRecord:
         error: RMS of (forecast - truth) / RMS of truth on the leading branch, where both exist.
         calls: model calls run in this round.
         cost: share of the round's branches that ran, hence of its block executions, 0..1.
+        branches: share of each branch that ran, 0..1, in rounds where they differ: ``"cond"``,
+            ``"uncond"``; of several of one role (context windows, areas) in the order in which they
+            were asked, ``"cond 2"``.
         seconds: wall-clock time from this round's start to the next one's.
     """
 
@@ -54,6 +57,7 @@ class StepRecord:
     error: float | None = None
     calls: int = 0
     cost: float = 0.0
+    branches: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     @classmethod
@@ -78,6 +82,13 @@ class RunReport:
     Attributes:
         family, policy, rule, tap: names.
         num_steps: schedule steps.
+        before, whole: steps of the clip that earlier runs have done, and all steps of the clip, as
+            far as can be told; 0 and ``num_steps`` for a clip that is sampled in one run.
+        rounds: evaluation rounds to be expected, 0 if that cannot be told.
+        planned: what each of them is to be, one letter a round: ``C`` computed, ``h`` in part,
+            ``.`` reused; it follows changes of plan. Empty where it is decided as the run goes.
+        expected: RMS error of the final latent that the plan expected when the run began, ``None``
+            without one.
         budget: share of evaluations asked for, ``None`` if a tolerance ruled.
         steps: one record a round.
         calls: model calls really run (a batched cond+uncond pair is one call).
@@ -98,6 +109,11 @@ class RunReport:
     tap: str
     num_steps: int
     budget: float | None = None
+    before: int = 0
+    whole: int = 0
+    rounds: int = 0
+    planned: str = ""
+    expected: float | None = None
     steps: list[StepRecord] = field(default_factory=list)
     calls: int = 0
     calls_saved: int = 0

@@ -318,6 +318,17 @@ def test_detached_is_as_never_attached(runs, host):
     assert reports.last.evaluations == STEPS // 2  # the other clone caches as before
 
 
+def test_the_plan_is_told_before_the_first_evaluation(runs, host):
+    case, told = models.load("wan_t2v"), []
+
+    def live(report):
+        told.append((len(report.steps), report.rounds, len(report.planned), report.expected))
+
+    runs.sample(host.attach(case.model, CacheConfig(), live=live), case, steps=STEPS)
+    assert [steps for steps, *_ in told] == list(range(STEPS + 1))
+    assert all(known[:2] == [STEPS, STEPS] and known[2] > 0 for _, *known in told)
+
+
 @pytest.mark.parametrize("which", ["publish", "live"])
 def test_a_callback_that_raises_costs_no_sample(runs, host, which):
     case, seen = models.load("wan_t2v"), []

@@ -82,6 +82,8 @@ def test_stages_of_one_clip_have_one_budget(runs, host, case, cuts, budget, expe
     for report in reports:
         assert report.reused > 0
         assert report.steps[0].decision == "forced"
+    assert [report.before for report in reports] == [0, *cuts]
+    assert reports[-1].whole == 30
     # Warm-up at the start of the clip alone, the last steps at its end alone.
     later = [record.reason for report in reports[1:] for record in report.steps]
     earlier = [record.reason for report in reports[:-1] for record in report.steps]
