@@ -192,10 +192,7 @@ class _Host(Shared):
             mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
             args = (args[0], mended, *args[2:])
         if other := replaced_forward(network, patcher.object_patches):
-            run.runner.report.say(
-                f"Note: another node has replaced the model's forward ({other}). If that is a "
-                "cache, use either it or SenCache."
-            )
+            run.runner.report.say("forward_replaced", function=other)
         report_memory(run.runner.report, self.kept, patcher, shapes)
         options[KEY] = run
         completed = False
@@ -301,7 +298,7 @@ def _tell(callback: Publish | None, report: RunReport) -> None:
         if callback is not None:
             callback(report)
     except Exception as error:
-        report.say(f"A callback of this run failed: {type(error).__name__}: {error}")
+        report.say("callback_failed", error=f"{type(error).__name__}: {error}")
         logging.exception("SenCache: a callback failed; sampling goes on")
 
 
