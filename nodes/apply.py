@@ -297,11 +297,11 @@ class SenCacheApply(io.ComfyNode):
         if not enable:
             return io.NodeOutput(model, Reports(Message.of("node.switched_off")))
         if control not in CONTROLS:
-            raise ValueError(f"control must be one of {', '.join(CONTROLS)}, not {control!r}")
+            raise ValueError(f"Set control to one of {', '.join(CONTROLS)}, not {control!r}.")
         if learn not in LEARN:
-            raise ValueError(f"learn must be one of {', '.join(LEARN)}, not {learn!r}")
+            raise ValueError(f"Set learn to one of {', '.join(LEARN)}, not {learn!r}.")
         if aim not in AIMS:
-            raise ValueError(f"aim must be one of {', '.join(AIMS)}, not {aim!r}")
+            raise ValueError(f"Set aim to one of {', '.join(AIMS)}, not {aim!r}.")
         # Only sencache knows tolerances, so that asking for one asks for it.
         default = SenCache() if control == "tolerance" else _DEFAULT.policy
         choice = policy or PolicyChoice(default)

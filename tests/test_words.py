@@ -107,3 +107,31 @@ def test_the_web_has_the_same_words():
     words = json.loads((ROOT / "web" / "words" / "en.json").read_text(encoding="utf-8"))
     own = {key: text for key, text in words.items() if key.startswith("message.")}
     assert own == {f"message.{key}": text for key, text in ENGLISH.items()}
+
+
+def errors() -> list[str]:
+    """What nodes and ComfyUI's host raise, ``_`` for what is filled in."""
+    files = [p for p in FILES if p.parent.name == "nodes" or p.match("hosts/comfy*.py")]
+    found = []
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
+                continue
+            text = node.exc.args[0] if node.exc.args else None
+            if isinstance(text, ast.Constant):
+                found.append(text.value)
+            elif isinstance(text, ast.JoinedStr):
+                parts = (
+                    part.value if isinstance(part, ast.Constant) else "_" for part in text.values
+                )
+                found.append("".join(parts))
+    return found
+
+
+def test_errors_are_one_sentence_with_the_way_out():
+    """The way out stands after a colon or a semicolon, or the sentence is the way out itself."""
+    found = errors()
+    assert len(found) > 14
+    for text in found:
+        assert re.fullmatch(r"[A-Z_][^.]*(\w\.\w[^.]*)*\.", text), text
+        assert re.search(r"[:;] ", text) or text.startswith("Set "), text

@@ -305,8 +305,8 @@ def _tell(callback: Publish | None, report: RunReport) -> None:
 def _patched(model: Any, host: _Host) -> Any:
     if type(model.model).__name__ == "WAN21_CausalAR":
         raise UnsupportedModel(
-            "SenCache cannot cache causal Wan models: their key/value cache is filled by the very "
-            "calls that would be skipped. Remove the SenCache node."
+            "SenCache cannot cache causal Wan models, whose key/value cache is filled by the very "
+            "calls that would be skipped: remove the SenCache node."
         )
     clone = _bare(model)
     wrappers = {

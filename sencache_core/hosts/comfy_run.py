@@ -111,8 +111,8 @@ class Run(Shared):
             if self.tap.inside:
                 who, instead = f"The {self.tap.name} tap", "the output tap"
             raise UnsupportedModel(
-                f"{who} cannot look into a model that torch.compile has compiled as a whole. "
-                f"Choose {instead}, or compile it block by block."
+                f"{who} cannot look into a model that torch.compile has compiled as a whole: "
+                f"choose {instead}, or compile it block by block."
             )
         with self.lock:
             self.passes += 1

@@ -128,8 +128,8 @@ def resume(
 def _with(model: Any, told: Told | None, **changes: Any) -> Any:
     if type(model.model).__name__ == "WAN21_CausalAR":
         raise UnsupportedModel(
-            "SenCache cannot store calls of causal Wan models: their key/value cache is filled by "
-            "the very calls that would be left out. Remove the SenCache node."
+            "SenCache cannot store calls of causal Wan models, whose key/value cache is filled by "
+            "the very calls that would be left out: remove the SenCache node."
         )
     clone = model.clone()
     before = clone.get_attachment(STORED) or Stored()
