@@ -326,11 +326,11 @@ def _cell(cell: Cell, config: CacheConfig, reference: Tensor, full: int) -> Row:
         except Exception as error:
             return {"note": _said(error)}
         if report is not None and report.reused + report.partial:
-            note = "; ".join([cell.about, also, *report.messages]).replace("; ; ", "; ")
+            note = "; ".join([cell.about, also, *report.texts]).replace("; ; ", "; ")
             figures = {"saved": round(1 - work / full, 4)}
             figures |= {"psnr_mean": round(cell.likeness(latent, reference), 2)}
             return {"runs": True, **figures, "note": note.rstrip("; ")}
-        why = " ".join(report.messages) if report is not None else "the host did not cache"
+        why = " ".join(report.texts) if report is not None else "the host did not cache"
         if also or getattr(policy, "place", OUTPUT.tap) == OUTPUT.tap:
             return {"note": why or "nothing was reused"}
         # What it keeps elsewhere is not to be had: the model's output is.

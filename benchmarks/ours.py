@@ -23,6 +23,7 @@ from sencache_core.model.families import FAMILIES
 from sencache_core.policies import POLICIES, DBCache, Interval, Policy
 from sencache_core.sampler.schedule import Schedule
 from sencache_core.types import OUTPUT
+from sencache_core.words import Message
 
 from .case import Case
 from .method import Method, Setting, Sweep
@@ -166,7 +167,7 @@ def fitting(name: str, case: Case) -> CacheConfig:
     """
     config, schedule = published(name, case.model.family), Schedule(tuple(case.host.sigmas))
 
-    def misfit(config: CacheConfig) -> str:
+    def misfit(config: CacheConfig) -> Message | None:
         run = config.start(FAMILIES[case.model.family], schedule).course.run
         return config.policy.misfit(run)
 
@@ -180,7 +181,7 @@ def fitting(name: str, case: Case) -> CacheConfig:
             other = replace(other, profile=profile(case))
         if not misfit(other):
             return other
-    raise ValueError(why)
+    raise ValueError(str(why))
 
 
 @contextmanager
@@ -194,9 +195,9 @@ def served(case: Case, config: CacheConfig) -> Iterator[None]:
     with attach(module, config, case.host.scheduler, learn=False, guidance=guidance) as cache:
         yield
         cache.close()
-    off = (said for said in cache.reports[-1].messages if said.startswith("Caching is off"))
-    if why := next(off, ""):
-        raise ValueError(why)
+    off = (said for said in cache.reports[-1].messages if said.key.startswith("off."))
+    if why := next(off, None):
+        raise ValueError(str(why))
 
 
 def registered(name: str, policy: type[Policy]) -> Method:

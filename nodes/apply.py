@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sencache_core import REUSE_RULES, CacheConfig, RunReport, SenCache
+from ..sencache_core import REUSE_RULES, CacheConfig, Message, RunReport, SenCache
 from ..sencache_core.config import TAPS
 from ..sencache_core.measure.learnt_store import LearntStore
 from . import folders
@@ -295,13 +295,13 @@ class SenCacheApply(io.ComfyNode):
         from ..sencache_core.hosts.comfy import attach, detach
 
         if not enable:
-            return io.NodeOutput(model, Reports("SenCache Apply is switched off (enable)."))
+            return io.NodeOutput(model, Reports(Message.of("node.switched_off")))
         if control not in CONTROLS:
-            raise ValueError(f"control must be one of {', '.join(CONTROLS)}, not {control!r}")
+            raise ValueError(f"Set control to one of {', '.join(CONTROLS)}, not {control!r}.")
         if learn not in LEARN:
-            raise ValueError(f"learn must be one of {', '.join(LEARN)}, not {learn!r}")
+            raise ValueError(f"Set learn to one of {', '.join(LEARN)}, not {learn!r}.")
         if aim not in AIMS:
-            raise ValueError(f"aim must be one of {', '.join(AIMS)}, not {aim!r}")
+            raise ValueError(f"Set aim to one of {', '.join(AIMS)}, not {aim!r}.")
         # Only sencache knows tolerances, so that asking for one asks for it.
         default = SenCache() if control == "tolerance" else _DEFAULT.policy
         choice = policy or PolicyChoice(default)
@@ -310,7 +310,7 @@ class SenCacheApply(io.ComfyNode):
         if off and AIMS[aim] != "true":
             bare = detach(model)  # the last Apply in a row rules, also where it says not to cache
             bare.remove_attachments(CONFIG)
-            return io.NodeOutput(bare, Reports("Caching is off: the budget is 1.0."))
+            return io.NodeOutput(bare, Reports(Message.of("node.full_budget")))
         guards = replace(
             _DEFAULT.guards, longest_run=longest_run, start=start_percent or None, end=end_percent
         )
@@ -364,9 +364,9 @@ class _Teller:
         )
         if not report.completed:
             short = f"Interrupted or failed.\n{short}"
-        show_text("\n".join([short, *report.messages]), self.node)
+        show_text("\n".join([short, *report.texts]), self.node)
         if self.verbose:
-            _log.info("SenCache: %s", " ".join([report.summary(), *report.messages]))
+            _log.info("SenCache: %s", "\n".join([str(report.summary()), *report.texts]))
             for r in report.steps:
                 figures = {"score": r.score, "limit": r.limit, "error": r.error}
                 known = ", ".join(f"{k} {v:.3g}" for k, v in figures.items() if v is not None)

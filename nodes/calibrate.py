@@ -159,8 +159,8 @@ class SenCacheCalibrate(io.ComfyNode):
         if family is None:
             known = ", ".join(row.title for row in FAMILIES.values())
             raise ProfileError(
-                f"This model cannot be calibrated: it is none of {known}. Leave the profile of "
-                "SenCache Apply unconnected; it caches the model's output without one."
+                f"This model cannot be calibrated: it is none of {known}; leave the profile of "
+                "SenCache Apply unconnected, which caches the model's output without one."
             )
         default = f"{family.name}_{sampler_name}_{scheduler}_{steps}steps"
         path = folders.new_profile_path(name.strip() or default)
@@ -194,7 +194,10 @@ class SenCacheCalibrate(io.ComfyNode):
                     path, lost = _save(measured, path, first=profile is None)
                     profile = measured
         if profile is None:
-            raise ProfileError("nothing was measured: the sampler ended without running the model")
+            raise ProfileError(
+                "Nothing was measured, because the sampler ended without running the model: remove "
+                "other caches and SenCache Resume from it, and calibrate again."
+            )
         found = sum(len(recording.travels) for recording in calibration.recordings)
         told = f"{samples} samples, {len(profile.t)} noise levels, {found} probes"
         text = f"Saved {path.name}: {told}"

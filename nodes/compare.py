@@ -76,8 +76,8 @@ class SenCacheCompare(io.ComfyNode):
             return nothing_to_give(cls, _NOTHING.format(" and to ".join(missing)))
         if reference.shape != image.shape:
             raise ValueError(
-                f"the two clips differ in size: {tuple(reference.shape)} and {tuple(image.shape)} "
-                "(frames, height, width, channels); compare clips of the same settings"
+                f"The two clips differ in size, {tuple(reference.shape)} and {tuple(image.shape)} "
+                "(frames, height, width, channels): compare clips of the same settings."
             )
         found = metrics.compare(metrics.from_images(reference), metrics.from_images(image))
         mean, worst, likeness = found.psnr_mean, found.psnr_worst, found.ssim_mean

@@ -65,8 +65,8 @@ def profile_path(name: str) -> Path:
     path = folder_paths.get_full_path(PROFILES, name)
     if path is None:
         raise ProfileError(
-            f"there is no profile {name!r} in {user_profiles()}: make one with SenCache Calibrate, "
-            "or press R to refresh the list and pick another"
+            f"There is no profile {name!r} in {user_profiles()}: make one with SenCache Calibrate, "
+            "or press R to refresh the list and pick another."
         )
     return Path(path)
 

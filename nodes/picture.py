@@ -28,7 +28,7 @@ HEIGHT = {"partial": 0.72, "reused": 0.45, "idle": 0.2}
 def draw_reports(payload: dict) -> torch.Tensor:
     """The payload of the stats viewer as an image ``[1, H, W, 3]`` float32 in 0..1."""
     runs, notes = payload["runs"], payload["notes"]
-    lines = [line for note in notes for line in _wrap(note, 130)]
+    lines = [line for note in notes for line in _wrap(note["text"], 130)]
     height = MARGIN + max(1, len(runs)) * RUN_HEIGHT * bool(runs) + 22 * len(lines) + MARGIN
     canvas = Image.new("RGB", (WIDTH, max(height, 80)), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -44,7 +44,8 @@ def draw_reports(payload: dict) -> torch.Tensor:
 
 def draw_plan(plan: dict) -> torch.Tensor:
     """The plan of ``SenCache Plan`` as an image ``[1, H, W, 3]`` float32 in 0..1."""
-    lines = [line for text in (plan["more"], *plan["notes"]) for line in _wrap(text, 100) if line]
+    said = plan["more"], *map(str, plan["notes"])
+    lines = [line for text in said for line in _wrap(text, 100) if line]
     drawn = 220 if plan["mask"] else 0
     top = 48
     canvas = Image.new("RGB", (PLAN_WIDTH, max(top + drawn + 22 * len(lines) + 12, 100)), PAPER)
@@ -90,8 +91,8 @@ def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
     saved = f"{run['seconds']:.1f} s in the sampler, about {run['saved_seconds']:.1f} s saved"
     made = f"{run['family']}, policy {run['policy']}, rule {run['rule']}, tap {run['tap']}"
     draw.text((MARGIN, top + 30), f"{saved}   |   {made}", fill=DIM, font=_font(15))
-    message = run["why"] or " ".join(run["messages"])
-    if message:
+    first = next((one for one in run["messages"] if one["level"] != "detail"), None)
+    if message := (run["why"] or first or {}).get("text"):
         draw.text((MARGIN, top + 52), _wrap(message, 130)[0], fill=INK, font=_font(15))
     steps = run["steps"]
     if not steps:

@@ -6,16 +6,11 @@ import math
 
 from comfy_api.latest import io, ui
 
-from ..sencache_core import CacheConfig, ProfileHeader
+from ..sencache_core import CacheConfig, Message, ProfileHeader
 from .apply import CONFIG
 from .host import CATEGORY, make, show_text
 from .picture import draw_plan
 from .sampling import sampler_inputs, schedule_of, sigmas_of
-
-_OFF = (
-    "Every evaluation is computed: there is no SenCache Apply on this model, or it is switched off."
-)
-_ADAPTIVE = "Sampler {} chooses its own steps: how many evaluations there will be is not known."
 
 
 class SenCachePlan(io.ComfyNode):
@@ -110,7 +105,7 @@ class SenCachePlan(io.ComfyNode):
             sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
         sampler = sampler or comfy.samplers.sampler_object(sampler_name)
         shown = plan_of(model, schedule_of(sigmas, sampler))
-        lines = (f"{shown['title']}:", shown["mask"], shown["more"], *shown["notes"])
+        lines = (f"{shown['title']}:", shown["mask"], shown["more"], *map(str, shown["notes"]))
         text = "\n".join(line for line in lines if line)  # a node may show two of them only
         show_text(text, cls.hidden.unique_id)
         picture = draw_plan(shown)
@@ -127,16 +122,17 @@ class SenCachePlan(io.ComfyNode):
 def plan_of(model, schedule) -> dict:
     """``{"title", "more", "mask", "error", "errors", "notes"}`` of a run of ``schedule``.
 
-    ``error`` and the entries of ``errors``, one an evaluation, are ``None`` where not known.
+    ``notes`` are messages, or what an error says; ``error`` and the entries of ``errors``, one an
+    evaluation, are ``None`` where not known.
     """
     from ..sencache_core.hosts.comfy import fingerprint, model_family
 
     config: CacheConfig | None = model.get_attachment(CONFIG)
     rounds = len(schedule.rounds)
     if schedule.adaptive:
-        return _unknown(_ADAPTIVE.format(schedule.sampler))
+        return _unknown(Message.of("plan.adaptive", sampler=schedule.sampler))
     if config is None:
-        return _plan("C" * rounds, 0.0, [None] * rounds, [_OFF])
+        return _plan("C" * rounds, 0.0, [None] * rounds, [Message.of("plan.no_apply")])
     family = model_family(model.model)
     header = None
     if config.profile is not None or config.learn is not None:
@@ -158,11 +154,11 @@ def plan_of(model, schedule) -> dict:
     return _plan(str(plan), error, errors or [None] * rounds, notes)
 
 
-def _unknown(why: str) -> dict:
+def _unknown(why: Message | str) -> dict:
     return {**_plan("", None, [], [why]), "title": "No plan"}
 
 
-def _plan(mask: str, error: float | None, errors: list[float | None], notes: list[str]) -> dict:
+def _plan(mask: str, error: float | None, errors: list[float | None], notes: list) -> dict:
     half, more = mask.count("h"), ""
     title = f"{len(mask) - mask.count('.')} of {len(mask)} evaluations will be computed"
     title += f", {half} of them in part" if half else ""

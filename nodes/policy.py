@@ -73,17 +73,17 @@ def _choose(name: str, settings: dict) -> PolicyChoice:
     """
     if name == PRESET:
         if settings.get("preset") not in PRESETS:
-            raise ValueError(f"the preset must be one of {', '.join(PRESETS)}")
+            raise ValueError(f"Choose one of these presets: {', '.join(PRESETS)}.")
         preset = PRESETS[settings["preset"]]
         rules = {"rule": preset.rule, "gap_rule": preset.gap_rule, "guards": preset.guards}
         return PolicyChoice(preset.policy, **rules, hindsight=False, fixed=True)
     if name not in POLICIES:
-        raise ValueError(f"unknown policy {name!r}; there are {', '.join(POLICIES)} and {PRESET}")
+        raise ValueError(f"There is no policy {name!r}: choose {', '.join(POLICIES)} or {PRESET}.")
     known = settings_of(POLICIES[name])
     if unknown := settings.keys() - known.keys():
         raise ValueError(
-            f"policy {name!r} has no setting {', '.join(sorted(unknown))}; it has "
-            f"{', '.join(sorted(known)) or 'none'}"
+            f"The policy {name!r} has no setting {', '.join(sorted(unknown))}: remove it; there "
+            f"are {', '.join(sorted(known)) or 'none'}."
         )
     if mask := settings.get("mask", "").strip():
         # Written out: no guard but the first evaluation's has a say.
@@ -168,14 +168,17 @@ def parse_settings(policy: str, text: str) -> dict:
         name, sign, value = (part.strip() for part in line.partition("="))
         default = known[name].default if name in known else ""
         if not sign or not (value or isinstance(default, str)):
-            raise ValueError(f"cannot read the setting {line!r}; write it as name = value")
+            raise ValueError(f"The setting {line!r} cannot be read: write it as name = value.")
         try:
             if isinstance(default, bool):
                 out[name] = {"true": True, "false": False}[value.lower()]
             else:
                 out[name] = type(default)(value)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{value!r} is no {type(default).__name__} for {name}") from error
+            raise ValueError(
+                f"The setting {name} cannot be {value!r}: write it as {name} = {default}, or "
+                "another value of that kind."
+            ) from error
     return out
 
 

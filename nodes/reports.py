@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ..sencache_core import RunReport
+from ..sencache_core import Message, RunReport
 from .host import Place, place
 
 #: Runs kept per sampler node. A node samples more than once per prompt only inside loops.
@@ -39,10 +39,10 @@ class Reports:
     go when it runs again in another prompt.
 
     Attributes:
-        note: why no run will ever arrive, empty if some may.
+        note: why no run will ever arrive, ``None`` if some may.
     """
 
-    def __init__(self, note: str = "") -> None:
+    def __init__(self, note: Message | None = None) -> None:
         self.note = note
         self._entries: list[Entry] = []
         self._lock = threading.Lock()

@@ -48,7 +48,7 @@ def sigmas_of(model: Any, steps: int, sampler_name: str, scheduler: str, denoise
         model, steps, "cpu", sampler_name, scheduler, denoise, model.model_options
     )
     if len(made.sigmas) < 2:
-        raise ValueError("there is nothing to sample: give at least one step and some denoise")
+        raise ValueError("There is nothing to sample: give at least one step and some denoise.")
     return made.sigmas
 
 

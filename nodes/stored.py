@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sencache_core import Message
 from ..sencache_core.measure.stored import CallStore
 from . import folders
 from .host import CATEGORY, make, show_text
-
-#: What the parts of a call's key are to the user.
-_PARTS = {
-    "model": "model, shift or LoRA",
-    "machine": "device or software version",
-    "latent": "seed, size or cfg",
-    "level": "noise level of the first step",
-    "inputs": "images or other inputs",
-    "prompt": "prompt",
-}
 
 
 class SenCacheStore(io.ComfyNode):
@@ -62,8 +53,9 @@ class SenCacheStore(io.ComfyNode):
 
         def told(count: Count) -> None:
             used = store.nbytes() / 1e9
-            said = f"{count.kept} model calls stored; {used:.1f} of {limit_gb:g} GB are used."
-            show_text("\n".join([said, *count.messages]), node)
+            sizes = {"used": round(used, 1), "limit": limit_gb}
+            said = Message.of("stored.kept", count=count.kept, **sizes)
+            show_text("\n".join([str(said), *count.texts]), node)
 
         return io.NodeOutput(keep(model, store, told))
 
@@ -129,32 +121,28 @@ class SenCacheResume(io.ComfyNode):
         store, node = CallStore(folders.stored()), cls.hidden.unique_id
 
         def told(count: Count) -> None:
-            show_text("\n".join([*summary(count), *count.messages]), node)
+            show_text("\n".join([*map(str, summary(count)), *count.texts]), node)
 
         return io.NodeOutput(resume(model, store, similarity, similar_share, told))
 
 
-def summary(count) -> list[str]:
+def summary(count) -> list[Message]:
     """What Resume says after a run.
 
     Args:
         count: ``hosts.comfy_stored.Count``.
     """
-    lines = [f"{count.answered} of {count.calls} model calls came from the store."]
+    lines = [Message.of("stored.answered", answered=count.answered, count=count.calls)]
     if count.similar:
-        lines.append(
-            f"{count.similar} came from a run with another prompt (cosine "
-            f"{min(count.cosines):.3f}): the clip is not what this prompt gives alone."
-        )
+        cosine = round(min(count.cosines), 3)
+        lines.append(Message.of("stored.similar", similar=count.similar, cosine=cosine))
     elif count.cosines:
-        lines.append(
-            f"The most similar prompt in the store has a cosine of {count.cosines[0]:.3f}."
-        )
+        lines.append(Message.of("stored.nearest", cosine=round(count.cosines[0], 3)))
     if count.answered + count.similar == count.calls:
         return lines
     if count.first:
-        lines.append(f"The model ran from step {count.first + 1} of {count.steps} on.")
+        lines.append(Message.of("stored.ran_from", step=count.first + 1, steps=count.steps))
     elif count.differs:
-        words = ", ".join(_PARTS[part] for part in count.differs)
-        lines.append(f"The most similar stored run began with another {words}.")
+        parts = [Message(f"stored.{part}") for part in count.differs]
+        lines.append(Message.of("stored.differs", parts=parts))
     return lines

@@ -85,6 +85,6 @@ class SenCacheTinyDecode(io.ComfyNode):
 
         format_class = getattr(comfy.latent_formats, FORMATS[family], None)
         if format_class is None:
-            raise RuntimeError(f"this ComfyUI does not know {family} latents; update ComfyUI")
+            raise RuntimeError(f"This ComfyUI does not know {family} latents: update ComfyUI.")
         clips = Codec.load(family).decode(format_class().process_in(latent["samples"]))
         return io.NodeOutput(clips.flatten(0, 1).movedim(1, -1).contiguous())

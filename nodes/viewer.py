@@ -7,21 +7,13 @@ import time
 
 from comfy_api.latest import io
 
+from ..sencache_core import Message
 from .host import CATEGORY, make, place
 from .picture import draw_reports
 from .reports import Entry, Reports, mask_of
 from .sockets import STATS
 
 PAYLOAD_VERSION = 1
-
-_NOTHING = (
-    "Nothing is cached: no SenCache Apply is connected to stats, or it is bypassed or muted. "
-    "The latent passes through unchanged."
-)
-_SECOND_ONLY = (
-    "Nothing is cached in the first stage: no SenCache Apply is connected to stats, or it is "
-    "bypassed or muted."
-)
 
 
 class SenCacheStatsViewer(io.ComfyNode):
@@ -77,18 +69,20 @@ class SenCacheStatsViewer(io.ComfyNode):
         cls, latent: dict, stats: Reports | None = None, stats_2: Reports | None = None
     ) -> io.NodeOutput:
         upstream, others = _places(cls.hidden.dynprompt, cls.hidden.unique_id)
-        stats = Reports(_SECOND_ONLY if stats_2 else _NOTHING) if stats is None else stats
+        if stats is None:
+            second = stats_2 is not None
+            stats = Reports(Message.of("viewer.no_apply_first" if second else "viewer.no_apply"))
         mailboxes = [box for box in (stats, stats_2) if box is not None]
         entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream, others)]
         data = payload(entries, [box.note for box in mailboxes if box.note])
         text = json.dumps(data, indent=2, allow_nan=False)
         lines = (f"{run['label']}: {run['summary']}\n{run['mask']}" for run in data["runs"])
-        summary = "\n".join([*lines, *data["notes"]])
+        summary = "\n".join([*lines, *(note["text"] for note in data["notes"])])
         picture = draw_reports(data)
         return io.NodeOutput(latent, picture, text, ui={"sencache": [data], "text": [summary]})
 
 
-def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
+def payload(entries: list[tuple[int, Entry]], notes: list[Message]) -> dict:
     """The web's contract: ``{"version", "prompt", "when", "runs", "notes"}``.
 
     ``prompt`` is the id of the queued prompt, ``when`` the time in seconds since 1970. A run is its
@@ -96,20 +90,14 @@ def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
 
     Args:
         entries: runs with the number of the stats input they came by.
-        notes: sentences that belong to no run.
+        notes: what belongs to no run.
     """
     now = place().prompt
     notes = list(notes)
     if any(entry.place.prompt and entry.place.prompt != now for _, entry in entries):
-        notes.append(
-            "Figures of an earlier run: ComfyUI kept the sampler's result, so it did not run again."
-        )
+        notes.append(Message.of("viewer.earlier"))
     if not entries and not notes:
-        notes.append(
-            "No run to show: no sampler before this node has used the model of SenCache Apply. "
-            "Connect its model output to the sampler and this node's latent input to the sampler's "
-            "output."
-        )
+        notes.append(Message.of("viewer.no_run"))
     runs = []
     for number, (index, entry) in enumerate(entries, 1):
         label = f"Run {number}" if len(entries) > 1 else "Run"
@@ -120,7 +108,7 @@ def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
         own["when"] = entry.when
         runs.append({**own, **report.to_dict()})
     made = {"version": PAYLOAD_VERSION, "prompt": now, "when": time.time()}
-    return {**made, "runs": runs, "notes": notes}
+    return {**made, "runs": runs, "notes": [note.to_dict() for note in notes]}
 
 
 def _places(prompt, node: str | None) -> tuple[frozenset[str], frozenset[str]]:

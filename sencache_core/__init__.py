@@ -13,6 +13,7 @@ from .run.session import Session
 from .run.stats import RunReport, StepRecord
 from .sampler.schedule import Schedule, flow_sigmas
 from .types import Branch
+from .words import Message
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "Hold",
     "Interval",
     "Linear",
+    "Message",
     "Moments",
     "Off",
     "Planned",

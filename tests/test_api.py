@@ -18,6 +18,7 @@ NAMES = {
     "Hold",
     "Interval",
     "Linear",
+    "Message",
     "Moments",
     "Off",
     "Planned",

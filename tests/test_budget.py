@@ -88,7 +88,7 @@ def drive(config: CacheConfig, family: str, sched: Schedule, roughness, pair: bo
 def assert_met(report, budget: float):
     """To the evaluation, unless guards ask for more; then it must say so."""
     asked = max(1, half_up(budget * len(report.steps)))
-    if any("cannot be met" in message for message in report.messages):
+    if any("cannot be met" in message for message in report.texts):
         assert report.evaluations > asked
         return
     assert report.evaluations == asked

@@ -104,11 +104,11 @@ def test_a_dynamic_mask_leaves_the_rest_to_the_threshold():
 
 def test_masks_of_few_steps_are_refused_in_words():
     policy = DBCache(first=1, steps="slow")
-    assert "8 steps or more" in policy.misfit(run_info(schedule(7), 4))
+    assert "8 steps or more" in str(policy.misfit(run_info(schedule(7), 4)))
     config = CacheConfig(policy, min_steps=1)
     report = cached_run(config, schedule(7))[1]
     assert report.reused == report.partial == 0
-    assert any("8 steps or more" in said for said in report.messages)
+    assert any("8 steps or more" in said for said in report.texts)
 
 
 def test_presets_are_the_published_points():

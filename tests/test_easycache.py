@@ -119,19 +119,19 @@ def test_outputs_that_lie_elsewhere_than_the_latent_are_computed_and_told():
         observe(session, (COND,), part)
     report = session.finish(True)
     assert report.reused == 0
-    assert sum("which part of the latent" in said for said in report.messages) == 1
+    assert sum("which part of the latent" in said for said in report.texts) == 1
 
 
 def test_aiming_at_the_true_clip_is_refused_in_words():
     session = CacheConfig(EasyCache(), aim="true").start(WAN, schedule())
     out = loop.sample(curved(), noise(1, 2, 3, 4), schedule(), {"cond": 0.4}, runner=session)
     assert out.isfinite().all()
-    assert session.report.messages and session.course.run.transitions is None
+    assert session.report.texts and session.course.run.transitions is None
 
 
 def test_a_model_that_says_nothing_of_its_latent_is_computed_and_told():
     run = replace(run_info(), family=GENERIC)
-    assert "payload to rule" in EasyCache().misfit(run)
+    assert "payload to rule" in str(EasyCache().misfit(run))
     assert not EasyCache(payload="rule").misfit(run)
 
 

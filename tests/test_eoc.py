@@ -46,7 +46,7 @@ def test_budgets_are_met_from_below(budget):
 
 def test_what_was_not_measured_is_said():
     session = CacheConfig(Eoc()).start(None, schedule(20))
-    assert any("tap layers" in message for message in session.report.messages)
+    assert any("tap layers" in message for message in session.report.texts)
 
 
 @pytest.mark.parametrize("wrong", [{"interval": 0.5}, {"margin": 2.0}, {"where": "heads"}])

@@ -50,11 +50,11 @@ def play(kind, dtype=torch.float32, guidance=4.0):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_outputs_do_not_explain_is_said_and_not_taken_back(kind, dtype):
     report, off = play(kind, dtype)
-    said = any("more than the outputs explain" in message for message in report.messages)
+    said = any("more than the outputs explain" in message for message in report.texts)
     assert said == off == (kind in ("churn", "lcm", "mask"))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 12.0])
 def test_guidance_of_any_scale_is_explained(guidance):
     report, off = play("euler", guidance=guidance)
-    assert not off and not any("explain" in message for message in report.messages)
+    assert not off and not any("explain" in message for message in report.texts)

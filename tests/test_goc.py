@@ -131,7 +131,7 @@ def test_budgets_are_met_from_below(budget):
 
 def test_what_was_not_measured_is_said():
     session = CacheConfig(Goc()).start(None, schedule(20))
-    assert any("tap layers" in message for message in session.report.messages)
+    assert any("tap layers" in message for message in session.report.texts)
     session = CacheConfig(Goc(turns="published")).start(None, schedule(20))
     assert session.course.policy.name != "off"
 

@@ -207,7 +207,7 @@ def test_branches_corrected_apart_make_the_guided_correction(form):
         return uncond + 4.0 * (model(x, sigma, 0.4) - uncond)
 
     together, other = run(form, how, guided)
-    assert not [m for s in (session, other) for m in s.report.messages if "held" in m]
+    assert not [m for s in (session, other) for m in s.report.texts if "held" in m]
     assert session.report.reused == other.report.reused == MASK.count(".")
     assert torch.allclose(apart, together, rtol=1e-3, atol=1e-4)
 

@@ -75,7 +75,7 @@ def test_a_budget_of_one_is_corrected_and_the_same_clip_is_not():
     plain = sample(u_of, X.float(), flow(20), {"cond": 1.0}).double()
     true, report = run(u_of, WAN, flow(20), budget=1.0)
     assert report.evaluations == 20
-    assert any("The aim is the true clip" in text for text in report.messages)
+    assert any("The aim is the true clip" in text for text in report.texts)
     assert error(true, U_TRUTH) < error(plain, U_TRUTH) / 3
     same, _ = run(u_of, WAN, flow(20), budget=1.0, aim="same")
     assert torch.equal(same, plain)
@@ -137,7 +137,7 @@ def test_where_it_is_not_sound_it_does_the_other_and_says_so(case):
     family = case.get("family", WAN)
     config = CacheConfig(aim="true", tap=case.get("tap", "output"))
     session = config.start(family, schedule)
-    assert any("The aim is the same clip" in text for text in session.report.messages)
+    assert any("The aim is the same clip" in text for text in session.report.texts)
     assert not session.course.run.to_truth
 
 
@@ -158,7 +158,7 @@ def test_what_the_automatic_aim_comes_to(options, to_truth):
     """The true clip where a plan saves evaluations; no word about it where it is not."""
     session = CacheConfig(**options).start(WAN, Schedule(flow(20).sigmas, "euler"))
     assert session.course.run.to_truth is to_truth
-    assert any("true clip" in told for told in session.report.messages) is to_truth
+    assert any("true clip" in told for told in session.report.texts) is to_truth
 
 
 def test_an_unknown_aim_is_refused():

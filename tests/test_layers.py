@@ -25,6 +25,7 @@ ROOMS = (
     "model",
     "tiny",
     "types",
+    "words",
 )
 #: Public rooms of the core that nodes may use beside the package's own names.
 OPEN_TO_NODES = {

@@ -166,14 +166,14 @@ def test_a_router_that_does_not_fit_turns_caching_off_and_says_so(tmp_path):
     ):
         report, *_ = sampled(CacheConfig(LearningToCache(router=router), guards=OPEN), 30)
         assert report.cost == 1.0
-        assert any(words in message for message in report.messages)
+        assert any(words in message for message in report.texts)
 
 
 def test_a_router_of_another_depth_reuses_nothing_and_says_so(tmp_path):
     path = checkpoint(tmp_path / "router.pt", torch.zeros(20, 6, dtype=torch.bool))
     report, *_ = sampled(CacheConfig(LearningToCache(router=path), guards=OPEN), count=4)
     assert report.cost == 1.0
-    assert any("no places to skip" in message for message in report.messages)
+    assert any("no places to skip" in message for message in report.texts)
 
 
 def test_with_a_gradient_outputs_go_on_along_their_change():

@@ -82,12 +82,12 @@ def test_plans_rest_on_what_they_say(store):
     assert [report.basis for report in told] == ["prior", "learnt", "learnt"]
     assert [report.learnt_from for report in told] == [0, 1, 2]
     assert [report.evaluations for report in told] == [10, 10, 10]
-    assert "The plan follows a generic prior" in told[0].messages[0]
-    assert told[1].messages[0] == (
-        "Forecasts follow what 1 earlier run of this model showed, the plan a generic prior."
+    assert "The plan follows a generic prior" in told[0].texts[0]
+    assert told[1].texts[0] == (
+        "Predictions follow what 1 earlier run of this model showed, the plan a generic prior."
     )
-    assert told[2].messages[0] == (
-        "Forecasts follow what 2 earlier runs of this model showed, the plan a generic prior."
+    assert told[2].texts[0] == (
+        "Predictions follow what 2 earlier runs of this model showed, the plan a generic prior."
     )
     first, later = (c.start(WAN, schedule(), HEADER).course.run for c in (CacheConfig(), config))
     assert later.moments is first.moments and later.rule != first.rule
@@ -155,7 +155,7 @@ def test_nothing_changes_but_plans(store, guidance):
     other = LearntStore(store.folder.with_name("b"), full_first=True)
     full, report = run(CacheConfig(learn=other), guidance=guidance)
     assert torch.equal(full, uncached)
-    assert any("computed in full, and seen in full" in message for message in report.messages)
+    assert any("computed in full, and seen in full" in message for message in report.texts)
     _, report = run(CacheConfig(learn=other), guidance=guidance)
     assert report.basis == "learnt" and report.evaluations == 10
 
@@ -226,10 +226,10 @@ def test_a_damaged_file_is_passed_over_and_said_once(store, damage):
         gram = only_run.gram[:-1, :-1] if damage == "shape" else -only_run.gram
         LearntProfile(learnt.header, (replace(only_run, gram=gram),)).save(path)
     _, report = run(config)
-    said = [message for message in report.messages if "is lost, and learnt anew" in message]
+    said = [message for message in report.texts if "is lost, and learnt anew" in message]
     assert report.basis == "prior" and report.completed and len(said) == 1
     _, report = run(config)
-    assert report.learnt_from == 1 and not any("lost" in m for m in report.messages)
+    assert report.learnt_from == 1 and not any("lost" in m for m in report.texts)
 
 
 def test_what_a_newer_version_wrote_is_left_alone(store, monkeypatch):
@@ -241,14 +241,14 @@ def test_what_a_newer_version_wrote_is_left_alone(store, monkeypatch):
     monkeypatch.setattr("sencache_core.measure.learnt.FORMAT_VERSION", 1)
     _, report = run(config)
     assert report.basis == "prior" and path.read_bytes() == data
-    assert any("newer SenCache" in message for message in report.messages)
+    assert any("newer SenCache" in message for message in report.texts)
 
 
 def test_a_folder_that_cannot_be_written_costs_no_clip(tmp_path):
     (tmp_path / "file").write_text("")
     _, report = run(CacheConfig(learn=tmp_path / "file" / "learnt"))
     assert report.completed
-    assert any("Nothing was learnt from this run" in message for message in report.messages)
+    assert any("Nothing was learnt from this run" in message for message in report.texts)
 
 
 def test_removed_by_the_beginning_of_a_name(store):

@@ -181,7 +181,7 @@ def test_what_cannot_be_led_is_refused(sampler):
     assert measure(partial(sampler, levels), levels) is None
     assert torch.equal(torch.random.get_rng_state(), before)
     refused = session(sampler, WAN, Schedule(levels, "own"))
-    assert any("The aim is the same clip" in text for text in refused.report.messages)
+    assert any("The aim is the same clip" in text for text in refused.report.texts)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -110,13 +110,13 @@ def test_a_budget_that_the_kinds_of_layers_forbid_is_told():
     config = CacheConfig(PAB(low=0.0, high=1.0), guards=OPEN, budget=0.3)
     report, *_ = sampled(config)
     assert report.cost * 20 > 7
-    assert any("the policy's settings leave no more" in said for said in report.messages)
+    assert any("the policy's settings leave no more" in said for said in report.texts)
 
 
 def test_a_budget_that_the_window_forbids_is_told():
     config = CacheConfig(PAB(low=0.4, high=0.6), guards=OPEN, budget=0.5)
     session = config.start(WAN, schedule(20, 1.0))
-    assert any("cannot be met" in message for message in session.report.messages)
+    assert any("cannot be met" in message for message in session.report.texts)
 
 
 def test_the_preset_is_the_published_one():

@@ -103,7 +103,7 @@ def test_a_pair_that_is_not_taken_apart_is_computed():
     report = session.finish(False)
     assert [s.decision for s in report.steps] == ["forced", "computed", "forced", "reused"]
     assert [s.cost for s in report.steps] == [1, 1, 1, 0]
-    assert any("computed in full" in message for message in report.messages)
+    assert any("computed in full" in message for message in report.texts)
 
 
 @pytest.mark.parametrize("others", [(), (Branch("uncond", "other", "pass"),), (Branch("cond", 2),)])
@@ -120,7 +120,7 @@ def test_without_a_partner_known_for_sure_everything_is_computed(others):
     report = session.finish(True)
     assert report.cost == 1.0
     assert report.calls_saved == 0
-    assert any("computed in full" in message for message in report.messages)
+    assert any("computed in full" in message for message in report.texts)
 
 
 def test_nothing_is_kept_past_the_run_and_little_during_it():
@@ -146,7 +146,7 @@ def test_cfg_cache_spends_its_budget(steps, percent):
 def test_cfg_cache_says_what_it_cannot_save():
     report = cached_run(CacheConfig(CfgCache(), budget=0.3), schedule(20), guidance=4.0)[1]
     assert report.cost < 0.6
-    assert any("cannot be met" in message for message in report.messages)
+    assert any("cannot be met" in message for message in report.texts)
 
 
 def test_fastercaches_preset_spends_what_its_authors_spend():

@@ -47,7 +47,7 @@ def play(config, name, asked=None):
             y = y if handed is None else handed
         after = asked[number + 1] if number + 1 < len(asked) else 0.0
         x = x + (after - sigma) * y
-        if said is None and any("times a step" in m for m in session.report.messages):
+        if said is None and any("times a step" in m for m in session.report.texts):
             said = number
     assert x.isfinite().all()
     return session.finish(True), said
@@ -64,7 +64,7 @@ def test_the_budget_is_met_on_the_first_run(name, policy, budget):
     assert len(report.steps) == rounds
     assert abs(report.evaluations - math.floor(budget * rounds + 0.5)) <= 1
     assert said <= 2 * stages  # long before the run ends
-    assert any(f"asks {stages} times a step" in message for message in report.messages)
+    assert any(f"asks {stages} times a step" in message for message in report.texts)
 
 
 def test_the_next_run_is_planned_right_from_its_start():
@@ -109,7 +109,7 @@ def test_two_latents_at_every_noise_level_are_computed():
     asked = [sigma for sigma in sigmas[:-1] for _ in range(2)]
     report, _ = play(CacheConfig(budget=0.5), "editing", asked)
     assert all(record.decision != "reused" for record in report.steps[2:])
-    assert sum("follow no pattern" in message for message in report.messages) == 1
+    assert sum("follow no pattern" in message for message in report.texts) == 1
     assert pattern._KNOWN == {}
 
 

@@ -115,7 +115,7 @@ def test_mismatches_are_noted(changes, words):
     profile = Profile(HEADER, T, MEAN)
     assert profile.mismatches(HEADER) == []
     (note,) = profile.mismatches(replace(HEADER, **changes))
-    assert words in note
+    assert words in str(note)
 
 
 @pytest.mark.parametrize(

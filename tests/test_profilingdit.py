@@ -67,7 +67,7 @@ def test_other_depths_take_the_list_by_where_blocks_lie(count, least):
 def test_a_list_for_another_model_reuses_nothing_and_says_so():
     report, *_ = sampled(ProfilingDiT(6.0, blocks="0-3 of 40"), Guards(), count=30, steps=50)
     assert report.partial == report.reused == 0
-    assert any("no places to skip" in message for message in report.messages)
+    assert any("no places to skip" in message for message in report.texts)
 
 
 @pytest.mark.parametrize(

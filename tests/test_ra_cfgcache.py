@@ -202,7 +202,7 @@ def test_presets_are_the_published_points():
 
 def test_a_model_that_the_score_cannot_serve_is_told():
     run = replace(run_info(), family=FAMILIES["ltx2"])
-    assert "picture and sound" in RACFGCache(inner="seacache").misfit(run)
+    assert "picture and sound" in str(RACFGCache(inner="seacache").misfit(run))
     assert not RACFGCache(inner="teacache").misfit(run)
     assert not RACFGCache(inner="easycache").misfit(run)
 

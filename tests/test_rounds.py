@@ -105,4 +105,4 @@ def test_what_could_not_be_spared_makes_a_full_round(compute, share, in_pairs, d
     found = log.came_to(wanted, in_pairs)
     assert (found == wanted) == (decision != "forced") and log.record.decision == decision
     assert (found.compute is ALL) == (decision == "forced")
-    assert [said in message for message in log.report.messages] == ([True] if said else [])
+    assert [said in message for message in log.report.texts] == ([True] if said else [])

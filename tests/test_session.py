@@ -245,13 +245,13 @@ def test_an_interrupted_run_says_so_and_leaves_nothing():
         loop.sample(model, noise(*SHAPE), schedule(20), {"cond": None}, runner=session)
     assert session.report.completed is False
     assert not session.outputs.history.of(OUTPUT) and not session.outputs.history.nbytes
-    assert not any("Nothing was reused" in m for m in session.report.messages)
+    assert not any("Nothing was skipped" in m for m in session.report.texts)
 
 
 def test_a_run_without_reuse_says_why():
     _, report = cached_run(CacheConfig(policy=SenCache(1e-9, 1e-9), budget=None), schedule(20))
     assert report.completed
-    (said,) = [m for m in report.messages if "Nothing was reused" in m]
+    (said,) = [m for m in report.texts if "Nothing was skipped" in m]
     closest = min(r.score for r in report.steps if r.score is not None)
     assert f"{closest:.3g}" in said
 
@@ -312,7 +312,7 @@ def test_profile_of_another_family_is_refused_and_notes_are_passed_on():
     with pytest.raises(ProfileError, match="measured on wan"):
         config.start(FAMILIES["ltx"], schedule(), ProfileHeader("ltx"))
     session = config.start(WAN, schedule(), ProfileHeader("wan", sampler="uni_pc"))
-    assert any("measured with euler, this is uni_pc" in m for m in session.report.messages)
+    assert any("measured with euler, this is uni_pc" in m for m in session.report.texts)
 
 
 def test_a_rule_that_misleads_is_held_until_it_does_not():
@@ -331,7 +331,7 @@ def test_a_rule_that_misleads_is_held_until_it_does_not():
     # 0.8 follows the line (2.0). At 0.7 the line says 3.0 and the truth is 1.1: 0.6 is held. At 0.5
     # the line would have been right again, so 0.45 follows it.
     assert seen == [0.0, 1.0, 2.0, 1.1, 1.1, 1.2, 1.225]
-    assert any("held" in message for message in report.messages)
+    assert any("held" in message for message in report.texts)
 
 
 @pytest.mark.parametrize(("truth", "followed"), [(1.9, 2.35), (1.8, 1.8)])
@@ -356,7 +356,7 @@ def test_without_hindsight_a_rule_is_followed_wherever_it_leads():
         if y is None:
             observe(session, (COND,), torch.full((1, 4), output))
     assert y[0, 0].item() == pytest.approx(1.15)
-    assert not any("held" in message for message in session.report.messages)
+    assert not any("held" in message for message in session.report.texts)
 
 
 def test_errors_are_measured_on_another_branch_once_the_first_is_gone():
@@ -407,7 +407,7 @@ def test_calls_that_could_not_be_spared_are_paid_for_and_told():
     report = session.finish(True)
     computed = sum(step.cost == 1 for step in report.steps)
     assert computed < 10 and report.cost < 0.75
-    assert any("10 were asked for" in said and "LoRA" in said for said in report.messages)
+    assert any("10 were asked for" in said and "LoRA" in said for said in report.texts)
 
 
 def test_what_ran_in_rounds_of_reuse_is_paid_for_once():

@@ -223,9 +223,7 @@ def test_what_may_be_reused_can_be_narrowed():
 def test_a_model_of_no_known_family_is_computed_in_full_and_that_is_said():
     session = CacheConfig(SmoothCache()).start(None, schedule(20))
     assert session.course.policy.name == "off"
-    assert any(
-        "profile that was measured with the tap layers" in m for m in session.report.messages
-    )
+    assert any("profile that was measured with the tap layers" in m for m in session.report.texts)
 
 
 def test_both_branches_follow_one_schedule():
@@ -252,7 +250,7 @@ def test_a_branch_that_comes_in_mid_run_is_no_model_without_places():
     report = session.finish(True)
     assert [step.decision for step in report.steps[8:11]] == ["computed", "forced", "computed"]
     assert report.steps[9].reason == Reason.NO_HISTORY.value
-    assert not any("no places" in said for said in report.messages)
+    assert not any("no places" in said for said in report.texts)
 
 
 @pytest.mark.parametrize("budget", [0.75, None])

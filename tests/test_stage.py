@@ -55,7 +55,7 @@ def test_a_stage_is_judged_by_its_clip(before, whole, off):
     schedule = Schedule(tuple(flow_sigmas(30, 5)[:7]), "euler")
     facts = Facts(stage=Stage(before, whole))
     session = CacheConfig(min_steps=10).start(FAMILIES["wan"], schedule, facts=facts)
-    assert any("Caching is off" in said for said in session.report.messages) is off
+    assert any("Caching is off" in said for said in session.report.texts) is off
 
 
 def test_what_one_stage_leaves_the_next_one_spends():
@@ -130,7 +130,7 @@ def test_a_stage_that_gains_nothing_leaves_its_share():
 def test_stages_that_leave_no_room_have_each_their_own_share():
     guards = Guards(warmup=2, cooldown=1, longest_run=1)
     session = start(CacheConfig(budget=0.3, guards=replace(guards, start=0.9)))
-    assert not any("stage of a clip" in said for said in session.report.messages)
+    assert not any("stage of a clip" in said for said in session.report.texts)
     with pytest.raises(ValueError, match="fewer than"):
         Planned().share(2, [(known(FIRST, prior_moments("wan")), guards)] * 2)
 
@@ -141,9 +141,9 @@ def test_shares_come_to_the_budget(budget, carry):
     config = CacheConfig(budget=budget)
     first = start(config, carry=carry)
     asked = first.course.policy.asked
-    (said,) = [said for said in first.report.messages if "stage of a clip" in said]
+    (said,) = [said for said in first.report.texts if "stage of a clip" in said]
     whole = int(np.floor(budget * 20 + carry + 0.5 + 1e-9))
-    assert f"of {whole} evaluations" in said and f"{asked} are spent here" in said
+    assert f"of {whole} steps" in said and f"{asked} are computed here" in said
     left = carry + budget * FIRST.num_steps - asked
     second = config.start(WAN, LATER, facts=Facts(stage=Stage(11, 20, left)))
     asked = second.course.policy.asked  # none where every round is to be computed

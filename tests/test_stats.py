@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sencache_core import RunReport, StepRecord, flow_sigmas
+from sencache_core import Message, RunReport, StepRecord, flow_sigmas
 from sencache_core.policies.base import CONDITIONAL
 from sencache_core.run.stats import decision_name
 from sencache_core.types import ALL, FORCED, NONE, Decision, Reason
@@ -44,7 +44,7 @@ def golden_report() -> RunReport:
         calls_saved=7,
         basis="profile",
         history_bytes=196608,
-        messages=["Note: the profile was measured with euler, this is uni_pc."],
+        messages=[Message.of("profile.sampler", measured="euler", used="uni_pc")],
         completed=True,
         ended=True,
     )
@@ -84,14 +84,14 @@ def test_counts():
     assert report.seconds == 6 * 1.5 + 0.78125 + 3 * 0.0625
     assert report.saved_seconds() == pytest.approx(3 * (1.5 - 0.0625) + 1.5 - 0.78125)
     alone = "1 of them in part"
-    assert f"7 of 10 evaluations run ({alone}), 3 reused" in report.summary()
+    assert f"7 of 10 steps computed ({alone}), 3 skipped" in str(report.summary())
 
 
 def test_rounds_in_which_nobody_asked_are_no_part_of_the_cost():
     report = golden_report()
     report.steps += [replace(report.steps[0], decision="idle", calls=0, cost=0.0)] * 5
     assert (report.idle, report.cost) == (5, pytest.approx(0.65))
-    assert "7 of 10 evaluations run" in report.summary()
+    assert "7 of 10 steps computed" in str(report.summary())
 
 
 def test_saved_time_is_never_negative():
@@ -107,11 +107,19 @@ def test_json_has_no_infinity():
     assert json.loads(report.to_json())["steps"][0]["sigma"] is None
 
 
-def test_a_message_is_said_once():
+def test_a_message_is_said_once_the_most_urgent_first():
     report = golden_report()
-    report.say("again")
-    report.say("again")
-    assert report.messages.count("again") == 1
+    for _ in range(2):
+        report.say("learnt", count=2)
+        report.say(Message.of("off.rising"))
+    report.say("learnt", count=3)
+    assert [m.key for m in report.messages] == ["off.rising", "profile.sampler", *["learnt"] * 2]
+    assert [m["level"] for m in report.to_dict()["messages"]] == [
+        "problem",
+        "note",
+        *["detail"] * 2,
+    ]
+    assert report.to_dict()["messages"][2]["text"] == report.texts[2]
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -121,7 +129,7 @@ def test_decision_names(reason):
     assert decision_name(Decision(ALL, reason)) == ("forced" if reason in FORCED else "computed")
 
 
-def why(*reasons: Reason, scores=()) -> str | None:
+def why(*reasons: Reason, scores=()) -> str:
     report = RunReport("wan", "sencache", "linear", "output", 10)
     for number, reason in enumerate(reasons):
         score, limit = scores[number] if scores else (None, None)
@@ -129,7 +137,9 @@ def why(*reasons: Reason, scores=()) -> str | None:
         report.steps.append(
             StepRecord(number, number, 0.5, 0.5, name, reason.value, score, limit, calls=1)
         )
-    return report.why_nothing_was_reused()
+    said = report.why_nothing_was_reused()
+    assert report.to_dict()["why"] == (said and said.to_dict())
+    return str(said)
 
 
 def test_why_names_the_closest_score():
@@ -140,19 +150,19 @@ def test_why_names_the_closest_score():
 
 def test_why_off():
     assert "off" in why(Reason.FIRST, Reason.OFF, Reason.OFF, Reason.COOLDOWN)
-    assert "guard" not in why(Reason.FIRST, Reason.OFF, Reason.OFF, Reason.COOLDOWN)
+    assert "had to" not in why(Reason.FIRST, Reason.OFF, Reason.OFF, Reason.COOLDOWN)
 
 
 def test_why_guards():
     text = why(Reason.FIRST, Reason.WINDOW, Reason.WINDOW, Reason.COOLDOWN)
-    assert "guard forced" in text
-    assert "outside start/end (2)" in text
+    assert "had to be computed" in text
+    assert "outside start/end" in text
 
 
 def test_why_schedule():
     text = why(Reason.FIRST, Reason.SCHEDULED_COMPUTE, Reason.COOLDOWN)
-    assert "guard" not in text
-    assert "scheduled evaluation" in text
+    assert "had to" not in text
+    assert "computed by plan" in text
 
 
 def test_why_is_silent_when_something_was_reused():

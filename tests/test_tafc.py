@@ -129,7 +129,7 @@ def test_decisions_and_forecasts_are_the_origins(bend, threshold, shift, first, 
     report, answers = sampled(policy, Guards(first, 1, 10_000), sched, bend)
     mask, expected = origins_run(threshold, sched, bend, first)
     assert [step.decision != "reused" for step in report.steps] == mask
-    assert report.reused == reused and not report.messages
+    assert report.reused == reused and not report.texts
     for found, truth in zip(answers, expected, strict=True):
         torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-4)
 

@@ -163,7 +163,7 @@ def test_wan_is_told_by_its_width(width, retention, name):
 def test_a_model_it_cannot_serve_is_computed_and_told(family, model, why):
     session = CacheConfig(TeaCache(model=model)).start(family, schedule(20))
     assert session.course.policy.name == "off"
-    assert any(why in message for message in session.report.messages)
+    assert any(why in message for message in session.report.texts)
 
 
 @pytest.mark.parametrize("look", [None, lambda *_: None])
@@ -175,7 +175,7 @@ def test_where_nothing_is_seen_everything_is_computed_and_said(look):
     report = session.report
     assert report.reused == 0
     assert {step.reason for step in report.steps[2:-1]} == {Reason.UNSEEN.value}
-    assert sum("time embedding, which was not found" in said for said in report.messages) == 1
+    assert sum("time embedding, which was not found" in said for said in report.texts) == 1
 
 
 def test_the_branch_that_is_looked_at_stays_the_same():
@@ -243,7 +243,7 @@ def test_a_profiles_runs_give_the_polynomial():
     profile, policy = measured_profile(), TeaCache(0.3, model="measured")
     config = CacheConfig(policy, guards=Guards(1, 1, 99), budget=None, profile=profile)
     report = cached_run(config, schedule(30))[1]
-    assert 0 < report.reused < 28 and not report.messages
+    assert 0 < report.reused < 28 and not report.texts
     fit = Fit.to(WAN, *profile.changes())
     scores = [step.score for step in report.steps if step.score is not None]
     series = [toy_signal(TIME_EMBEDDING, noise(1, 1), s, 0.0) for s in schedule(30).sigmas[:2]]
@@ -253,5 +253,5 @@ def test_a_profiles_runs_give_the_polynomial():
 
 def test_without_measured_changes_it_says_so():
     session = CacheConfig(TeaCache(model="measured")).start(WAN, schedule(20))
-    assert any("connect a profile" in message for message in session.report.messages)
+    assert any("Connect a profile" in message for message in session.report.texts)
     assert TeaCache(model="measured", retention=True).signal(WAN) == TIME_EMBEDDING

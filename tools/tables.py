@@ -5,6 +5,7 @@
 
 What stands between the two marks of a table is replaced; docs/methods.md is written as a whole, its
 figures as docs/methods.json has them. ``tests/test_docs.py`` fails where a page is not up to date.
+The core's messages are written into the web's English words (``tests/test_words.py``).
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from sencache_core.policies.groups import (  # noqa: E402
     STEP,
     grouped,
 )
+from sencache_core.words import ENGLISH  # noqa: E402
 
 #: Pages with a table of policies.
 PAGES = ("README.md", "web/docs/SenCachePolicySelect.md")
 METHODS = "docs/methods.md"
+WORDS = "web/words/en.json"
 _TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->)", re.DOTALL)
 
 #: By depth what a skipped step still runs, and what is kept for it.
@@ -197,6 +200,12 @@ def _since(name: str) -> str:
     return f"{__version__}, not released yet" if version == "Unreleased" else version
 
 
+def words(known: Mapping[str, str]) -> dict[str, str]:
+    """``known`` English words of the web, with the core's messages as they are now."""
+    own = {key: text for key, text in known.items() if not key.startswith("message.")}
+    return own | {f"message.{key}": text for key, text in ENGLISH.items()}
+
+
 def main() -> None:
     for page in PAGES:
         path = ROOT / page
@@ -204,6 +213,10 @@ def main() -> None:
         print("wrote", page)
     (ROOT / METHODS).write_text(methods_page(), encoding="utf-8")
     print("wrote", METHODS)
+    path = ROOT / WORDS
+    told = words(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print("wrote", WORDS)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def lessons(family: str) -> list[list]:
                 sample(family, module, scheduler, prompt, len(found), steps)
             (report,) = cached.reports
             done = "".join("." if step.decision == "reused" else "C" for step in report.steps)
-            assert done == mask, (done, mask, report.messages)
+            assert done == mask, (done, mask, report.texts)
             print(f"{family:9s} {steps} {budget:.2f} {mask}", flush=True)
             found.append(seen)
     return found

@@ -190,7 +190,7 @@ def _demo(
 def messages_of(reports: Sequence[dict[str, Any]]) -> list[str]:
     """What run reports, as dictionaries, say to the user, each sentence once."""
     said = [line for one in reports for line in (*one["messages"], one["why"]) if line]
-    return list(dict.fromkeys(said))
+    return list(dict.fromkeys(line["text"] for line in said))
 
 
 def _agree(report: RunReport, evaluations: int) -> None:

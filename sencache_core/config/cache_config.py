@@ -16,7 +16,6 @@ from ..policies import Guards, Off, Planned, Policy, RunInfo
 from ..policies.plan import Plan
 from ..run.facts import Facts
 from ..run.foresee import foresee
-from ..run.integral import NOT_TO_TRUTH, TO_TRUTH
 from ..run.session import Session
 from ..run.stats import RunReport
 from ..sampler.pattern import known
@@ -151,27 +150,22 @@ class CacheConfig:
             whole=facts.stage.steps(schedule.num_steps),
         )
         if family is None:
-            report.say(
-                "This model is of no known family: it is cached on an even schedule, with generic "
-                "sensitivities."
-            )
+            report.say("unknown_family")
         elif row is not family:
-            report.say(
-                f"This {family.title} model predicts {facts.prediction}, not {family.prediction} "
-                "as its family does: it is cached like an unknown model, on an even schedule."
-            )
+            prediction = {"prediction": facts.prediction, "usual": family.prediction}
+            report.say("unlike_family", family=family.title, **prediction)
         if self.profile is not None and header is not None:
             for note in self.profile.mismatches(header):
-                report.say(f"Note: {note}; its figures may not fit.")
+                report.say(note)
         lesson = None
         if self.learn is not None and header is not None and not row.generic:
             lesson = Lesson.of(self.learn, header, schedule, report)
         run = know(self, row, schedule, facts, report, lesson)
         later = know_later(self, run, facts, header, report)
         if self.policy.reuses and run.to_truth:
-            report.say(TO_TRUTH)
+            report.say("aim.true")
         elif self.policy.reuses and self.aim == "true":
-            report.say(NOT_TO_TRUTH)
+            report.say("aim.same")
 
         def replan(schedule: Schedule) -> tuple[Policy, RunInfo]:
             again = replace(run, schedule=schedule, transitions=None, to_truth=False)
@@ -200,7 +194,7 @@ class CacheConfig:
         """
         course = self.start(family, schedule, header).course
         if why := self.policy.misfit(course.run):
-            raise ValueError(why)
+            raise ValueError(str(why))
         if type(self.policy).plan is Policy.plan:  # it makes none of its own
             plan = foresee(course.policy, course.run)
             if plan is not None:

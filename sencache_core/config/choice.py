@@ -11,6 +11,7 @@ from ..policies.plan import evaluations_of
 from ..run.division import divide
 from ..run.facts import Facts, Stage
 from ..run.stats import RunReport
+from ..words import Message, about
 
 if TYPE_CHECKING:
     from .cache_config import CacheConfig
@@ -42,7 +43,7 @@ def choose(
     if not config.policy.reuses:
         return config.policy
     if why := _why_off(config, run, stage):
-        report.say(f"Caching is off: {why}")
+        report.say(why)
         return Off()
     own = config.policy.own_guards(config.guards, DEFAULT_GUARDS)
     if own.start is None:
@@ -64,16 +65,10 @@ def choose(
     guards = config.policy.fit_guards(own, evaluations, run)
     forced = config.policy.fewest(guards, run)
     if forced > evaluations:
-        report.say(
-            f"The budget of {evaluations} of {rounds} evaluations cannot be met: start/end, "
-            f"warm-up, the longest run and the policy force {forced:.3g}, which is about what "
-            "this run spends."
-        )
+        report.say("budget_forced", asked=evaluations, total=rounds, forced=about(forced))
     elif config.policy.raised(own, guards):
-        report.say(
-            f"{evaluations} of {rounds} evaluations need up to {guards.longest_run} reuses in "
-            f"a row; the limit of {own.longest_run} was raised for this run."
-        )
+        longest = {"longest": guards.longest_run, "limit": own.longest_run}
+        report.say("longest_run_raised", asked=evaluations, total=rounds, **longest)
     evaluations = max(evaluations, forced)
     policy = Guarded(config.policy.for_budget(evaluations, run, guards), guards, evaluations)
     short = stage.steps(steps) < 2 * config.min_steps
@@ -81,38 +76,23 @@ def choose(
         # What skipping costs: the limit is not one on what the sampler itself misses.
         expected = policy.plan(replace(run, to_truth=False), guards).error
         if expected > MOST_EXPECTED:
-            report.say(
-                f"Caching is off: with {evaluations:g} of {rounds} evaluations the clip would "
-                f"be off by about {expected:.0%}. A run of {steps} steps "
-                "without guidance, as of distilled models, has few to spare; a larger budget, "
-                "or more steps, allows it."
-            )
+            figures = {"asked": about(evaluations, 6), "percent": round(100 * expected)}
+            report.say("off.clip_lost", **figures, total=rounds, steps=steps)
             return Off()
     return policy
 
 
-def _why_off(config: CacheConfig, run: RunInfo, stage: Stage) -> str:
-    """Why a run must be computed in full, as the end of a sentence; empty: it need not."""
+def _why_off(config: CacheConfig, run: RunInfo, stage: Stage) -> Message | None:
+    """Why a run must be computed in full; ``None``: it need not."""
     schedule, steps = run.schedule, stage.steps(run.schedule.num_steps)
     if steps < config.min_steps:
-        what = "run" if steps == schedule.num_steps else "clip"
-        return (
-            f"this {what} has {steps} steps, and {what}s of fewer than {config.min_steps} "
-            "(distilled models, speed LoRAs) have none to spare. Lower min_steps to cache all "
-            "the same."
-        )
+        alone = steps == schedule.num_steps
+        key = "off.few_steps" if alone else "off.few_steps_in_all"
+        return Message.of(key, count=steps, least=config.min_steps)
     if not schedule.falling:
-        return "the sampler's noise levels do not fall throughout."
+        return Message.of("off.rising")
     if schedule.adaptive:
-        return (
-            f"the sampler {schedule.sampler} measures its own error to choose its steps, and "
-            "would measure that of the forecasts instead."
-        )
+        return Message.of("off.adaptive", sampler=schedule.sampler)
     if schedule.comes_back:
-        return (
-            f"the sampler {schedule.sampler} looks ahead and comes back to more noise, which "
-            "outputs at less noise cannot predict."
-        )
-    if why := config.policy.misfit(run):  # a workflow's steps have changed: let it finish
-        return f"{why}."
-    return ""
+        return Message.of("off.comes_back", sampler=schedule.sampler)
+    return config.policy.misfit(run)  # a workflow's steps have changed: let it finish

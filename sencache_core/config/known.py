@@ -25,11 +25,6 @@ from ..types import OUTPUT
 if TYPE_CHECKING:
     from .cache_config import CacheConfig
 
-_NOT_LINEAR = (
-    "Forecasts are not taken back: this guidance is no fixed combination of its branches "
-    "(rescaled, projected or clipped)."
-)
-
 
 def know(
     config: CacheConfig,
@@ -146,7 +141,7 @@ def _transitions(
     if multistep is not None:
         steps = multistep.transitions(schedule.sigmas, facts.clean or clean_of(row))
     if steps is not None and not facts.linear_guidance:
-        report.say(_NOT_LINEAR)
+        report.say("guidance_not_linear")
         return None, None
     return steps, multistep
 

@@ -156,7 +156,7 @@ class Hook(ModelHook):
             container, payload = Container.of(output)
             run.containers[pending.key] = container
             if payload is None:
-                run.runner.report.say(f"Outputs of type {type(output).__name__} cannot be cached.")
+                run.runner.report.say("no_output", type=type(output).__name__)
                 return output
             handed = visit.ran(OUTPUT, payload)
         return output if handed is None else container.put(handed)
@@ -186,10 +186,7 @@ class Hook(ModelHook):
                 output = output if handed is None else container.put(handed)
         pending.run.containers[pending.key] = container
         if not pending.visit.seen:
-            pending.run.runner.report.say(
-                f"The {self.tap.name} tap finds no block stack in some calls: these are always "
-                "computed. Choose the output tap."
-            )
+            pending.run.runner.report.say("no_stack", tap=self.tap.name)
         return output
 
     @torch.compiler.disable

@@ -28,13 +28,6 @@ MOST_OPEN = 8
 #: Rounds of other samples after which one that no call has continued is given up (ours).
 PATIENCE = 8 * MOST_OPEN
 
-_TOO_MANY = (
-    f"More than {MOST_OPEN} samples were made at once on one transformer, or latents jumped "
-    "between steps (editing samplers that draw fresh noise): calls that continued no known sample "
-    "were computed in full."
-)
-_NOT_LISTED = "Caching is off: the first timestep is not on the scheduler's list."
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -308,7 +301,7 @@ class Runs:
         times, schedule = self.clock.ahead(asked.timestep, asked.slack)
         runner = self._start(schedule, module, asked.inputs)
         if schedule is None:
-            runner.report.say(_NOT_LISTED)
+            runner.report.say("off.not_listed")
         t = self._time(times[0] if times else asked.timestep)
         trajectory, noisy = Trajectory(asked.latent, t), self.clock.draws_noise()
         run = Run(runner, schedule, times, asked, trajectory, thread, self._turn, noisy)
@@ -318,7 +311,7 @@ class Runs:
     def _full_run(self, asked: Asked, module: nn.Module, thread: int) -> Run:
         if self._full is None:
             runner = self._start(None, module, asked.inputs)
-            runner.report.say(_TOO_MANY)
+            runner.report.say("too_many_samples", most=MOST_OPEN)
             trajectory = Trajectory(asked.latent, self._time(asked.timestep))
             self._full = Run(runner, None, (), asked, trajectory, thread, self._turn)
             self._open.append(self._full)

@@ -192,10 +192,7 @@ class _Host(Shared):
             mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
             args = (args[0], mended, *args[2:])
         if other := replaced_forward(network, patcher.object_patches):
-            run.runner.report.say(
-                f"Note: another node has replaced the model's forward ({other}). If that is a "
-                "cache, use either it or SenCache."
-            )
+            run.runner.report.say("forward_replaced", function=other)
         report_memory(run.runner.report, self.kept, patcher, shapes)
         _tell(self.live, run.runner.report)  # what is planned, before the first evaluation
         options[KEY] = run
@@ -302,15 +299,15 @@ def _tell(callback: Publish | None, report: RunReport) -> None:
         if callback is not None:
             callback(report)
     except Exception as error:
-        report.say(f"A callback of this run failed: {type(error).__name__}: {error}")
+        report.say("callback_failed", error=f"{type(error).__name__}: {error}")
         logging.exception("SenCache: a callback failed; sampling goes on")
 
 
 def _patched(model: Any, host: _Host) -> Any:
     if type(model.model).__name__ == "WAN21_CausalAR":
         raise UnsupportedModel(
-            "SenCache cannot cache causal Wan models: their key/value cache is filled by the very "
-            "calls that would be skipped. Remove the SenCache node."
+            "SenCache cannot cache causal Wan models, whose key/value cache is filled by the very "
+            "calls that would be skipped: remove the SenCache node."
         )
     clone = _bare(model)
     wrappers = {

@@ -103,16 +103,11 @@ def report_memory(
     room = room_of(patcher)
     if held < min(MUCH, room):
         return
-    said = f"This run will keep about {_size(held)} for reuse"
     if held < room:
-        report.say(f"{said}.")
+        report.say("memory.much", held=_gib(held))
         return
-    instead = "the output tap" if tap.whole else "a policy that skips whole steps"
-    report.say(
-        f"{said}, more than the {_size(room)} that can be made free: it may run out of memory. "
-        f"Choose {instead} (where a policy has the setting place: output), a shorter or smaller "
-        "clip, or another policy."
-    )
+    key = "memory.too_much_at_tap" if tap.whole else "memory.too_much_inside"
+    report.say(key, held=_gib(held), room=_gib(room))
 
 
 def room_of(patcher: Any) -> int:
@@ -121,5 +116,5 @@ def room_of(patcher: Any) -> int:
     return free + getattr(patcher, "loaded_size", int)()
 
 
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
+def _gib(count: int) -> float:
+    return round(count / 2**30, 1 if count >= 2**29 else 3)

@@ -92,9 +92,11 @@ def refuse_other_caches(
     other = name[0].lower() + name[1:] if name.startswith(("The ", "A ")) else name
     ways = f"remove or bypass either {other} or SenCache"
     if cache_on(network):
-        ways += ". If its node is gone already, the loaded model still holds it: restart ComfyUI"
+        ways += (
+            ", and restart ComfyUI if its node is gone already (the loaded model still holds it)"
+        )
     raise UnsupportedModel(
-        f"{name} is already on this model. Two caches would take each other's forecasts for the "
+        f"{name} is already on this model, and two caches take each other's predictions for the "
         f"truth: {ways}."
     )
 

@@ -89,7 +89,7 @@ class Run(Shared):
 
     def _begin(self, guider: Any, x: Tensor, sigma: Tensor) -> None:
         if torch.is_grad_enabled() or getattr(comfy.model_management, "in_training", False):
-            self.runner.report.say("Not cached: evaluations that compute gradients.")
+            self.runner.report.say("off.gradients")
             return
         self.open, self.batch = True, x.shape[0]
         self.passes = self.known = 0
@@ -111,8 +111,8 @@ class Run(Shared):
             if self.tap.inside:
                 who, instead = f"The {self.tap.name} tap", "the output tap"
             raise UnsupportedModel(
-                f"{who} cannot look into a model that torch.compile has compiled as a whole. "
-                f"Choose {instead}, or compile it block by block."
+                f"{who} cannot look into a model that torch.compile has compiled as a whole: "
+                f"choose {instead}, or compile it block by block."
             )
         with self.lock:
             self.passes += 1
@@ -133,10 +133,7 @@ class Run(Shared):
             for _ in range(0 if again else ran - 1):
                 self.runner.called((), 1.0)
         if not ran:
-            self.runner.report.say(
-                "Another node answered some model calls without running the model. If it is a "
-                "cache, use either it or SenCache."
-            )
+            self.runner.report.say("answered_elsewhere")
         return out
 
     def readable(self, options: Mapping[str, Any], x: Tensor) -> bool:
@@ -149,10 +146,7 @@ class Run(Shared):
         for _ in range(self.passes - self.known):
             self.runner.called((_UNKNOWN,), 1.0)
         if self.passes > self.known:
-            self.runner.report.say(
-                "Some model calls were computed in full: another node makes them one condition at "
-                "a time, or on its own, and they do not say which condition they are about."
-            )
+            self.runner.report.say("calls_unknown")
 
     def branches(self, *args: Any) -> list[Branch]:
         with self.lock:
@@ -228,10 +222,7 @@ class Run(Shared):
             if not tap.whole and self.runner.report.steps[-1].sigma >= _SMALLEST_SIGMA:
                 handed = call.ran(OUTPUT, _raw(sampling, t, x, denoised))
         if not call.seen:
-            self.runner.report.say(
-                f"The {tap.name} tap finds no block stack in some calls: these are always "
-                "computed. Choose the output tap."
-            )
+            self.runner.report.say("no_stack", tap=tap.name)
         return denoised if handed is None else sampling.calculate_denoised(t, handed.to(x), x)
 
 

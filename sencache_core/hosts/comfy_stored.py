@@ -22,6 +22,7 @@ from ..measure.stored import CallFacts, CallKey, CallStore, StoreError, pooled
 from ..model.digest import Opaque, digest
 from ..model.families import GENERIC
 from ..sampler.schedule import Schedule, as_floats
+from ..words import Message, Speaker
 from .comfy import sampler_name
 from .comfy_call import CallKeys
 from .comfy_guidance import guidance_scale
@@ -36,7 +37,7 @@ Told = Callable[["Count"], None]
 
 
 @dataclass
-class Count:
+class Count(Speaker):
     """What became of a run's model calls.
 
     Attributes:
@@ -59,12 +60,7 @@ class Count:
     steps: int = 0
     first: int | None = None
     differs: tuple[str, ...] = ()
-    messages: list[str] = field(default_factory=list)
-
-    def say(self, message: str) -> None:
-        """Add a sentence for the user, once."""
-        if message not in self.messages:
-            self.messages.append(message)
+    messages: list[Message] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -132,8 +128,8 @@ def resume(
 def _with(model: Any, told: Told | None, **changes: Any) -> Any:
     if type(model.model).__name__ == "WAN21_CausalAR":
         raise UnsupportedModel(
-            "SenCache cannot store calls of causal Wan models: their key/value cache is filled by "
-            "the very calls that would be left out. Remove the SenCache node."
+            "SenCache cannot store calls of causal Wan models, whose key/value cache is filled by "
+            "the very calls that would be left out: remove the SenCache node."
         )
     clone = model.clone()
     before = clone.get_attachment(STORED) or Stored()
@@ -165,7 +161,7 @@ class _Run:
         own = vars(self.model)
         before = own.get(self._METHOD)
         if before is not None:
-            self.count.say(_opaque("the model's inner call"))
+            self.count.say("store.opaque", what="the model's inner call")
             yield
             return
         self._method = getattr(type(self.model), self._METHOD).__get__(self.model)
@@ -211,15 +207,12 @@ class _Run:
         if torch.is_grad_enabled() or getattr(comfy.model_management, "in_training", False):
             return None
         if CALL in options:
-            self.count.say(
-                "Nothing is stored or resumed with a tap inside the model: choose the output tap "
-                "in SenCache Apply."
-            )
+            self.count.say("store.inside")
             return None
         try:
             return self._keys.of(x, t, c_concat, text, control, options, kwargs)
         except Opaque as opaque:
-            self.count.say(_opaque(str(opaque)))
+            self.count.say("store.opaque", what=str(opaque))
             return None
 
     def _known(
@@ -241,10 +234,7 @@ class _Run:
         if out is None and self.count.calls == 1:
             self.count.differs = store.why_not(key)
         if out is not None and options.get(KEY) is not None:
-            options[KEY].runner.report.say(
-                "SenCache Resume answered some model calls from its store: they took next to no "
-                "time, and the seconds here say little about a run without it."
-            )
+            options[KEY].runner.report.say("resumed")
         return out
 
     def _keep(self, key: CallKey, out: Tensor, step: int, text: Tensor | None, shape) -> None:
@@ -262,11 +252,4 @@ class _Run:
             self.count.kept += new
         except StoreError as error:
             self.keep = None
-            self.count.say(f"Nothing more is stored: {error}.")
-
-
-def _opaque(what: str) -> str:
-    return (
-        f"Another node changes the model in a way that cannot be compared between runs ({what}): "
-        "such calls are neither stored nor resumed."
-    )
+            self.count.say("store.full", error=str(error))

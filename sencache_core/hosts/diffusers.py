@@ -24,6 +24,7 @@ from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule
 from ..types import OUTPUT
+from ..words import Message
 from ._diffusers import (
     HookRegistry,
     channel_dim,
@@ -138,9 +139,9 @@ class Attachment:
         try:
             self._on_report(runner.report)
         except Exception as error:
-            message = f"on_report raised {type(error).__name__}: {error}"
+            message = Message.of("callback_failed", error=f"{type(error).__name__}: {error}")
             runner.report.say(message)
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(str(message), stacklevel=2)
 
     def __enter__(self) -> Attachment:
         return self

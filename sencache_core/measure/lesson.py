@@ -14,11 +14,6 @@ from .learnt_store import LearntStore
 from .profile import ProfileHeader
 from .profile_file import NewerFormat, ProfileError
 
-_FULL = (
-    "This run is computed in full, and seen in full: the next ones with these settings are planned "
-    "from it."
-)
-
 
 @dataclass(frozen=True)
 class Lesson:
@@ -58,10 +53,10 @@ class Lesson:
         try:
             return replace(lesson, known=store.load(header))
         except NewerFormat as error:
-            report.say(f"What earlier runs have told is not used: {error}.")
+            report.say("learn.newer", error=str(error))
             return replace(lesson, shut=True)
         except ProfileError as error:
-            report.say(f"What earlier runs have told is lost, and learnt anew: {error}.")
+            report.say("learn.lost", error=str(error))
             return lesson
 
     @property
@@ -81,8 +76,8 @@ class Lesson:
         try:
             self.store.add(self.header, observed)
         except ProfileError as error:
-            self.report.say(f"Nothing was learnt from this run: {error}.")
+            self.report.say("learn.failed", error=str(error))
 
     def announce(self) -> None:
         """Say that this run is computed in full."""
-        self.report.say(_FULL)
+        self.report.say("learn.full")

@@ -14,6 +14,7 @@ from ..forecast.moments import Moments
 from ..model.families import FAMILIES
 from ..sampler.schedule import sampler_key
 from ..types import CROSS, MLP, SELF
+from ..words import Message, about
 from . import layers as layer_watch
 from . import profile_file
 from .profile_checks import (
@@ -148,8 +149,8 @@ class Profile:
         """Mean value of the curve ``name`` at ``t``."""
         return float(np.interp(t, self.t, self.mean[name]))
 
-    def mismatches(self, other: ProfileHeader) -> list[str]:
-        """Plain sentences on what differs between the calibration and the run ``other``.
+    def mismatches(self, other: ProfileHeader) -> list[Message]:
+        """What differs between the calibration and the run ``other``.
 
         Raises:
             ProfileError: another family, or another tap: its figures would mean nothing there.
@@ -167,16 +168,16 @@ class Profile:
             )
         notes = []
         if own.fingerprint and other.fingerprint and own.fingerprint != other.fingerprint:
-            notes.append("the profile was measured on another checkpoint of this family")
+            notes.append(Message.of("profile.checkpoint"))
         samplers = sampler_key(own.sampler), sampler_key(other.sampler)
         if all(samplers) and samplers[0] != samplers[1]:
-            notes.append(f"the profile was measured with {own.sampler}, this is {other.sampler}")
+            names = {"measured": own.sampler, "used": other.sampler}
+            notes.append(Message("profile.sampler", names))
         if own.sigmas and other.sigmas and not _covers(own.sigmas, other.sigmas):
-            notes.append("the run visits noise levels that the calibration did not")
+            notes.append(Message.of("profile.levels"))
         if own.guidance and other.guidance and abs(own.guidance - other.guidance) > 0.5:
-            notes.append(
-                f"the profile was measured at guidance {own.guidance:g}, this is {other.guidance:g}"
-            )
+            scales = {"measured": about(own.guidance), "used": about(other.guidance)}
+            notes.append(Message("profile.guidance", scales))
         return notes
 
     def save(self, path: str | Path) -> None:

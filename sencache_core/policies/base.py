@@ -16,6 +16,7 @@ from ..sampler.response import Multistep
 from ..sampler.schedule import Schedule
 from ..sampler.solver import Clean
 from ..types import Decision, Only, Reason, Step
+from ..words import Message
 from .plan import Plan
 
 #: Reuses in a row that a budget may demand (ours): the smallest budget offered, 0.2 of 20 steps,
@@ -268,9 +269,9 @@ class Policy(ABC):
         """The schedule that a run is to follow as things stand; ``None``: ``state`` holds none."""
         return None
 
-    def misfit(self, run: RunInfo) -> str:
-        """Why it cannot serve such a run; empty: it can."""
-        return ""
+    def misfit(self, run: RunInfo) -> Message | None:
+        """Why it cannot serve such a run: a message ``off.``...; ``None``: it can."""
+        return None
 
     def observe(self, step: Step, state: Any) -> Any:
         """Learn from a full evaluation at ``step``, whether this policy or a guard asked for it.

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ..forecast.reuse import Hold, TwoBands
 from ..types import Only
+from ..words import Message
 from .base import CONDITIONAL, Guards, Preset, RunInfo
 from .partial import Partial
 
@@ -51,8 +52,8 @@ class CfgCache(Partial):
         half = Preset("cogvideox", cls(interval=5.0), Hold(), Guards(start=0.34), note, TwoBands())
         return {"FasterCache CFG-Cache": half}
 
-    def misfit(self, run: RunInfo) -> str:
-        return "" if run.guided else "without guidance there is no unconditional branch to spare"
+    def misfit(self, run: RunInfo) -> Message | None:
+        return None if run.guided else Message.of("off.unguided")
 
     @property
     def needs_pairs(self) -> bool:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from ..forecast.reuse import Hold
 from ..types import ALL, Decision, Reason, Step
+from ..words import Message
 from .base import Guards, Preset, RunInfo
 from .fbcache import ANY, FBCache
 from .probing import Probed
@@ -234,9 +235,9 @@ class DBCache(FBCache):
     def own_guards(self, guards: Guards, default: Guards) -> Guards:
         return Guards(1, 0, ANY) if self.masked else guards
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         if self.masked and run.schedule.num_steps < _FEWEST:
-            return f"cache-dit's masks are for {_FEWEST} steps or more"
+            return Message.of("off.mask_steps", least=_FEWEST)
         return super().misfit(run)
 
     def start(self, run: RunInfo) -> DBState:

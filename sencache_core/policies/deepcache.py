@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ..words import Message
 from .base import RunInfo
 from .partial import EVERY, PartialBlocks
 
@@ -65,13 +66,10 @@ class DeepCache(PartialBlocks):
         """The deep blocks of ``count``, which are one place; none where all are shallow."""
         return [range(self.depth, count - self.depth)] if 2 * self.depth < count else []
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         if run.blocks is not None and not self.kept(run.blocks):
-            return (
-                f"DeepCache would run all {run.blocks} blocks of this model at every step; "
-                "lower depth"
-            )
-        return ""
+            return Message.of("off.all_blocks_depth", title="DeepCache", count=run.blocks)
+        return None
 
     @property
     def share(self) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..forecast.reuse import HoldChange, ReuseRule
 from ..types import OUTPUT, Step
+from ..words import Message
 from .accumulating import Accumulated, Accumulating
 from .base import Guards, Preset, RunInfo
 
@@ -145,13 +146,10 @@ class EasyCache(Accumulating):
     def rules(self) -> Mapping[str, ReuseRule]:
         return {OUTPUT.tap: HoldChange()} if self.payload == CHANGE else {}
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         if self.payload == CHANGE and run.family.prediction not in ("flow", "v"):
-            return (
-                "EasyCache takes the latent off the outputs, and how large the one is that this "
-                "model is fed is not known; set payload to rule"
-            )
-        return ""
+            return Message.of("off.change_unknown")
+        return None
 
     def start(self, run: RunInfo) -> EasyState:
         return EasyState(run)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..forecast.reuse import ReuseRule, ScaleShift
+from ..words import Message
 from .base import RunInfo
 from .layered import WHERE_HELP, Spaced, unknown
 from .partial import EVERY
@@ -62,7 +63,7 @@ class Eoc(Spaced):
         if not 0 <= self.margin <= 1:
             raise ValueError(f"margin must lie in 0..1, not {self.margin}")
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         return unknown(run)
 
     def rules_in(self, run: RunInfo) -> Mapping[str, ReuseRule]:

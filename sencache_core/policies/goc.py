@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..forecast.reuse import Gradient, ReuseRule
+from ..words import Message
 from .base import RunInfo
 from .layered import WHERE_HELP, Spaced, unknown
 from .partial import EVERY
@@ -83,8 +84,8 @@ class Goc(Spaced):
     def rules(self) -> Mapping[str, ReuseRule]:
         return {self.tap: Gradient(eta=self.eta)}
 
-    def misfit(self, run: RunInfo) -> str:
-        return unknown(run) if self.turns == MEASURED else ""
+    def misfit(self, run: RunInfo) -> Message | None:
+        return unknown(run) if self.turns == MEASURED else None
 
     def rules_in(self, run: RunInfo) -> Mapping[str, ReuseRule]:
         curves, held = run.layers if self.turns == MEASURED else None, ()

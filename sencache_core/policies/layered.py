@@ -12,6 +12,7 @@ import numpy as np
 from ..forecast.reuse import Hold, ReuseRule
 from ..model.taps import Tap
 from ..types import ALL, CROSS, MLP, SELF, Decision, Key, Only, Reason, Site, Step
+from ..words import Message
 from .base import Guards, Policy, RunInfo
 
 #: By kind ``[depth, rounds]``: whether a layer is reused at a round.
@@ -173,14 +174,11 @@ class LayerSchedule(Policy):
         return BudgetedLayers(self, guards, evaluations)
 
 
-def unknown(run: RunInfo) -> str:
-    """Why a policy cannot go by how layers change; empty: it can."""
+def unknown(run: RunInfo) -> Message | None:
+    """Why a policy cannot go by how layers change; ``None``: it can."""
     if run.layers is not None:
-        return ""
-    return (
-        f"how the layers of {run.family.title} models change is not known; connect a profile that "
-        "was measured with the tap layers"
-    )
+        return None
+    return Message.of("off.layers_unknown", family=run.family.title)
 
 
 class Changes(LayerSchedule):
@@ -197,7 +195,7 @@ class Changes(LayerSchedule):
             raise ValueError(f"threshold must not be negative, not {self.threshold}")
         self.check_choices()
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         return unknown(run)
 
     def changes(self, run: RunInfo, work: Work, lags: int = 1) -> dict[str, list[np.ndarray]]:

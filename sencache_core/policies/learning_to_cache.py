@@ -17,6 +17,7 @@ import torch
 
 from ..forecast.reuse import Gradient, Hold, ReuseRule
 from ..types import MLP, SELF
+from ..words import Message
 from .base import RunInfo
 from .layered import KINDS, WHERE_HELP, Changes, Reused, Work
 
@@ -150,17 +151,18 @@ class LearningToCache(Changes):
     def rules(self) -> Mapping[str, ReuseRule]:
         return {self.tap: Gradient(eta=self.gradient) if self.gradient else Hold()}
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         if not self.router:
             return super().misfit(run)
         try:
             table = self._table()
         except (OSError, ValueError) as error:
-            return f"the router {self.router} cannot be read: {error}"
+            return Message.of("off.router_unreadable", router=self.router, error=str(error))
         steps, rounds = next(iter(table.values())).shape[1], len(run.times)
         if steps != rounds:
-            return f"the router {self.router} is for {steps} steps, and this run has {rounds}"
-        return ""
+            counts = {"steps": steps, "evaluations": rounds}
+            return Message.of("off.router_steps", router=self.router, **counts)
+        return None
 
     def _table(self) -> dict[str, np.ndarray]:
         return _router(self.router, Path(self.router).stat().st_mtime)

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from ..forecast.reuse import Hold, ReuseRule
 from ..types import OUTPUT, SAME_TIME, STACK, Step
+from ..words import Message
 from .base import Guards, Preset, Prior, RunInfo
 from .threshold import Threshold
 
@@ -227,21 +228,18 @@ class MagCache(Threshold):
             return None
         return tables().get(_OF_FAMILY.get(run.family.name))
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         table, family = self._table(run), run.family
         if table is None:
             if run.moments is None:
-                return f"no ratios are known of {family.title} models; connect a profile"
+                return Message.of("off.ratios_unknown", family=family.title)
             if self.place == STACK.tap and isinstance(run.slopes, Prior):
-                return (
-                    f"MagCache has no ratios for the block stack of {family.title}; connect a "
-                    "profile of it, or keep the output"
-                )
+                return Message.of("off.ratios_of_stack_unknown", family=family.title)
         elif table.family != family.name:
-            return f"the ratios of {self.model} do not fit a model of {family.title}"
+            return Message.of("off.ratios_of_another", model=self.model, family=family.title)
         elif self.place == OUTPUT.tap:
-            return f"the ratios of {self.model} are those of the block stack, not of the output"
-        return ""
+            return Message.of("off.ratios_of_stack_only", model=self.model)
+        return None
 
     def with_tolerance(self, tolerance: float) -> MagCache:
         return replace(self, threshold=tolerance)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..sampler.solver import round_weights
 from ..types import ALL, NONE, Decision, Reason, Step
+from ..words import Message
 from .base import CONDITIONAL, LONGEST_RUN, Guards, Policy, RunInfo
 from .correction import Hardness
 from .even import even_mask
@@ -154,13 +155,11 @@ class Planned(Policy):
     def planned(self) -> bool:
         return not self.mask
 
-    def misfit(self, run: RunInfo) -> str:
-        try:
-            if self.mask:
-                self.fit_mask(len(run.times))
-        except ValueError as error:
-            return str(error)
-        return ""
+    def misfit(self, run: RunInfo) -> Message | None:
+        letters, evaluations = len(Plan.parse(self.mask).mask) if self.mask else 0, len(run.times)
+        if letters in (0, evaluations):
+            return None
+        return Message.of("off.mask", letters=letters, evaluations=evaluations)
 
     def plan(self, run: RunInfo, guards: Guards) -> Plan:
         if not self.mask:
@@ -192,8 +191,8 @@ class Planned(Policy):
         plan = Plan.parse(self.mask)
         if len(plan.mask) != rounds:
             raise ValueError(
-                f"the mask has {len(plan.mask)} letters, but this run has {rounds} evaluations; "
-                "plan anew, or write one letter per evaluation"
+                f"The mask has {len(plan.mask)} letters, but this run has {rounds} evaluations: "
+                "plan anew, or write one letter for each."
             )
         return plan
 

@@ -11,6 +11,7 @@ from ..model.families import GENERIC, Family
 from ..model.signals import FIRST_RESIDUAL
 from ..model.taps import Tap
 from ..types import Decision, Key, Look, Only, Reason
+from ..words import Message
 from .accumulating import Accumulated
 from .base import Guards, Policy, RunInfo
 from .threshold import Budgeted, Threshold
@@ -78,14 +79,15 @@ class Probing(Threshold):
         """Share of an evaluation's block work that runs in a round of reuse; 0: not known."""
         return min((self.first + self.last) / run.blocks, 1.0) if run.blocks else 0.0
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         title, always = self.title.partition(" (")[0], self.first + self.last
         if run.family.name == GENERIC.name:
-            return f"{title} looks into the model, and this one is of no known family"
+            return Message.of("off.unknown_family", title=title)
         if run.blocks is not None and always >= run.blocks:
-            hint = "; lower first" + " or last" * (self.last > 0) if self.first > 1 else ""
-            return f"{title} would run all {run.blocks} blocks of this model at every step{hint}"
-        return ""
+            key = "off.all_blocks_first_last" if self.last else "off.all_blocks_first"
+            key = key if self.first > 1 else "off.all_blocks"
+            return Message.of(key, title=title, count=run.blocks)
+        return None
 
     def start(self, run: RunInfo) -> Probed:
         return Probed(run)

@@ -14,6 +14,7 @@ from ..forecast.reuse import Hold, ReuseRule
 from ..model.families import Family
 from ..model.signals import TIME_PROJECTION
 from ..types import STACK, Step
+from ..words import Message
 from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Preset, Prior, RunInfo
 from .easycache import RULE, EasyCache
@@ -238,7 +239,7 @@ class RACFGCache(Accumulating):
         instead = self.projection and self.inner == TeaCache.name and family.name == "wan"
         return TIME_PROJECTION if instead else own
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         return self.score_inside.misfit(run)
 
     def start(self, run: RunInfo) -> RiskState:

@@ -14,6 +14,7 @@ from ..forecast.reuse import Hold, ReuseRule, TaylorSeer
 from ..model.families import Family
 from ..model.signals import NOISY_LATENT
 from ..types import OUTPUT, STACK, Step
+from ..words import Message
 from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Preset, RunInfo
 
@@ -133,14 +134,14 @@ class SeaCache(Accumulating):
     def signal(self, family: Family) -> str:
         return NOISY_LATENT
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         if run.family.name == "ltx2":
-            return "SeaCache looks at frames, and LTX-2's latent is a list of picture and sound"
+            return Message.of("off.sound")
         if run.family.prediction not in ("flow", "v"):
-            return "SeaCache filters by the share of noise, which is not known of this model"
+            return Message.of("off.noise_share_unknown")
         if run.channels is None:
-            return "SeaCache looks at frames, and this model's latent is a list of tokens"
-        return ""
+            return Message.of("off.tokens")
+        return None
 
     def start(self, run: RunInfo) -> SeaState:
         return SeaState(run)

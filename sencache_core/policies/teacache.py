@@ -13,6 +13,7 @@ from ..forecast.reuse import Hold, ReuseRule
 from ..model.families import GENERIC, Family
 from ..model.signals import MODULATED_INPUT, TIME_EMBEDDING, TIME_PROJECTION
 from ..types import STACK, Look, Step
+from ..words import Message
 from .accumulating import PLACE, Accumulated, Accumulating
 from .base import Guards, Policy, Preset, RunInfo
 from .threshold import change_of_looks
@@ -312,18 +313,16 @@ class TeaCache(Accumulating):
         fits = (f for name, f in FITS.items() if name.endswith(_RETAINED) == self.retention)
         return next((fit for fit in fits if fit.width == width != 0), None)
 
-    def misfit(self, run: RunInfo) -> str:
+    def misfit(self, run: RunInfo) -> Message | None:
         fit = self._fit(run.family)
         if run.family.name == GENERIC.name:
-            return "TeaCache looks into the model, and this one is of no known family"
+            return Message.of("off.unknown_family", title="TeaCache")
         if fit is not None and fit.family != run.family.name:
-            return f"the polynomial of {self.model} does not fit a model of {run.family.title}"
+            fitted = {"model": self.model, "family": run.family.title}
+            return Message("off.polynomial_of_another", fitted)
         if self.model == MEASURED and run.slopes.changes() is None:
-            return (
-                "no changes of what TeaCache looks at were measured; connect a profile that was "
-                "calibrated with this version, on a model that is not compiled as a whole"
-            )
-        return ""
+            return Message.of("off.polynomial_unmeasured")
+        return None
 
     def own_guards(self, guards: Guards, default: Guards) -> Guards:
         if self.retention and guards.cooldown == default.cooldown:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..policies import Policy, RunInfo
 from ..sampler.schedule import Schedule
 from ..types import ALL, Decision, Look, Reason, Step
+from ..words import about
 from .foresee import foresee
 from .stats import RunReport
 from .watch import Watch
@@ -18,15 +19,6 @@ from .watch import Watch
 #: What a sampler that asks otherwise than expected is met with: the policy, and what is known of
 #: the run, under the schedule that has shown.
 Replan = Callable[[Schedule], tuple[Policy, RunInfo]]
-
-_HOPELESS = (
-    "Caching is off for the rest of this run: forecasts were off by as much as the outputs "
-    "themselves, as with distilled models, which are sampled without guidance."
-)
-_NO_PATTERN = (
-    "The sampler's evaluations follow no pattern that could be planned for (several latents at one "
-    "noise level, steps of its own): they are computed in full."
-)
 
 
 class Course:
@@ -129,11 +121,11 @@ class Course:
         self._state = self.policy.resume(self.run, self._computed)
         self._look_ahead()
         asked = self.policy.asked
-        spent = "" if asked is None else f", of which {asked:g} are computed"
-        self._report.say(
-            f"The sampler asks {len(schedule.places[-1])} times a step: {len(schedule.rounds)} "
-            f"evaluations are expected{spent}."
-        )
+        figures = {"times": len(schedule.places[-1]), "total": len(schedule.rounds)}
+        if asked is None:
+            self._report.say("asks_often", **figures)
+        else:
+            self._report.say("asks_often_of_budget", **figures, asked=about(asked, 6))
 
     def decide(self, step: Step, hopeless: bool) -> Decision:
         """What is to run in the round ``step``.
@@ -148,11 +140,11 @@ class Course:
         if [s.shape for s in step.x] != [s.shape for s in last.x]:
             return Decision(ALL, Reason.CHANGED)
         if self._watch.lost:
-            self._report.say(_NO_PATTERN)
+            self._report.say("no_pattern")
         if self._watch.puzzled:
             return Decision(ALL, Reason.UNEXPECTED)
         if hopeless and self.policy.asked is not None and not self.run.guided:
-            self._report.say(_HOPELESS)
+            self._report.say("off_rest")
             return Decision(ALL, Reason.HOPELESS)
         decision, self._state = self.policy.decide(step, last, self._state)
         if (plan := self.policy.ahead(self._state)) is not None:

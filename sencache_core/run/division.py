@@ -49,10 +49,7 @@ def divide(
         share = policy.share(whole, stages)
     except ValueError:  # guards leave no room: each stage says so for itself
         return evaluations_of(budget, len(run.schedule.rounds), stage.carry)
-    report.say(
-        f"This run is a stage of a clip: of {whole} evaluations for what is left of the clip "
-        f"{share} are spent here, {whole - share} later, by what each stage gains from them."
-    )
+    report.say("stage", total=whole, here=share, later=whole - share)
     return share
 
 

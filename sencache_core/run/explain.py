@@ -59,11 +59,7 @@ class Explain:
         self._left -= bool(self._latents)
         self._latents.append(latent)
         if unexplained:
-            self._report.say(
-                "The latent moves by more than the outputs explain (fresh noise at every step, or "
-                "masked parts): outputs are harder to forecast; expect less quality at the same "
-                "budget."
-            )
+            self._report.say("fresh_noise")
         if unexplained or not self._left:
             self.clear()
         return unexplained

@@ -52,15 +52,6 @@ ALWAYS = 2
 SWINGS = 0.3
 
 #: What a report says of the aim.
-TO_TRUTH = (
-    "The aim is the true clip: steps are corrected towards what many more of them would give, so "
-    "that the clip differs from the uncached one."
-)
-NOT_TO_TRUTH = (
-    "The aim is the same clip: heading for the true one needs a known model family, a sampler of "
-    "one evaluation a step without fresh noise (euler, ddim; in ComfyUI also dpmpp_2m, uni_pc and "
-    "others), plain guidance and the output tap."
-)
 
 
 @dataclass

@@ -22,11 +22,6 @@ from ..sampler.solver import Clean, unit_scale
 from ..types import Anchor, packed
 from .stats import RunReport
 
-_APART = (
-    "Some model calls were computed in full: it is not known which part of the latent their "
-    "outputs belong to, and the policy {} reuses differences from it."
-)
-
 
 def change_of(family: Family, schedule: Schedule, clean: Clean | None = None) -> Clean:
     """Factors of the output less the latent as the model is fed it."""
@@ -64,7 +59,7 @@ class Keeping:
         if self._kept_as is None or (self._x is not None and self._x.shape == tuple(shape)):
             return True
         if self._needed:
-            self._report.say(_APART.format(self._report.policy))
+            self._report.say("apart", policy=self._report.policy)
         return False
 
     def give_up(self) -> bool:

@@ -11,10 +11,6 @@ from ..types import Branch, Look
 from .stats import RunReport
 
 _ALL_BRANCHES = Branch("all")  # whose latent is one
-_UNSEEN = (
-    "Evaluations were computed in full: the policy {} decides by the {}, which was not found in "
-    "this model."
-)
 
 
 class Looks:
@@ -46,7 +42,7 @@ class Looks:
         if not signal:
             return None
         if value is None:
-            self._report.say(_UNSEEN.format(self._report.policy, signal))
+            self._report.say("unseen", policy=self._report.policy, signal=signal)
             return None
         last = self.seen.branch if self.seen else None
         lead = min(branches, key=lambda branch: (branch != last, branch.role != "cond"))
@@ -58,7 +54,7 @@ class Looks:
     def close(self, undecided: bool) -> None:
         """The round has ended; ``undecided``: although the model was asked."""
         if undecided and self.awaits:
-            self._report.say(_UNSEEN.format(self._report.policy, self.awaits))
+            self._report.say("unseen", policy=self._report.policy, signal=self.awaits)
         self.awaits = ""
 
     def end(self) -> None:

@@ -19,8 +19,6 @@ from .keeping import Keeping
 from .stats import RunReport
 from .trial import Trial
 
-_FULL = "Some outputs were not kept, and so always computed: the memory limit was reached."
-
 
 class Outputs:
     """Owned by a session, dropped with it.
@@ -186,7 +184,7 @@ class Outputs:
         self.keeping.close()
         self.hindsight.offsets.clear()
         if self.history.full:
-            self._report.say(_FULL)
+            self._report.say("memory.limit")
 
     @property
     def nbytes(self) -> int:

@@ -9,12 +9,6 @@ from collections.abc import Callable, Sequence
 from ..types import ALL, Branch, Decision, Reason
 from .stats import RunReport, StepRecord
 
-_NO_PLACE = "Evaluations of {} were computed in full: no places to skip were found in this model."
-_NO_PAIR = (
-    "Evaluations of the conditional branch alone were computed in full where no pair of "
-    "conditional and unconditional outputs was known to belong together."
-)
-
 
 class RoundLog:
     """Writes one record a round into a report.
@@ -89,11 +83,11 @@ class RoundLog:
         if decision.compute is not ALL and self.asked and not self.spared:
             paired = decision.partial and in_pairs
             if decision.partial and not paired and not missed:
-                self.report.say(_NO_PLACE.format(decision.compute.name))
+                self.report.say("no_place", part=decision.compute.name)
             decision = Decision(ALL, Reason.NO_PAIR if paired else Reason.NO_HISTORY)
             self._became("forced", decision.reason)
         if decision.reason is Reason.NO_PAIR:
-            self.report.say(_NO_PAIR)
+            self.report.say("no_pair")
         return decision
 
     def close(self) -> None:

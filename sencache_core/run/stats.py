@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median_high
 
 from ..types import FORCED, NONE, Decision, Reason, Site, Step
+from ..words import Message, Speaker, about
 
 REPORT_VERSION = 1
 
 #: Reasons of rounds that were to be reused, or run in part, and could not be.
 _NOT_SPARED = {Reason.NO_HISTORY.value, Reason.NO_PAIR.value}
-
-_RESTS_ON = {
-    "prior": "The plan follows a generic prior, measured on a tiny model; calibrate for figures of "
-    "this one.",
-    "learnt": "Forecasts follow what {} of this model showed, the plan a generic prior.",
-}
 
 
 @dataclass
@@ -76,7 +72,7 @@ class StepRecord:
 
 
 @dataclass
-class RunReport:
+class RunReport(Speaker):
     """What happened in one sampling run.
 
     Attributes:
@@ -97,7 +93,7 @@ class RunReport:
             empty if nothing was measured.
         learnt_from: runs that it was learnt from.
         history_bytes: largest memory held by true outputs and latents.
-        messages: plain sentences for the user, each once.
+        messages: what the user should know, each once, the most urgent first.
         completed: ``False`` while it runs, and if it was interrupted or failed.
         ended: ``True`` once nothing more will come.
         work: share of the model's block work at each place that was met; not part of the JSON.
@@ -120,7 +116,7 @@ class RunReport:
     basis: str = ""
     learnt_from: int = 0
     history_bytes: int = 0
-    messages: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     completed: bool = False
     ended: bool = False
     work: dict[Site, float] = field(default_factory=dict, repr=False)
@@ -159,11 +155,6 @@ class RunReport:
     def seconds(self) -> float:
         return sum(record.seconds for record in self.steps)
 
-    def say(self, message: str) -> None:
-        """Add a sentence for the user, once."""
-        if message not in self.messages:
-            self.messages.append(message)
-
     def rests_on(self, basis: str, planned: bool, runs: int = 0) -> None:
         """Take note of what the run's figures rest on, and say so where they are unsure.
 
@@ -173,33 +164,29 @@ class RunReport:
             runs: that it was learnt from.
         """
         self.basis, self.learnt_from = basis, runs
-        if planned and basis in _RESTS_ON:
-            self.say(_RESTS_ON[basis].format(f"{runs} earlier run{'s' * (runs != 1)}"))
+        if planned and basis == "prior":
+            self.say("prior")
+        elif planned and basis == "learnt":
+            self.say("learnt", count=runs)
 
-    def why_nothing_was_reused(self) -> str | None:
-        """One sentence that says why no round was reused and what would change it."""
+    def why_nothing_was_reused(self) -> Message | None:
+        """Why no round was reused, and what would change it."""
         if not self.steps or self.reused or self.partial:
             return None
         scored = [r for r in self.steps if r.score is not None and r.limit is not None]
         if scored:
             best = min(scored, key=lambda r: r.score / r.limit if r.limit > 0 else math.inf)
-            return (
-                f"Nothing was reused: all {len(scored)} scored evaluations lie above their limit. "
-                f"The closest was {best.score:.3g} against {best.limit:.3g} (step {best.step}); "
-                f"a tolerance above {best.score:.3g} there, or a smaller budget, would reuse it."
-            )
+            closest = {"score": about(best.score), "limit": about(best.limit), "step": best.step}
+            return Message.of("nothing.scored", count=len(scored), **closest)
         reasons = Counter(r.reason for r in self.steps)
         if Reason.HOPELESS.value in reasons:
             return None  # said when it was found
         if Reason.OFF.value in reasons:
-            return "Nothing was reused: caching was off for this run."
-        listed = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+            return Message.of("nothing.off")
+        listed = [_worded(reason) for reason, _ in reasons.most_common(3)]
         if not reasons.keys() <= {reason.value for reason in FORCED}:
-            return f"Nothing was reused: {listed}. A smaller budget or a longer interval would."
-        return (
-            f"Nothing was reused: a guard forced every evaluation: {listed}. Widen start/end, "
-            "shorten the warm-up or allow longer runs."
-        )
+            return Message.of("nothing.scheduled", reasons=listed)
+        return Message.of("nothing.forced", reasons=listed)
 
     def say_what_it_came_to(self, asked: float | None, expected: int, missed: bool) -> None:
         """Say why nothing was reused, or why the cost is another than was asked for.
@@ -215,27 +202,33 @@ class RunReport:
         spent = self.cost * rounds
         if asked is None or spent <= asked + 1:
             return
+        figures = {"spent": round(spent, 1), "asked": about(asked, 6)}
         if rounds > expected:
-            why = f"the sampler asked {rounds} times, and {expected} were expected of its steps"
+            self.say("cost.asked_more_often", **figures, asking=rounds, expected=expected)
         elif missed or {r.reason for r in self.steps} & _NOT_SPARED:
-            why = (
-                "some model calls could not be spared (context windows that move, prompts or LoRA "
-                "strengths that change, guidance of more than two branches)"
-            )
+            self.say("cost.not_spared", **figures)
         elif self.partial:
-            why = "the policy's settings leave no more of the model to reuse"
+            self.say("cost.settings", **figures)
         else:
-            why = "fewer evaluations could be reused than expected"
-        self.say(f"This run cost {spent:.1f} evaluations, where {asked:g} were asked for: {why}.")
+            self.say("cost.fewer_skipped", **figures)
 
-    def summary(self) -> str:
-        """One line: evaluations and time apart, since the one is not the other."""
+    def summary(self) -> Message:
+        """One line: steps and time apart, since the one is not the other."""
         total = len(self.steps) - self.idle
-        partly = f" ({self.partial} of them in part)" if self.partial else ""
-        return (
-            f"{self.evaluations} of {total} evaluations run{partly}, {self.reused} reused, "
-            f"{self.seconds:.1f} s in the sampler; saved time about {self.saved_seconds():.1f} s"
-        )
+        figures = {
+            "computed": self.evaluations,
+            "total": total,
+            "skipped": self.reused,
+            "seconds": round(self.seconds, 1),
+            "saved": round(self.saved_seconds(), 1),
+        }
+        if self.partial:
+            figures |= {"partly": self.partial}
+        if total <= self.num_steps:
+            return Message("summary.partly" if self.partial else "summary", figures)
+        figures |= {"steps": self.num_steps}
+        key = "summary.evaluations_partly" if self.partial else "summary.evaluations"
+        return Message(key, figures)
 
     def saved_seconds(self) -> float:
         """Estimate: rounds run in part or not at all, by how far the median time of their kind lies
@@ -251,9 +244,11 @@ class RunReport:
 
     def to_dict(self) -> dict:
         """Plain JSON values. Infinite sigmas (zero terminal SNR) become ``None``."""
+        why = self.why_nothing_was_reused()
         out = {
             "version": REPORT_VERSION,
-            **asdict(replace(self, work={})),
+            **asdict(replace(self, work={}, messages=[])),
+            "messages": [message.to_dict() for message in self.messages],
             "evaluations": self.evaluations,
             "partial": self.partial,
             "idle": self.idle,
@@ -262,8 +257,8 @@ class RunReport:
             "forced": self.count("forced"),
             "seconds": self.seconds,
             "saved_seconds": self.saved_seconds(),
-            "summary": self.summary(),
-            "why": self.why_nothing_was_reused(),
+            "summary": str(self.summary()),
+            "why": why and why.to_dict(),
         }
         del out["work"]
         return _finite(out)
@@ -279,6 +274,10 @@ def decision_name(decision: Decision) -> str:
     if decision.partial:
         return "partial"
     return "forced" if decision.reason in FORCED else "computed"
+
+
+def _worded(reason: str) -> Message:
+    return Message("reason." + re.sub(r"\W+", "_", reason))
 
 
 def _finite(value):

@@ -98,11 +98,7 @@ class Trial:
             misled = self._mends and forecast > HOLD_MARGIN * held
             self.in_force = _HOLD if misled else self._rule
             if misled:
-                self._report.say(
-                    f"Where the {self._rule.name} forecast measured worse than holding the last "
-                    "output, it was held: this run is coarse or noisy; more steps or a larger "
-                    "budget help."
-                )
+                self._report.say("held", rule=self._rule.name)
         return errors[0] if errors else float("nan")
 
     def settle(self) -> None:

@@ -106,7 +106,7 @@ def test_attention_and_guidance_at_once(runs, host, name, tokens):
     config = CacheConfig(FasterCache(), guards=Guards(warmup=2, cooldown=0), budget=None)
     out = runs.sample(host.attach(case.model, config, reports), case, steps=STEPS)
     report = reports.last
-    assert not [said for said in report.messages if "no " in said and "place" in said]
+    assert not [said for said in report.texts if "no " in said and "place" in said]
     parts = [step.part for step in report.steps]
     both, alone = "conditional branch, all but self-attention", "conditional branch"
     assert parts == ["", "", alone, both, "", alone, both, both, alone, "", both, alone]
@@ -137,4 +137,4 @@ def test_compiled_blocks_are_left_alone_and_that_is_said(runs, host):
     config = CacheConfig(FasterCache(), guards=Guards(warmup=2, cooldown=0), budget=None)
     runs.sample(host.attach(model, config, reports), case, steps=STEPS, cfg=1.0)
     assert reports.last.cost == 1.0
-    assert any("no places to skip" in said for said in reports.last.messages)
+    assert any("no places to skip" in said for said in reports.last.texts)

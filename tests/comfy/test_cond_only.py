@@ -54,7 +54,7 @@ def test_without_guidance_caching_is_off_and_that_is_said(runs, host):
     out = runs.sample(host.attach(case.model, alone(runs), reports), case, cfg=1.0)
     assert runs.same(out, plain)
     assert reports.last.cost == 1.0
-    assert any("without guidance" in message for message in reports.last.messages)
+    assert any("without guidance" in message for message in reports.last.texts)
 
 
 def test_several_conditional_passes_are_computed_in_full(runs, host):
@@ -100,7 +100,7 @@ def test_a_new_positive_is_computed_until_its_own_difference_is_known(runs, host
     kinds = [step.decision for step in reports.last.steps]
     # Both positives hold at the very change; only the round after it shows the new pair.
     assert kinds.count("partial") == 7 and kinds[2:11].count("forced") == 2
-    assert any("computed in full" in message for message in reports.last.messages)
+    assert any("computed in full" in message for message in reports.last.texts)
 
 
 @pytest.mark.parametrize(("negative", "half"), [((4, 8, 0, 0), 9), ((4, 8, 4, 0), 0)])

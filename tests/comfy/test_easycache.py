@@ -71,5 +71,5 @@ def test_every_family_is_served(runs, host, name):
     config = CacheConfig(EasyCache(), budget=0.5)
     out = runs.sample(host.attach(case.model, config, reports), case, steps=12)
     assert reports.last.evaluations == 6
-    assert not any("which part of the latent" in said for said in reports.last.messages)
+    assert not any("which part of the latent" in said for said in reports.last.texts)
     assert 0 < runs.error(out, plain) < 1

@@ -38,7 +38,7 @@ def test_what_has_not_changed_is_reused(runs, host, name, method):
     patched = host.attach(case.model, replace(runs.REPLAY, policy=policy), reports)
     out = runs.sample(patched, case, sigmas=sigmas)
     report = reports.last
-    assert not any("not found" in said for said in report.messages)
+    assert not any("not found" in said for said in report.texts)
     assert [step.decision == "partial" for step in report.steps] == [False, True] * 3
     always = policy.first + policy.last
     assert report.steps[1].cost == pytest.approx(always / depth(case))
@@ -96,5 +96,5 @@ def test_few_blocks_are_told(runs, host, method):
         out = runs.sample(host.attach(case.model, config, reports), case, steps=12)
     finally:
         network.blocks = blocks
-    assert any("blocks of this model at every step" in said for said in reports.last.messages)
+    assert any("blocks of this model at every step" in said for said in reports.last.texts)
     assert runs.same(out, plain)

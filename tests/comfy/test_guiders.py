@@ -45,7 +45,7 @@ def compare(runs, host, case, cls, config=None, patch=lambda m: m, cfg=4.0, **kw
 
 
 def told_once(report, words):
-    assert sum(words in said for said in report.messages) == 1, report.messages
+    assert sum(words in said for said in report.texts) == 1, report.texts
 
 
 # What the values of options tell apart
@@ -383,7 +383,7 @@ def test_hindsight_is_off_under_guidance_that_is_not_linear(runs, host, name):
         outs.append(runs.sample(cached, case, steps=STEPS, guide=guide))
     assert runs.same(*outs)
     told_once(reports[0], "guidance")
-    assert not any("guidance" in said for said in reports[1].messages)
+    assert not any("guidance" in said for said in reports[1].texts)
 
 
 def dual(model, case):
@@ -413,7 +413,7 @@ def test_a_scale_that_a_guider_does_not_use_is_not_its_guidance(runs, host):
     runs.sample(model, case, steps=STEPS, guide=dual(model, case))
     runs.sample(model, case, steps=STEPS, cfg=1.0)
     guided, alone = (
-        [said for said in report.messages if "without guidance" in said] for report in reports
+        [said for said in report.texts if "without guidance" in said] for report in reports
     )
     assert alone and not guided
 

@@ -94,7 +94,7 @@ def test_every_linear_sampler_is_led(runs, host, sampler):
     ends = [
         runs.sample(model, case, name, sigmas=sigmas, callback=look) for name in ("euler", sampler)
     ]
-    assert any("The aim is the true clip" in text for text in reports.last.messages)
+    assert any("The aim is the true clip" in text for text in reports.last.texts)
     assert reports.last.evaluations == 6
     assert runs.error(*ends[::-1]) < 0.01
     # Nor does the preview show what was handed on to undo what the sampler carries on.
@@ -108,4 +108,4 @@ def test_other_samplers_are_told(runs, host):
     for sampler in ("heun", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_2m_cfg_pp"):
         one = runs.sample(true, case, sampler, 12)
         assert runs.same(one, runs.sample(same, case, sampler, 12))
-        assert any("The aim is the same clip" in text for text in reports.last.messages)
+        assert any("The aim is the same clip" in text for text in reports.last.texts)

@@ -40,7 +40,7 @@ def test_every_policy_meets_a_budget_by_a_profile(runs, host, name):
         config = CacheConfig(own, guards=OPEN, budget=0.75, profile=curves)
         out = runs.sample(host.attach(case.model, config, reports), case, steps=STEPS)
         assert not any(
-            "no places" in said or "Caching is off" in said for said in reports.last.messages
+            "no places" in said or "Caching is off" in said for said in reports.last.texts
         )
         assert 7.5 < reports.last.cost * STEPS <= 9 + 1e-6
         assert reports.last.partial and not reports.last.reused
@@ -60,7 +60,7 @@ def test_layers_are_reused_in_every_model(runs, host, name, tokens):
     plain = runs.sample(case.model, case, steps=STEPS)
     config = CacheConfig(LAYERED["smoothcache"](), guards=OPEN, budget=0.5)
     out = runs.sample(host.attach(case.model, config, reports), case, steps=STEPS)
-    assert not any("no places" in said for said in reports.last.messages)
+    assert not any("no places" in said for said in reports.last.texts)
     most = 10 if name == "wan_humo" else 6  # whose layers for audio run as ever
     assert 4 < reports.last.cost * STEPS <= most + 1e-6
     assert not runs.same(out, plain) and runs.error(out, plain) < 0.6

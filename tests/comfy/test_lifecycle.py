@@ -295,7 +295,7 @@ def test_gradients_bypass_the_cache(runs, host):
         )
     assert calls[0] == STEPS
     assert reports.last.reused == 0
-    assert any("gradients" in message for message in reports.last.messages)
+    assert any("gradients" in message for message in reports.last.texts)
 
 
 @pytest.mark.parametrize("sigmas", [[], [0.0], [0.5]])
@@ -340,4 +340,4 @@ def test_a_callback_that_raises_costs_no_sample(runs, host, which):
     plain = runs.sample(host.attach(case.model, CacheConfig()), case, steps=STEPS)
     patched = host.attach(case.model, CacheConfig(), **{which: failing})
     assert runs.same(runs.sample(patched, case, steps=STEPS), plain)
-    assert seen and seen[-1].completed and any("disk is full" in m for m in seen[-1].messages)
+    assert seen and seen[-1].completed and any("disk is full" in m for m in seen[-1].texts)

@@ -47,7 +47,7 @@ def test_what_has_not_changed_is_reused(runs, host, name, place):
     patched = host.attach(case.model, replace(runs.REPLAY, policy=policy), reports)
     out = runs.sample(patched, case, sigmas=sigmas)
     report = reports.last
-    assert report.messages == [] or not any("not found" in m for m in report.messages)
+    assert report.texts == [] or not any("not found" in m for m in report.texts)
     assert [step.decision == "reused" for step in report.steps] == [False, True] * 3
     assert report.tap == place
     assert runs.error(out, plain) <= 1e-5

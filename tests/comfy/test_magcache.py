@@ -25,5 +25,5 @@ def test_families_are_served_or_told(runs, host, name, place, told):
     config = CacheConfig(MagCache(place=place), budget=0.5)
     runs.sample(host.attach(case.model, config, reports), case, steps=12)
     report = reports.last
-    assert any(told and told in said for said in report.messages) == bool(told)
+    assert any(told and told in said for said in report.texts) == bool(told)
     assert report.evaluations == (12 if told else 6)

@@ -64,16 +64,16 @@ def test_what_is_reckoned_is_what_is_kept(runs, host, memory, name, policy):
 def test_much_memory_is_told_before_the_run(runs, host, memory, monkeypatch):
     case, reports, told = models.load("wan_t2v"), runs.Reports(), []
     monkeypatch.setattr(memory, "MUCH", 1)
-    live = lambda report: told.append(list(report.messages))  # noqa: E731
+    live = lambda report: told.append(list(report.texts))  # noqa: E731
     config = CacheConfig(FasterCache(), budget=None)
     runs.sample(host.attach(case.model, config, reports, live), case, steps=12)
-    assert "This run will keep about " in told[0][0] and told[0][0].endswith("for reuse.")
+    assert any(said.endswith("GiB to predict from.") for said in told[0])
     monkeypatch.setattr(memory, "room_of", lambda patcher: 10)
     runs.sample(host.attach(case.model, CacheConfig(FasterCache()), reports), case, steps=12)
-    assert "more than the 0 MiB that can be made free" in " ".join(reports.last.messages)
-    assert "a policy that skips whole steps" in " ".join(reports.last.messages)
+    assert "more than the 0 GiB that can be made free" in " ".join(reports.last.texts)
+    assert "a policy that skips whole steps" in " ".join(reports.last.texts)
     runs.sample(host.attach(case.model, CacheConfig(tap="stack"), reports), case, steps=12)
-    assert "Choose the output tap" in " ".join(reports.last.messages)
+    assert "Choose the output tap" in " ".join(reports.last.texts)
 
 
 @pytest.fixture

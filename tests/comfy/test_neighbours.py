@@ -288,7 +288,7 @@ def test_neighbours_that_are_no_caches_are_left_alone(runs, host, pack, own, cas
     OTHERS[case](over, made)
     runs.sample(over, shared, steps=4)
     assert [report.completed for report in reports] == [True, True]
-    noted = [said for said in reports.last.messages if "replaced the model's forward" in said]
+    noted = [said for said in reports.last.texts if "replaced the model's forward" in said]
     assert len(noted) == (case in ("references", "parallel"))
     assert all("ComfyUI-Cache-Tools" in said for said in noted)
 

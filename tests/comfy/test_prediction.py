@@ -43,7 +43,7 @@ def test_a_swapped_sampling_object_makes_a_known_family_unknown(runs, host):
     patched = host.attach(swapped, CacheConfig(), reports)
     runs.sample(patched, case, steps=12)
     report = reports.last
-    assert sum("predicts v, not flow" in said for said in report.messages) == 1
+    assert sum("predicts v, not flow" in said for said in report.texts) == 1
     assert report.evaluations == 6
 
 

@@ -56,10 +56,10 @@ def test_short_runs_are_computed_unless_asked(runs, host):
     plain = runs.sample(case.model, case, steps=8)
     out = runs.sample(host.attach(case.model, CacheConfig(), reports), case, steps=8)
     assert runs.same(out, plain)
-    assert any("8 steps" in message for message in reports.last.messages)
+    assert any("8 steps" in message for message in reports.last.texts)
     runs.sample(host.attach(case.model, CacheConfig(min_steps=8), reports), case, steps=8)
     assert reports.last.evaluations == 4
-    assert not any("is off" in message for message in reports.last.messages)
+    assert not any("is off" in message for message in reports.last.texts)
 
 
 def test_rising_noise_is_computed(runs, host):
@@ -69,7 +69,7 @@ def test_rising_noise_is_computed(runs, host):
     plain = runs.sample(case.model, case, sigmas=sigmas)
     out = runs.sample(host.attach(case.model, CacheConfig(), reports), case, sigmas=sigmas)
     assert runs.same(out, plain)
-    assert any("do not fall" in message for message in reports.last.messages)
+    assert any("do not fall" in message for message in reports.last.texts)
 
 
 @pytest.mark.parametrize("tap", ["output", "stack"])
@@ -83,12 +83,12 @@ def test_unknown_models(runs, host, monkeypatch, tap):
     out = runs.sample(host.attach(case.model, CacheConfig(tap=tap), reports), case, steps=12)
     report = reports.last
     assert report.family == "generic"
-    assert sum("no known family" in message for message in report.messages) == 1
+    assert sum("no known family" in message for message in report.texts) == 1
     if tap == "output":
         assert report.evaluations == 6
         return
     assert report.evaluations == report.calls == 12
-    assert sum("no block stack" in message for message in report.messages) == 1
+    assert sum("no block stack" in message for message in report.texts) == 1
     assert runs.same(out, plain)
 
 

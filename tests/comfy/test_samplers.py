@@ -64,7 +64,7 @@ def test_sampler(runs, host, name):
         visited = [record.sigma for record in report.steps]
         assert visited == pytest.approx(expected.rounds, rel=2e-3)
     if name == "heunpp2":
-        assert report.reused == 0 and any("comes back" in said for said in report.messages)
+        assert report.reused == 0 and any("comes back" in said for said in report.texts)
         return
     assert abs(report.evaluations - round(0.5 * len(report.steps))) <= 1
 
@@ -98,7 +98,7 @@ def test_asked_and_achieved_cost_agree(runs, host, name, sampler):
         report = reports.last
         assert report.evaluations == round(budget * len(report.steps))
         assert report.calls == calls[0]
-        assert not any("cannot be met" in message for message in report.messages)
+        assert not any("cannot be met" in message for message in report.texts)
 
 
 def test_evaluations_beside_the_grid_by_rounding_make_no_line(runs, host):
@@ -206,7 +206,7 @@ def test_a_sampler_around_one_that_cannot_be_cached_is_not_cached(runs, host, na
     sampler = for_detail(runs, name, 0.0, False)
     out = runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
     assert reports.last.reused == 0
-    assert any(said.startswith("Caching is off") for said in reports.last.messages)
+    assert any(said.startswith("Caching is off") for said in reports.last.texts)
     assert runs.same(out, runs.sample(case.model, case, sampler=sampler, sigmas=sigmas))
 
 
@@ -227,7 +227,7 @@ def test_a_function_that_hides_such_a_sampler_is_computed_and_says_why(runs, hos
         out = runs.sample(patched, case, sampler=sampler, sigmas=sigmas)
     report = reports.last
     assert report.evaluations == calls[0] >= len(report.steps) - 2
-    said = " ".join(report.messages)
+    said = " ".join(report.texts)
     assert "follow no pattern" in said
     assert f"This run cost {calls[0]:.1f} evaluations, where 10 were asked for" in said
     plain = runs.sample(case.model, case, sampler=sampler, sigmas=sigmas)

@@ -20,7 +20,7 @@ def test_families_are_served_or_told(runs, host, name, place):
     out = runs.sample(host.attach(case.model, config, reports), case, steps=12)
     report = reports.last
     if name == "ltxav":
-        assert any("picture and sound" in said for said in report.messages)
+        assert any("picture and sound" in said for said in report.texts)
         assert runs.same(out, plain)
     else:
         assert (report.evaluations, report.tap) == (6, place)

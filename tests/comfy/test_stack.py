@@ -37,7 +37,7 @@ def test_stack(runs, host, name):
         out = runs.sample(host.attach(case.model, config, reports), case, sigmas=sigmas)
     finally:
         handle.remove()
-    assert not any("no block stack" in message for message in reports.last.messages)
+    assert not any("no block stack" in message for message in reports.last.texts)
     assert reports.last.evaluations == 3
     assert ran[0] == everything / 2
     assert runs.error(out, plain) <= 1e-5

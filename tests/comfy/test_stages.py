@@ -114,7 +114,7 @@ def test_a_stage_is_judged_as_a_part_of_its_clip(runs, host, case):
     cached = host.attach(case.model, CacheConfig(), reports)
     clip(runs, [cached] * 2, case, (2,), steps=4)
     assert [report.reused for report in reports] == [0, 0]
-    assert all(any("steps" in said for said in r.messages) for r in reports)
+    assert all(any("steps" in said for said in r.texts) for r in reports)
     clip(runs, [cached] * 2, case, (5,))
     assert all(report.reused for report in reports[2:])
 

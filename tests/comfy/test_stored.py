@@ -211,9 +211,9 @@ def test_a_cached_run_is_answered_as_it_was(runs, host, stored, wan, tmp_path):
     assert count == [0]
     one, other = ([s.decision for s in report.steps] for report in reports)
     assert one == other and reports[0].evaluations == reports[1].evaluations == STEPS // 2
-    assert not any("answered" in message for message in reports[0].messages)
-    assert any("SenCache Resume answered" in message for message in reports[1].messages)
-    assert not any("without running the model" in m for r in reports for m in r.messages)
+    assert not any("answered" in message for message in reports[0].texts)
+    assert any("SenCache Resume answered" in message for message in reports[1].texts)
+    assert not any("without running the model" in m for r in reports for m in r.texts)
 
 
 def test_a_learning_cache_is_left_as_it_is(runs, host, stored, wan, tmp_path):
@@ -232,7 +232,7 @@ def test_a_tap_inside_the_model_is_refused_in_words(runs, host, stored, wan, tmp
     alone = runs.sample(host.attach(wan.model, config), wan, steps=STEPS)
     assert runs.same(alone, runs.sample(host.attach(both.model, config), wan, steps=STEPS))
     assert both.last.kept == 0
-    assert any("output tap" in message for message in both.last.messages)
+    assert any("output tap" in message for message in both.last.texts)
 
 
 def test_what_cannot_be_compared_is_neither_stored_nor_resumed(runs, stored, wan, tmp_path):
@@ -249,7 +249,7 @@ def test_what_cannot_be_compared_is_neither_stored_nor_resumed(runs, stored, wan
     for model, named in ((replaced, "patches_replace"), (wrapped, "wrapper of the network")):
         runs.sample(model, wan, steps=2)
         assert (both.last.answered, both.last.kept) == (0, 0)
-        assert any(named in message for message in both.last.messages)
+        assert any(named in message for message in both.last.texts)
 
 
 def test_a_damaged_store_costs_nothing_but_time(runs, stored, wan, tmp_path):
@@ -266,7 +266,7 @@ def test_a_full_disk_costs_no_sample(runs, stored, wan, tmp_path):
     both = Both(stored, wan.model, tmp_path / "file" / "store")
     plain = runs.sample(wan.model, wan, steps=3)
     assert runs.same(plain, runs.sample(both.model, wan, steps=3))
-    assert len(both.last.messages) == 1 and "cannot write" in both.last.messages[0]
+    assert len(both.last.texts) == 1 and "cannot write" in both.last.texts[0]
 
 
 def test_a_similar_prompt_gives_the_start_if_asked(runs, stored, wan, tmp_path):

@@ -94,7 +94,7 @@ def test_a_callback_that_raises_costs_no_sample(wan):
     assert torch.equal(*clips)
     assert clips[0].shape == fresh.shape
     assert [report.completed for report in attachment.reports] == [True, True]
-    assert any("disk full" in message for message in attachment.reports[0].messages)
+    assert any("disk full" in message for message in attachment.reports[0].texts)
 
 
 def test_ending_twice_is_ending_once(wan):

@@ -23,5 +23,5 @@ def test_every_family_is_served(family, batched):
         latent = sampler(job)
     (report,) = cached.reports
     assert report.evaluations == 6
-    assert not any("which part of the latent" in said for said in report.messages)
+    assert not any("which part of the latent" in said for said in report.texts)
     assert 0 < rel(latent, plain) < 1

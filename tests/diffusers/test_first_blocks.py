@@ -38,5 +38,5 @@ def test_the_budget_counts_the_first_block(family, batched, policy):
     calls = 1 if batched else 2
     assert ran == [STEPS * calls, 4 * calls]
     assert report.cost * STEPS == pytest.approx(6)
-    assert not any("not found" in said or "asked for" in said for said in report.messages)
+    assert not any("not found" in said or "asked for" in said for said in report.texts)
     assert 0 < rel(latent, plain) < 0.5

@@ -69,4 +69,4 @@ def test_forecasts_are_taken_back_only_where_guidance_is_linear(rescale, taken_b
         )
     (report,) = cached.reports
     assert (report.evaluations, report.completed) == (STEPS // 2, True)
-    assert any("not taken back" in message for message in report.messages) != taken_back
+    assert any("not taken back" in message for message in report.texts) != taken_back

@@ -48,7 +48,7 @@ def test_timestep_that_is_not_on_the_list_means_full_compute(wan):
             wan._model(noise("wan"), t, text(0), "cond")
     (report,) = cached.reports
     assert report.reused == 0
-    assert any("list" in message for message in report.messages)
+    assert any("list" in message for message in report.texts)
     assert torch.equal(wan(), plain)
 
 
@@ -140,7 +140,7 @@ def test_a_list_that_rises_is_one_run(wan):
             x = x + (more - t) / 1000 * wan._model(x, t, text(0), "cond")
     (report,) = cached.reports
     assert (report.reused, len(report.steps)) == (0, STEPS)
-    assert any("fall" in message for message in report.messages)
+    assert any("fall" in message for message in report.texts)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
@@ -159,7 +159,7 @@ def test_a_scheduler_that_takes_outputs_for_something_else_gets_no_foreign_figur
             errors[policy.name] = rel(sampler(), plain)
         (report,) = cached.reports
         assert report.completed and report.reused
-        assert any(f"predicts {prediction}, not v" in message for message in report.messages)
+        assert any(f"predicts {prediction}, not v" in message for message in report.texts)
     assert errors["planned"] < 2 * errors["interval"] + 0.01
 
 

@@ -67,5 +67,5 @@ def test_other_families_are_served_or_told(family):
     ) as cached:
         sampler()
     (report,) = cached.reports
-    told = any("list of tokens" in said for said in report.messages)
+    told = any("list of tokens" in said for said in report.texts)
     assert (told, report.reused > 0) == (family == "ltx", family != "ltx")

@@ -91,7 +91,7 @@ def test_samples_beyond_the_limit_are_computed_in_full(sampler):
         assert torch.equal(latent, truth)
     beyond = [report for report in cached.reports if not report.reused]
     assert sum(len(report.steps) for report in beyond) == 2 * STEPS
-    assert sum("at once" in message for report in beyond for message in report.messages) == 1
+    assert sum("at once" in message for report in beyond for message in report.texts) == 1
 
 
 def test_an_editing_sampler_that_draws_fresh_noise_is_computed_in_full(sampler):
@@ -114,7 +114,7 @@ def test_an_editing_sampler_that_draws_fresh_noise_is_computed_in_full(sampler):
         plain = edited()
         with host.attach(sampler.module, HALF, sampler.scheduler) as cached:
             assert rel(edited(), plain) < 0.02
-    assert any("fresh noise" in m for report in cached.reports for m in report.messages)
+    assert any("fresh noise" in m for report in cached.reports for m in report.texts)
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (3, 3)], ids=["two seeds", "one seed"])

@@ -214,8 +214,8 @@ def load(pack, monkeypatch, tmp_path):
     [
         ("none found: run SenCache Calibrate", "make one with SenCache Calibrate"),
         ("gone.safetensors", "press R to refresh the list and pick another"),
-        ("", "there is no profile ''"),
-        ("../secret.safetensors", "there is no profile"),
+        ("", "There is no profile ''"),
+        ("../secret.safetensors", "There is no profile"),
         ("text.safetensors", "cannot read the profile"),
         ("model.safetensors", "not a SenCache profile"),
     ],

@@ -302,7 +302,7 @@ def test_payload_is_plain_json(pack):
     data = viewer.payload(entries, [])
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["runs"][0]["evaluations"] == 2
-    assert "earlier run" in data["notes"][0]
+    assert "earlier run" in data["notes"][0]["text"]
     picture = pack.part("nodes.picture").draw_reports(data)
     assert picture.shape[0] == 1 and picture.shape[-1] == 3
     assert 0 <= picture.min() and picture.max() <= 1 and picture.std() > 0.05
@@ -354,7 +354,7 @@ def test_no_node_knows_what_a_partial_round_runs():
 def test_empty_payload_says_what_to_do(pack):
     viewer = pack.part("nodes.viewer")
     data = viewer.payload([], [])
-    assert not data["runs"] and "Connect" in data["notes"][0]
+    assert not data["runs"] and "Connect" in data["notes"][0]["text"]
     assert pack.part("nodes.picture").draw_reports(data).std() > 0
 
 

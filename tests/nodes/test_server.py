@@ -78,7 +78,7 @@ def test_half_the_evaluations(server, cached, plain):
     assert len(run["steps"]) == run["num_steps"] == STEPS
     assert run["completed"] and run["family"] == "wan" and run["node"] == "sampler"
     assert (run["policy"], run["rule"]) == ("planned", "fitted")
-    assert any("generic prior" in message for message in run["messages"])
+    assert any("generic prior" in message["text"] for message in run["messages"])
     out = latent(server, cached)
     assert out.isfinite().all() and (out != plain).any()
 
@@ -110,7 +110,7 @@ def test_without_apply_nothing_is_cached(server, plain):
     outputs = server.run(prompt)
     assert (latent(server, outputs) == plain).all()
     data = outputs["viewer"]["sencache"][0]
-    assert data["runs"] == [] and data["notes"][0].startswith("Nothing is cached")
+    assert data["runs"] == [] and data["notes"][0]["text"].startswith("Nothing is cached")
     assert outputs["plot"]["images"]
 
 
@@ -119,7 +119,7 @@ def test_the_first_of_two_applies_may_be_missing(server):
     prompt["viewer"]["inputs"]["stats_2"] = prompt["viewer"]["inputs"].pop("stats")
     data = server.run(prompt)["viewer"]["sencache"][0]
     assert [run["label"] for run in data["runs"]] == ["Run (stats_2)"]
-    assert "first stage" in data["notes"][0]
+    assert "first stage" in data["notes"][0]["text"]
 
 
 def test_a_viewer_shows_no_run_of_another_sampler(server):
@@ -131,7 +131,7 @@ def test_a_viewer_shows_no_run_of_another_sampler(server):
     prompt["viewer"]["inputs"]["latent"] = ["last", 0]
     prompt["save2"] = node("SaveLatent", samples=["sampler", 0], filename_prefix="t")
     data = server.run(prompt)["viewer"]["sencache"][0]
-    assert data["runs"] == [] and data["notes"][0].startswith("No run to show")
+    assert data["runs"] == [] and data["notes"][0]["text"].startswith("No run to show")
 
 
 def test_nodes_that_lack_an_input_say_so_and_the_rest_runs(server):
@@ -195,13 +195,13 @@ def test_policy_off_is_bit_equal_and_reported(server, plain):
     outputs = server.run(prompt)
     assert (latent(server, outputs) == plain).all()
     (run,) = runs(outputs)
-    assert run["evaluations"] == STEPS and "off" in run["why"]
+    assert run["evaluations"] == STEPS and "off" in run["why"]["text"]
 
 
 def test_tolerance_zero_is_bit_equal(server, plain):
     outputs = server.run(graph(control="tolerance", tolerance=0.0))
     assert (latent(server, outputs) == plain).all()
-    assert runs(outputs)[0]["why"].startswith("Nothing was reused")
+    assert runs(outputs)[0]["why"]["text"].startswith("Nothing was skipped")
 
 
 def test_preset_rules_over_the_budget(server):
@@ -335,7 +335,7 @@ def test_two_stages_of_one_model(server):
 def test_short_runs_are_left_alone(server):
     (run,) = runs(server.run(graph(steps=6)))
     assert run["evaluations"] == 6
-    assert any("min_steps" in message for message in run["messages"])
+    assert any("min_steps" in message["text"] for message in run["messages"])
 
 
 def test_interrupt_leaves_nothing_behind(server, cached):
@@ -367,7 +367,7 @@ def test_calibrate_then_load(server):
     saved = server.folder / "user" / "default" / "sencache" / "profiles" / "my tiny.safetensors"
     assert saved.is_file() and not list(saved.parent.glob("*.part"))
     assert load_file(saved)["moments.gain"].shape[0] == 2
-    assert not any("prior" in message for message in runs(outputs)[0]["messages"])
+    assert not any("prior" in message["key"] for message in runs(outputs)[0]["messages"])
     listed = server.get("/object_info/SenCacheProfileLoad")["SenCacheProfileLoad"]["input"]
     assert "my tiny.safetensors" in json.dumps(listed)
     prompt = graph(profile=["load", 0])
@@ -416,7 +416,9 @@ def test_ten_runs_of_one_graph_learn(server):
     mask = server.run(plan(prompt))["plan"]["text"][0].splitlines()[1]
     (run,) = runs(server.run(prompt))
     assert run["learnt_from"] == 9 and run["mask"] == mask
-    assert any("what 9 earlier runs of this model showed" in line for line in run["messages"])
+    assert any(
+        "what 9 earlier runs of this model showed" in line["text"] for line in run["messages"]
+    )
     (file,) = set(folder.glob("*.safetensors")) - before
     assert file.stat().st_size < 200_000
     full = server.run(graph(steps + 1, learn="first run in full"))

@@ -106,7 +106,7 @@ class HostContract:
         assert torch.equal(plain.latent, cached.latent)
         assert cached.calls == plain.calls
         assert cached.report.reused == 0
-        assert cached.report.messages, "a run that reused nothing must say why"
+        assert cached.report.texts, "a run that reused nothing must say why"
 
     @pytest.mark.parametrize("batched", [False, True])
     def test_reuse_saves_real_calls_and_the_report_counts_them(self, driver, batched):
@@ -127,7 +127,7 @@ class HostContract:
         half, report = cached.report.partial, cached.report
         if not driver.tells_apart:
             assert torch.equal(plain.latent, cached.latent)
-            assert any("computed in full" in message for message in report.messages)
+            assert any("computed in full" in message for message in report.texts)
             return
         assert half == STEPS - 5  # rounds 0, 3, 6, 9 and the last
         assert report.calls == cached.calls == 2 * (STEPS - half) + half
@@ -210,4 +210,4 @@ class HostContract:
         cautious = replace(HALF, min_steps=STEPS + 1)
         plain, cached = driver.one(None, Job()), driver.one(cautious, Job())
         assert torch.equal(plain.latent, cached.latent)
-        assert any("steps" in message for message in cached.report.messages)
+        assert any("steps" in message for message in cached.report.texts)

@@ -54,16 +54,17 @@ test("scores of a plan are expected errors", () => {
 });
 
 test("lines hold messages, the reason for no reuse and an interrupt", () => {
-  assert.deepEqual(report.lines(run), run.messages);
-  const why = "Nothing was reused: because.";
-  assert.deepEqual(report.lines({ ...run, why }), [why, ...run.messages]);
-  assert.deepEqual(report.lines({ ...run, why, messages: [why] }), [why]); // said once
+  const texts = run.messages.map((message) => message.text);
+  assert.deepEqual(report.lines(run), texts);
+  const why = { key: "nothing.off", values: {}, text: "Nothing was skipped.", level: "problem" };
+  assert.deepEqual(report.lines({ ...run, why }), [why.text, ...texts]);
+  assert.deepEqual(report.lines({ ...run, why, messages: [why] }), [why.text]); // said once
   // A run that did not come to its end gives no ground for advice.
   const stopped = { ...run, completed: false, why };
-  assert.deepEqual(report.lines(stopped).slice(1), run.messages);
+  assert.deepEqual(report.lines(stopped).slice(1), texts);
   assert.match(report.lines(stopped)[0], /interrupted or failed/);
   assert.equal(report.lines({ ...stopped, stopped: "failed" })[0], "This run failed.");
-  assert.deepEqual(report.lines({ ...stopped, ended: false }), run.messages);
+  assert.deepEqual(report.lines({ ...stopped, ended: false }), texts);
 });
 
 test("a run says whether it is running, stopped or complete, and when it ended", () => {

@@ -1,5 +1,7 @@
 // Pure functions from the viewer's payload to what is shown. No DOM, no ComfyUI.
 
+import { told } from "./words.js";
+
 export const DECISIONS = ["computed", "partial", "forced", "reused", "idle"];
 
 /** Short text for a number: three significant digits, "-" for none. */
@@ -88,9 +90,9 @@ const STOPPED = {
 export function lines(run) {
   const out = [];
   if (!run.completed && !running(run)) out.push(STOPPED[run.stopped] ?? "This run was interrupted or failed.");
-  if (run.why && run.completed && !run.messages.includes(run.why)) out.push(run.why);
-  out.push(...run.messages);
-  return out;
+  if (run.why && run.completed) out.push(told(run.why));
+  out.push(...run.messages.map(told));
+  return [...new Set(out)];
 }
 
 /** Settings of a run in one line. */

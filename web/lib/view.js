@@ -2,6 +2,7 @@
 
 import { columns, counts, headline, hover, lines, mask, named, planned, rows, settings } from "./report.js";
 import { VIEW, cellHeight, curves, path, stripCells, ticks } from "./chart.js";
+import { told } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 let serial = 0;
@@ -170,7 +171,7 @@ export function render(root, payload, chosen = payload?.latest ?? 0) {
   const runs = payload?.runs ?? [];
   const notes = payload?.notes ?? ["Queue the graph to see what SenCache does."];
   const tone = runs.length ? "sencache-dim" : "sencache-note"; // a note is all there is to read
-  const parts = notes.map((text) => element("p", { className: tone, textContent: text }));
+  const parts = notes.map((note) => element("p", { className: tone, textContent: told(note) }));
   const index = Math.min(chosen, runs.length - 1);
   if (runs.length > 1) {
     const tabs = runs.map((run, i) =>

@@ -3,11 +3,14 @@
 let english = {};
 let own = {};
 let plurals = new Intl.PluralRules("en");
+let lists = new Intl.ListFormat("en", { style: "narrow" });
 
 /** Speak `language` (such as "zh-TW") with its `words`; where a key lacks, `fallback`'s English stands in. */
 export function speak(language, words, fallback = words) {
   [own, english] = [words, fallback];
-  plurals = new Intl.PluralRules(Intl.PluralRules.supportedLocalesOf(language)[0] ?? "en");
+  const known = Intl.PluralRules.supportedLocalesOf(language)[0] ?? "en";
+  plurals = new Intl.PluralRules(known);
+  lists = new Intl.ListFormat(known, { style: "narrow" });
 }
 
 /** The text of `key` with `{name}` replaced by `values.name`; `count` chooses among key_one, key_few, key_other. */
@@ -27,4 +30,10 @@ function find(key, values) {
   return [own, english].flatMap((words) => forms.map((form) => words[form])).find((text) => text !== undefined);
 }
 
-const fill = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+const fill = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => shown(values[name]) ?? whole);
+
+/** A value of a message: a number or a name, another message, or a list of these. */
+function shown(value) {
+  if (Array.isArray(value)) return lists.format(value.map((one) => String(shown(one))));
+  return value?.key ? told(value) : value;
+}
