@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(ROOT))
 
+# Networks this small lose far more than they gain by threads. Set before torch is imported, and
+# for the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # No test leaves anything in the user's folder, or plans by what another one has left.
 os.environ["SENCACHE_LEARNT"] = "off"
 
@@ -185,11 +189,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"SKIPPED {count}: {line}")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means: one worker a core, also where two are one by hyper-threading.
+
+    At most eight, for each worker needs a gigabyte or two.
+    """
+    usable = getattr(os, "sched_getaffinity", None)
+    return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long, and skip the tests marked ``comfyui`` where they cannot run."""
+    """Mark what takes long and what shares a server; skip what needs ComfyUI if it is not there."""
     for item in items:
         if item.nodeid.split("[")[0].startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("server"))
     marked = [item for item in items if item.get_closest_marker("comfyui")]
     if marked and (obstacle := comfyui_obstacle()):
         for item in marked:

@@ -132,7 +132,6 @@ import sys, torch
 from sencache_core.measure.stored import CallStore
 sys.path.append(sys.argv[2])
 from test_stored import FACTS, key, output
-torch.set_num_threads(1)
 store = CallStore(sys.argv[1], 60_000)
 for turn in range(40):
     store.put(key(turn % 8), output(turn % 8), FACTS)

@@ -1,4 +1,4 @@
-"""Networks this small run on one thread."""
+"""Small checkpoints."""
 
 import json
 
@@ -7,14 +7,6 @@ import torch
 from safetensors.torch import save_file
 
 from sencache_core.tiny import SPECS, build
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

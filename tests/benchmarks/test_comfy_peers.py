@@ -30,8 +30,6 @@ def peers(comfyui):
 @pytest.fixture(scope="module", params=sorted(SPECS))
 def cases(request, peers, tmp_path_factory):
     """The same model in both hosts: diffusers, ComfyUI."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     if request.param == "cogvideox":
         pytest.importorskip("comfy_extras.nodes_void", reason="this ComfyUI has no CogVideoX")
     model = load_tiny(request.param)
@@ -40,7 +38,6 @@ def cases(request, peers, tmp_path_factory):
     yield both
     for case in both:
         case.host.close()
-    torch.set_num_threads(threads)
 
 
 def test_same_clip_as_diffusers(cases):

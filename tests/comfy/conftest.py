@@ -8,18 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 sys.path.append(str(Path(__file__).parent))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are so small that a second thread only waits for the first."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -310,7 +310,6 @@ sys.argv = ["x", "--cpu"]
 import comfy.options
 comfy.options.enable_args_parsing()
 import comfy.cli_args, torch
-torch.set_num_threads(1)
 import comfy.sd, runs
 from models import Case
 from sencache_core import tiny
