@@ -8,7 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 CATEGORY = "SenCache"
-ALIASES = ["teacache", "easycache", "magcache", "fbcache", "cache", "speed up", "skip steps"]
+#: What people search for, in every language: ComfyUI does not translate aliases.
+ALIASES = [
+    *("teacache", "easycache", "magcache", "fbcache", "cache"),
+    *("speed up", "faster", "accelerate", "skip steps"),
+    *("缓存", "加速", "快取", "キャッシュ", "高速化", "캐시", "가속"),
+    *("accélérer", "plus rapide", "acelerar", "más rápido", "ускорить", "кэш"),
+]
 
 
 def make(factory: Callable, *args: Any, **options: Any) -> Any:

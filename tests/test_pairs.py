@@ -60,7 +60,7 @@ def test_conditional_rounds_run_one_branch():
     assert report.cost == pytest.approx((5 + 4 / 2) / 12)
     assert (report.calls, report.calls_saved) == (14, 10)
     assert report.partial == 4
-    assert "4 of them in part" in report.summary()
+    assert "4 of them in part" in str(report.summary())
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,16 @@ def test_why_off():
     assert "had to" not in why(Reason.FIRST, Reason.OFF, Reason.OFF, Reason.COOLDOWN)
 
 
+def test_a_cause_that_was_told_is_the_reason():
+    report = golden_report()
+    off = {"decision": "computed", "reason": "caching is off", "score": None}
+    report.steps = [replace(record, **off) for record in report.steps]
+    report.say("off.rising")
+    report.say_what_it_came_to(None, 10, False)
+    assert report.why_nothing_was_reused() == report.messages[0] == Message.of("off.rising")
+    assert len(report.messages) == 2
+
+
 def test_why_guards():
     text = why(Reason.FIRST, Reason.WINDOW, Reason.WINDOW, Reason.COOLDOWN)
     assert "had to be computed" in text

@@ -182,7 +182,8 @@ class RunReport(Speaker):
         if Reason.HOPELESS.value in reasons:
             return None  # said when it was found
         if Reason.OFF.value in reasons:
-            return Message.of("nothing.off")
+            said = (m for m in self.messages if m.key.startswith("off.") or m.key == "learn.full")
+            return next(said, Message.of("nothing.off"))
         listed = [_worded(reason) for reason, _ in reasons.most_common(3)]
         if not reasons.keys() <= {reason.value for reason in FORCED}:
             return Message.of("nothing.scheduled", reasons=listed)

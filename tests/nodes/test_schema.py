@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCALES = ROOT / "locales"
-LANGUAGES = ("es", "fr", "ja", "ko", "ru", "zh")
+LANGUAGES = ("es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
 SNAPSHOT = Path(__file__).with_name("schema.json")
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
 PROMPT = ROOT / "sencache_core" / "app" / "comfy_prompts" / "sencache_tiny_wan_api.json"

@@ -27,3 +27,12 @@ test("English stands in for what a language lacks, a message for itself", () => 
   assert.equal(told({ key: "unknown", values: {}, text: "As the core said it." }), "As the core said it.");
   assert.equal(told("plain"), "plain");
 });
+
+test("a message may hold others, and lists of them", () => {
+  const words = { ...ENGLISH, "message.why": "Skipped: {reasons}.", "message.warm_up": "warm-up", "message.last": "last steps" };
+  const reasons = ["warm_up", "last"].map((key) => ({ key, values: {}, text: "?" }));
+  speak("en", words);
+  assert.equal(told({ key: "why", values: { reasons }, text: "?" }), "Skipped: warm-up, last steps.");
+  speak("zh", { "message.why": "\u8df3\u8fc7\uff1a{reasons}\u3002", "message.warm_up": "\u9884\u70ed" }, words);
+  assert.match(told({ key: "why", values: { reasons }, text: "?" }), /\u9884\u70ed.*last steps/);
+});
