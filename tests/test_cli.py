@@ -41,10 +41,17 @@ def needs(family: str):
     return pytest.mark.skipif(missing, reason=f"no weights of the tiny {family} model")
 
 
+@pytest.fixture
+def one_pair(monkeypatch):
+    """Figures and files need no more than one run with the cache and one without."""
+    monkeypatch.setattr(demo, "PAIRS", 1)
+
+
 FAMILY = [pytest.param(family, marks=needs(family)) for family in SPECS]
 
 
 @pytest.mark.parametrize("family", FAMILY)
+@pytest.mark.usefixtures("one_pair")
 def test_demo(family, tmp_path, capsys):
     file = tmp_path / "figures.json"
     command = ["demo", "--family", family, "--steps", str(STEPS), "--clips", "1"]
@@ -79,6 +86,7 @@ def check_files(folder, family):
 
 
 @needs("wan")
+@pytest.mark.usefixtures("one_pair")
 def test_full_budget_changes_nothing(tmp_path):
     (figures,) = demo.run_demo(["wan"], 1.0, tmp_path, clips=1, steps=STEPS, progress=False)
     assert figures["evaluations"] == STEPS
@@ -123,6 +131,7 @@ def test_speed_up_is_that_of_medians_of_runs_in_turns(tmp_path, monkeypatch):
         (["--policy", "off", "--steps", "4"], "4.0 of 4", "caching was off"),
     ],
 )
+@pytest.mark.usefixtures("one_pair")
 def test_what_was_done_is_said(options, evaluations, message, tmp_path, capsys):
     command = ["demo", "--family", "wan", "--clips", "1", "--out", str(tmp_path), *options]
     assert cli.main(command) == 0
@@ -132,6 +141,7 @@ def test_what_was_done_is_said(options, evaluations, message, tmp_path, capsys):
 
 
 @needs("wan")
+@pytest.mark.usefixtures("one_pair")
 def test_more_clips_than_prompts(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "held_out_prompts", lambda: ["a red circle", "a blue square"])
     (figures,) = demo.run_demo(["wan"], 1.0, tmp_path, clips=3, steps=2, progress=False)
@@ -139,6 +149,7 @@ def test_more_clips_than_prompts(tmp_path, monkeypatch):
 
 
 @needs("wan")
+@pytest.mark.usefixtures("one_pair")
 def test_more_evaluations_come_closer(tmp_path):
     figures = [
         demo.run_demo(["wan"], budget, tmp_path, clips=1, steps=STEPS, progress=False)[0]
@@ -179,6 +190,7 @@ def test_profile_blocks_lists_them_both_ways(capsys):
 
 
 @needs("wan")
+@pytest.mark.usefixtures("one_pair")
 def test_calibrate_show_and_use(tmp_path, capsys):
     file, plot = tmp_path / "wan.safetensors", tmp_path / "wan.png"
     measure = ["calibrate", "--family", "wan", "--samples", "2", "--steps", str(STEPS)]
@@ -326,6 +338,7 @@ def test_missing_extra_is_named(monkeypatch, tmp_path, capsys):
 
 
 @needs("wan")
+@pytest.mark.usefixtures("one_pair")
 def test_threads_are_put_back(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -402,6 +402,7 @@ def load(name: str, batch: int = 1, tokens: tuple[int, int] = (5, 5)) -> Case:
         model = _shared(name)
     except Missing as missing:
         pytest.skip(f"this ComfyUI lacks {missing}")
+    model.unpatch_model(unpatch_weights=False)  # what an earlier test left until the next run
     return Case(
         name,
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import models
 import torch
 from models import Case
 from torch import Tensor
@@ -93,6 +95,14 @@ def sample(
             disable_pbar=True,
             seed=seed,
         )
+
+
+@functools.cache
+def truth(name: str, steps: int = 2) -> tuple[Tensor, Any]:
+    """Paired sigmas for ``models.load(name)``, and what it gives on them by itself."""
+    case = models.load(name)
+    sigmas = paired(case.model, steps)
+    return sigmas, sample(case.model, case, sigmas=sigmas)
 
 
 def sigmas_of(model: Any, sampler: str, steps: int) -> Tensor:

@@ -21,8 +21,7 @@ def test_stack(runs, host, name):
     case = models.load(name)
     network = case.model.model.diffusion_model
     stack = getattr(network, "transformer_blocks", None) or network.blocks
-    sigmas = runs.paired(case.model, 3)
-    plain = runs.sample(case.model, case, sigmas=sigmas)
+    sigmas, plain = runs.truth(name)
     last = stack[len(stack) - 1]
     ran = [0]
     # Animate 2 calls its blocks by another name, so count a part that every block has.
@@ -38,7 +37,7 @@ def test_stack(runs, host, name):
     finally:
         handle.remove()
     assert not any("no block stack" in message for message in reports.last.texts)
-    assert reports.last.evaluations == 3
+    assert reports.last.evaluations == 2
     assert ran[0] == everything / 2
     assert runs.error(out, plain) <= 1e-5
     found = getattr(network, "transformer_blocks", None) or network.blocks
@@ -110,8 +109,7 @@ def test_middle_blocks_are_replayed(runs, host, name):
     case, reports = models.load(name), runs.Reports()
     network = case.model.model.diffusion_model
     blocks = getattr(network, "transformer_blocks", None) or network.blocks
-    sigmas = runs.paired(case.model, 3)
-    plain = runs.sample(case.model, case, sigmas=sigmas)
+    sigmas, plain = runs.truth(name)
     config = replace(runs.REPLAY, policy=MiddleBlocks(2.0, outer=0.5))
     ran = [0] * len(blocks)
 
@@ -129,7 +127,7 @@ def test_middle_blocks_are_replayed(runs, host, name):
     report = reports.last
     spared = [b for b in range(len(blocks)) if 0.25 <= (b + 0.5) / len(blocks) < 0.75]
     kept = [b for b in range(len(blocks)) if b not in spared]
-    assert (report.evaluations, report.partial, report.reused) == (6, 3, 0)
+    assert (report.evaluations, report.partial, report.reused) == (4, 2, 0)
     assert report.steps[1].cost == pytest.approx(len(kept) / len(blocks))
     assert report.steps[1].part == "outer blocks"
     assert all(ran[b] < max(ran) for b in spared)
