@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from comfy_api.latest import io
 
@@ -36,9 +38,9 @@ class SenCacheStatsViewer(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache stats", "cache stats", "plot", "chart"],
             description=(
-                "Shows which evaluations were computed, forced or reused, the scores against "
-                "their limit, the measured error and the time. Place it after the sampler: the "
-                "latent passes through unchanged."
+                "Shows how much faster the run was, the time saved, how near the clip is expected "
+                "to be, and which steps were computed or skipped and why. Place it after the "
+                "sampler: the latent passes through unchanged."
             ),
             is_output_node=True,
             inputs=[
@@ -79,8 +81,9 @@ class SenCacheStatsViewer(io.ComfyNode):
         upstream, others = _places(cls.hidden.dynprompt, cls.hidden.unique_id)
         stats = Reports(_SECOND_ONLY if stats_2 else _NOTHING) if stats is None else stats
         mailboxes = [box for box in (stats, stats_2) if box is not None]
-        entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream, others)]
-        data = payload(entries, [box.note for box in mailboxes if box.note])
+        entries = [entry for box in mailboxes for entry in box.read(upstream, others)]
+        titles = _titles(cls.hidden.dynprompt, {entry.place.node for entry in entries})
+        data = payload(entries, [box.note for box in mailboxes if box.note], titles)
         text = json.dumps(data, indent=2, allow_nan=False)
         lines = (f"{run['label']}: {run['summary']}\n{run['mask']}" for run in data["runs"])
         summary = "\n".join([*lines, *data["notes"]])
@@ -88,19 +91,21 @@ class SenCacheStatsViewer(io.ComfyNode):
         return io.NodeOutput(latent, picture, text, ui={"sencache": [data], "text": [summary]})
 
 
-def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
+def payload(entries: list[Entry], notes: list[str], titles: Mapping[str, str]) -> dict:
     """The web's contract: ``{"version", "prompt", "when", "runs", "notes"}``.
 
     ``prompt`` is the id of the queued prompt, ``when`` the time in seconds since 1970. A run is its
-    report with ``label``, ``node`` (the sampler), ``mask`` and the time ``when`` it ended.
+    report with ``node`` (the sampler), ``label`` (its title, numbered where several have the same),
+    ``mask`` and the time ``when`` it ended.
 
     Args:
-        entries: runs with the number of the stats input they came by.
+        entries: the runs.
         notes: sentences that belong to no run.
+        titles: of nodes, by id.
     """
     now = place().prompt
     notes = list(notes)
-    if any(entry.place.prompt and entry.place.prompt != now for _, entry in entries):
+    if any(entry.place.prompt and entry.place.prompt != now for entry in entries):
         notes.append(
             "Figures of an earlier run: ComfyUI kept the sampler's result, so it did not run again."
         )
@@ -111,16 +116,25 @@ def payload(entries: list[tuple[int, Entry]], notes: list[str]) -> dict:
             "output."
         )
     runs = []
-    for number, (index, entry) in enumerate(entries, 1):
-        label = f"Run {number}" if len(entries) > 1 else "Run"
-        if any(i for i, _ in entries):
-            label += f" (stats_{index + 1})" if index else " (stats)"
-        report = entry.report
+    labels = [titles.get(entry.place.node) or "Run" for entry in entries]
+    for number, entry in enumerate(entries):
+        label, report = labels[number], entry.report
+        if labels.count(label) > 1:
+            label += f" {labels[: number + 1].count(label)}"
         own = {"label": label, "node": entry.place.node, "mask": mask_of(report)}
         own["when"] = entry.when
         runs.append({**own, **report.to_dict()})
     made = {"version": PAYLOAD_VERSION, "prompt": now, "when": time.time()}
     return {**made, "runs": runs, "notes": notes}
+
+
+def _titles(prompt, nodes: Iterable[str]) -> dict[str, str]:
+    """Titles that nodes have in the browser, by id, of those that tell."""
+    found = {}
+    for node in nodes:
+        with suppress(Exception):  # nodes made in mid-run, prompts without a browser
+            found[node] = str(prompt.get_node(node)["_meta"]["title"])
+    return found
 
 
 def _places(prompt, node: str | None) -> tuple[frozenset[str], frozenset[str]]:
