@@ -7,22 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-WIDTH, PLAN_WIDTH, MARGIN = 1120, 760, 28
-RUN_HEIGHT, HEAD, STRIP, GAP = 420, 84, 40, 18
+from ..sencache_core.app import look
 
-PAPER, INK, DIM, GRID = "#ffffff", "#1d2433", "#667085", "#e4e7ec"
-COMPUTED, PARTIAL, FORCED, REUSED = "#2563a8", "#2f8f7b", "#7f8ea3", "#f0a63a"
-FILL = {
-    "computed": COMPUTED,
-    "partial": PARTIAL,
-    "forced": FORCED,
-    "reused": REUSED,
-    "idle": GRID,
-}
-#: Height of a cell that was run only in part, as a share of the strip.
-HEIGHT = {"partial": 0.72, "reused": 0.45, "idle": 0.2}
+WIDTH, PLAN_WIDTH, MARGIN, LEFT = 1120, 760, 28, 60
+RUN_HEIGHT, HEAD, STRIP = 460, 130, 40
 
 
 def draw_reports(payload: dict) -> torch.Tensor:
@@ -30,14 +20,14 @@ def draw_reports(payload: dict) -> torch.Tensor:
     runs, notes = payload["runs"], payload["notes"]
     lines = [line for note in notes for line in _wrap(note["text"], 130)]
     height = MARGIN + max(1, len(runs)) * RUN_HEIGHT * bool(runs) + 22 * len(lines) + MARGIN
-    canvas = Image.new("RGB", (WIDTH, max(height, 80)), PAPER)
+    canvas = Image.new("RGB", (WIDTH, max(height, 80)), look.PAPER)
     draw = ImageDraw.Draw(canvas)
     top = MARGIN
     for run in runs:
         _draw_run(draw, run, top)
         top += RUN_HEIGHT
     for line in lines:
-        draw.text((MARGIN, top), line, fill=INK, font=_font(15))
+        draw.text((MARGIN, top), line, fill=look.INK, font=look.font(15))
         top += 22
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
 
@@ -48,106 +38,107 @@ def draw_plan(plan: dict) -> torch.Tensor:
     lines = [line for text in said for line in _wrap(text, 100) if line]
     drawn = 220 if plan["mask"] else 0
     top = 48
-    canvas = Image.new("RGB", (PLAN_WIDTH, max(top + drawn + 22 * len(lines) + 12, 100)), PAPER)
+    height = max(top + drawn + 22 * len(lines) + 12, 100)
+    canvas = Image.new("RGB", (PLAN_WIDTH, height), look.PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, 14), plan["title"], fill=INK, font=_font(20))
+    draw.text((MARGIN, 14), plan["title"], fill=look.INK, font=look.font(20))
     if drawn:
         pairs = zip(plan["mask"], plan["errors"], strict=True)
         kinds = {"C": "computed", "h": "partial", ".": "reused"}
         empty = {"limit": None, "error": None}
         steps = [{"decision": kinds[letter], "score": error, **empty} for letter, error in pairs]
         left, right = MARGIN + 40, PLAN_WIDTH - MARGIN
-        width = _strip(draw, steps, (left, top, right, top + STRIP))
-        caption = "error to be expected of a forecast there, relative to the true output"
-        draw.text((left, top + STRIP + 6), caption, fill=DIM, font=_font(14))
+        width = look.strip(draw, [s["decision"] for s in steps], (left, top, right, top + STRIP))
+        caption = "expected error of a prediction at each step"
+        draw.text((left, top + STRIP + 6), caption, fill=look.DIM, font=look.font(14))
         chart = (left, top + STRIP + 30, right, top + drawn - 34)
-        _curves(draw, chart, steps, width)
+        _curves(draw, chart, steps, width, True)
         _numbers(draw, chart, len(steps), width)
     for number, line in enumerate(lines):
-        draw.text((MARGIN, top + drawn + 22 * number), line, fill=INK, font=_font(15))
+        draw.text((MARGIN, top + drawn + 22 * number), line, fill=look.INK, font=look.font(15))
     return torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)[None]
-
-
-def _strip(draw: ImageDraw.ImageDraw, steps: Sequence[dict], box: tuple) -> float:
-    """One cell an evaluation; returns the distance between two."""
-    left, top, right, bottom = box
-    width = (right - left) / len(steps)
-    gap = min(2.0, 0.2 * width)
-    for number, step in enumerate(steps):
-        own = (left + number * width, top, left + (number + 1) * width - gap, bottom)
-        _cell(draw, own, step["decision"])
-    return width
 
 
 def _numbers(draw: ImageDraw.ImageDraw, chart: tuple, count: int, width: float) -> None:
     for number in range(0, count, max(1, math.ceil(count / 12))):
         x = chart[0] + (number + 0.5) * width
-        draw.text((x, chart[3] + 6), str(number), fill=DIM, font=_font(13), anchor="ma")
+        place = x, chart[3] + 6
+        draw.text(place, str(number + 1), fill=look.DIM, font=look.font(13), anchor="ma")
 
 
 def _draw_run(draw: ImageDraw.ImageDraw, run: dict, top: int) -> None:
-    title = f"{run['label']}: {run['evaluations']} of {len(run['steps'])} evaluations run"
-    draw.text((MARGIN, top), title, fill=INK, font=_font(22))
-    saved = f"{run['seconds']:.1f} s in the sampler, about {run['saved_seconds']:.1f} s saved"
+    """One run, in the order of the stats viewer: the answer, the strip, the chart."""
+    spent, saved, steps = run["seconds"], run["saved_seconds"], run["steps"]
+    answers = [(f"{(spent + saved) / spent:.1f}x" if spent else "-", "faster")]
+    answers.append((f"{saved:.1f} s", "saved"))
+    if run["expected"] is not None:
+        answers.append((look.share(run["expected"]), "expected error"))
+    draw.text((MARGIN, top), run["label"], fill=look.DIM, font=look.font(15))
+    for number, (large, small) in enumerate(answers):
+        x = MARGIN + number * (WIDTH - 2 * MARGIN) / 3
+        draw.text((x, top + 20), large, fill=look.INK, font=look.font(30))
+        draw.text((x, top + 56), small, fill=look.DIM, font=look.font(15))
     made = f"{run['family']}, policy {run['policy']}, rule {run['rule']}, tap {run['tap']}"
-    draw.text((MARGIN, top + 30), f"{saved}   |   {made}", fill=DIM, font=_font(15))
-    first = next((one for one in run["messages"] if one["level"] != "detail"), None)
-    if message := (run["why"] or first or {}).get("text"):
-        draw.text((MARGIN, top + 52), _wrap(message, 130)[0], fill=INK, font=_font(15))
-    steps = run["steps"]
+    asked = "steps" if len(steps) == run["num_steps"] else "evaluations"
+    sums = f"{run['evaluations']} of {len(steps) - run['idle']} {asked} computed"
+    sums += f", {run['partial']} of them in part" if run["partial"] else ""
+    line = f"{sums}, {run['reused']} skipped   |   {made}"
+    draw.text((MARGIN, top + 82), line, fill=look.DIM, font=look.font(15))
+    if message := _first(run["why"], *run["messages"]):
+        line = _wrap(message, 130)[0]
+        draw.text((MARGIN, top + 104), line, fill=look.INK, font=look.font(15))
     if not steps:
         return
     strip = top + HEAD
-    width = _strip(draw, steps, (MARGIN + 60, strip, WIDTH - MARGIN, strip + STRIP))
-    _legend(draw, run, MARGIN + 60, strip + STRIP + 6)
-    chart = (MARGIN + 60, strip + STRIP + 40, WIDTH - MARGIN, top + RUN_HEIGHT - 34)
-    _curves(draw, chart, steps, width)
-    _numbers(draw, chart, len(steps), width)
-    draw.text((MARGIN, chart[3] + 6), "evaluation", fill=DIM, font=_font(13), anchor="la")
+    decisions = [step["decision"] for step in steps]
+    box = (MARGIN + LEFT, strip, WIDTH - MARGIN, strip + STRIP)
+    width = look.strip(draw, decisions, box)
+    _legend(draw, run, MARGIN + LEFT, strip + STRIP + 8)
+    chart = (MARGIN + LEFT, strip + STRIP + 42, WIDTH - MARGIN, top + RUN_HEIGHT - 34)
+    _curves(draw, chart, steps, width, run["policy"] == "planned")
+    _numbers(draw, chart, len(decisions), width)
+    draw.text((MARGIN, chart[3] + 6), "step", fill=look.DIM, font=look.font(13), anchor="la")
 
 
-def _cell(draw: ImageDraw.ImageDraw, box: tuple, decision: str) -> None:
-    """Colour and shape both tell: forced has a dot, what ran in part or not at all is lower."""
-    x0, y0, x1, y1 = box
-    y0 += (y1 - y0) * (1 - HEIGHT.get(decision, 1))
-    draw.rectangle((x0, y0, x1, y1), fill=FILL[decision])
-    if decision == "forced":
-        x, y, r = (x0 + x1) / 2, (y0 + y1) / 2, min(4.0, (x1 - x0) / 4)
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=PAPER)
+def _first(*messages: dict | None) -> str:
+    """Text of the first message that is more than a detail."""
+    return next((one["text"] for one in messages if one and one["level"] != "detail"), "")
 
 
 def _legend(draw: ImageDraw.ImageDraw, run: dict, left: float, top: float) -> None:
-    computed = run["evaluations"] - run["forced"] - run["partial"]
     x = left
-    for decision, count in (
-        ("computed", computed),
-        *[(kind, run[kind]) for kind in ("partial", "idle") if run[kind]],
-        ("forced", run["forced"]),
-        ("reused", run["reused"]),
-    ):
-        _cell(draw, (x, top, x + 16, top + 16), decision)
+    for decision, word in look.WORDS.items():
+        count = sum(step["decision"] == decision for step in run["steps"])
+        if not count and decision in ("partial", "idle"):
+            continue
+        look.cell(draw, (x, top, x + 16, top + 16), decision)
         parts = {step["part"]: 0 for step in run["steps"] if step["part"]}
         named = f" ({', '.join(parts)})" if decision == "partial" and parts else ""
-        text = f"{decision}{named} {count}"
-        draw.text((x + 22, top - 1), text, fill=INK, font=_font(14))
-        x += 40 + draw.textlength(text, font=_font(14))
-    lines = [("score", REUSED), ("limit", INK), ("measured error", COMPUTED)]
+        text = f"{word}{named} {count}"
+        draw.text((x + 22, top - 1), text, fill=look.INK, font=look.font(14))
+        x += 40 + draw.textlength(text, font=look.font(14))
+    score, limit, error = look.COLOURS["reused"], look.INK, look.COLOURS["computed"]
+    lines = [("score", score), ("limit", limit), ("measured error", error)]
     if run["policy"] == "planned":  # its score is the expected error; there is no limit
-        lines = [("expected error", REUSED), lines[-1]]
+        lines = [("expected error of a prediction", score), lines[-1]]
     for name, colour in lines:
         draw.line((x, top + 8, x + 22, top + 8), fill=colour, width=3)
-        draw.text((x + 28, top - 1), name, fill=INK, font=_font(14))
-        x += 46 + draw.textlength(name, font=_font(14))
+        draw.text((x + 28, top - 1), name, fill=look.INK, font=look.font(14))
+        x += 46 + draw.textlength(name, font=look.font(14))
 
 
-def _curves(draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width: float) -> None:
+def _curves(
+    draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width: float, errors: bool
+) -> None:
+    """``errors``: the scores are expected errors, shares of 1."""
     x0, y0, x1, y1 = box
     series = {key: [s[key] for s in steps] for key in ("score", "limit", "error")}
     # A limit of next to nothing means "compute the rest": it is drawn along the bottom.
     positive = [v for key in ("score", "error") for v in series[key] if v and v > 0]
-    draw.rectangle(box, outline=GRID)
+    draw.rectangle(box, outline=look.GRID)
     if not positive:
-        draw.text((x0 + 12, y0 + 10), "no evaluation was scored", fill=DIM, font=_font(15))
+        said = "no prediction was measured or expected"
+        draw.text((x0 + 12, y0 + 10), said, fill=look.DIM, font=look.font(15))
         return
     low = math.floor(math.log10(max(min(positive), max(positive) * 1e-5)))
     high = max(math.ceil(math.log10(max(positive))), low + 1)
@@ -158,19 +149,20 @@ def _curves(draw: ImageDraw.ImageDraw, box: tuple, steps: Sequence[dict], width:
 
     for power in range(low, high + 1):
         y = place(0, 10.0**power)[1]
-        draw.line((x0, y, x1, y), fill=GRID)
-        draw.text((MARGIN, y - 9), f"{10.0**power:g}", fill=DIM, font=_font(13))
+        draw.line((x0, y, x1, y), fill=look.GRID)
+        value = look.share(10.0**power) if errors else f"{10.0**power:g}"
+        draw.text((MARGIN, y - 9), value, fill=look.DIM, font=look.font(13))
     limits = [place(i, v) for i, v in enumerate(series["limit"]) if v is not None]
     if limits:
-        draw.line(limits, fill=INK, width=2)
+        draw.line(limits, fill=look.INK, width=2)
     scores = [place(i, v) for i, v in enumerate(series["score"]) if v is not None]
-    draw.line(scores, fill=REUSED, width=2)
+    draw.line(scores, fill=look.COLOURS["reused"], width=2)
     for x, y in scores:
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=REUSED)
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=look.COLOURS["reused"])
     for i, value in enumerate(series["error"]):
         if value is not None:
             x, y = place(i, value)
-            draw.rectangle((x - 4, y - 4, x + 4, y + 4), fill=COMPUTED)
+            draw.rectangle((x - 4, y - 4, x + 4, y + 4), fill=look.COLOURS["computed"])
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -181,7 +173,3 @@ def _wrap(text: str, width: int) -> list[str]:
             line = ""
         line += (" " if line else "") + word
     return [*lines, line]
-
-
-def _font(size: int):
-    return ImageFont.load_default(size)

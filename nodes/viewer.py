@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from comfy_api.latest import io
 
@@ -28,9 +30,9 @@ class SenCacheStatsViewer(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache stats", "cache stats", "plot", "chart"],
             description=(
-                "Shows which evaluations were computed, forced or reused, the scores against "
-                "their limit, the measured error and the time. Place it after the sampler: the "
-                "latent passes through unchanged."
+                "Shows how much faster the run was, the time saved, how near the clip is expected "
+                "to be, and which steps were computed or skipped and why. Place it after the "
+                "sampler: the latent passes through unchanged."
             ),
             is_output_node=True,
             inputs=[
@@ -73,8 +75,9 @@ class SenCacheStatsViewer(io.ComfyNode):
             second = stats_2 is not None
             stats = Reports(Message.of("viewer.no_apply_first" if second else "viewer.no_apply"))
         mailboxes = [box for box in (stats, stats_2) if box is not None]
-        entries = [(i, e) for i, box in enumerate(mailboxes) for e in box.read(upstream, others)]
-        data = payload(entries, [box.note for box in mailboxes if box.note])
+        entries = [entry for box in mailboxes for entry in box.read(upstream, others)]
+        titles = _titles(cls.hidden.dynprompt, {entry.place.node for entry in entries})
+        data = payload(entries, [box.note for box in mailboxes if box.note], titles)
         text = json.dumps(data, indent=2, allow_nan=False)
         lines = (f"{run['label']}: {run['summary']}\n{run['mask']}" for run in data["runs"])
         summary = "\n".join([*lines, *(note["text"] for note in data["notes"])])
@@ -82,33 +85,44 @@ class SenCacheStatsViewer(io.ComfyNode):
         return io.NodeOutput(latent, picture, text, ui={"sencache": [data], "text": [summary]})
 
 
-def payload(entries: list[tuple[int, Entry]], notes: list[Message]) -> dict:
+def payload(entries: list[Entry], notes: list[Message], titles: Mapping[str, str]) -> dict:
     """The web's contract: ``{"version", "prompt", "when", "runs", "notes"}``.
 
     ``prompt`` is the id of the queued prompt, ``when`` the time in seconds since 1970. A run is its
-    report with ``label``, ``node`` (the sampler), ``mask`` and the time ``when`` it ended.
+    report with ``node`` (the sampler), ``label`` (its title, numbered where several have the same),
+    ``mask`` and the time ``when`` it ended.
 
     Args:
-        entries: runs with the number of the stats input they came by.
+        entries: the runs.
         notes: what belongs to no run.
+        titles: of nodes, by id.
     """
     now = place().prompt
     notes = list(notes)
-    if any(entry.place.prompt and entry.place.prompt != now for _, entry in entries):
+    if any(entry.place.prompt and entry.place.prompt != now for entry in entries):
         notes.append(Message.of("viewer.earlier"))
     if not entries and not notes:
         notes.append(Message.of("viewer.no_run"))
     runs = []
-    for number, (index, entry) in enumerate(entries, 1):
-        label = f"Run {number}" if len(entries) > 1 else "Run"
-        if any(i for i, _ in entries):
-            label += f" (stats_{index + 1})" if index else " (stats)"
-        report = entry.report
+    labels = [titles.get(entry.place.node) or "Run" for entry in entries]
+    for number, entry in enumerate(entries):
+        label, report = labels[number], entry.report
+        if labels.count(label) > 1:
+            label += f" {labels[: number + 1].count(label)}"
         own = {"label": label, "node": entry.place.node, "mask": mask_of(report)}
         own["when"] = entry.when
         runs.append({**own, **report.to_dict()})
     made = {"version": PAYLOAD_VERSION, "prompt": now, "when": time.time()}
     return {**made, "runs": runs, "notes": [note.to_dict() for note in notes]}
+
+
+def _titles(prompt, nodes: Iterable[str]) -> dict[str, str]:
+    """Titles that nodes have in the browser, by id, of those that tell."""
+    found = {}
+    for node in nodes:
+        with suppress(Exception):  # nodes made in mid-run, prompts without a browser
+            found[node] = str(prompt.get_node(node)["_meta"]["title"])
+    return found
 
 
 def _places(prompt, node: str | None) -> tuple[frozenset[str], frozenset[str]]:

@@ -16,7 +16,7 @@ def drawn(config, tmp_path, monkeypatch):
     report = cached_run(config, schedule(20))[1]
     plots.stats_plot(report, tmp_path / "stats.png")
     assert (tmp_path / "stats.png").stat().st_size > 1000
-    return report, {line.get_label(): line for line in figures[0].axes[0].get_lines()}
+    return report, {line.get_label(): line for line in figures[0].axes[1].get_lines()}
 
 
 def test_a_plan_shows_the_error_it_expects(tmp_path, monkeypatch):
@@ -24,8 +24,12 @@ def test_a_plan_shows_the_error_it_expects(tmp_path, monkeypatch):
     scored = [step for step in report.steps if step.score is not None]
     assert len(scored) > 10
     assert "limit" not in curves and "score" not in curves
-    assert list(curves["expected error"].get_xdata()) == [step.ordinal for step in scored]
-    assert list(curves["expected error"].get_ydata()) == [step.score for step in scored]
+    assert list(curves["expected error of a prediction"].get_xdata()) == [
+        step.ordinal + 1 for step in scored
+    ]
+    assert list(curves["expected error of a prediction"].get_ydata()) == [
+        step.score for step in scored
+    ]
 
 
 def test_a_score_shows_its_limit(tmp_path, monkeypatch):
@@ -33,4 +37,4 @@ def test_a_score_shows_its_limit(tmp_path, monkeypatch):
     limits = [step.limit for step in report.steps if step.limit is not None]
     assert limits
     assert list(curves["limit"].get_ydata()) == limits
-    assert {"score", "limit"} <= curves.keys() and "expected error" not in curves
+    assert {"score", "limit"} <= curves.keys() and "expected error of a prediction" not in curves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,49 +12,68 @@ from torch import Tensor
 from ..measure.profile import Profile
 from ..policies import Planned
 from ..run.stats import RunReport
+from . import look
 
-#: Colours by decision, from Okabe and Ito's set, which colour-blind readers can tell apart.
-COLOURS = {
-    "computed": "#0072B2",
-    "partial": "#009E73",
-    "forced": "#56B4E9",
-    "reused": "#E69F00",
-    "idle": "#CCCCCC",
-}
 #: Frames of each clip on a contact sheet, and the factor on the difference pictures.
 SHEET_FRAMES, SHEET_GAIN = 6, 4.0
 
 
 def stats_plot(report: RunReport, path: str | Path) -> None:
-    """Scores, limits if any, and the strip of decisions, over a run's rounds, as a PNG."""
+    """The answer, the strip of decisions and the errors or scores of a run's steps, as a PNG."""
     figure = _figure(9, 3.6)
-    top, strip = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
+    strip, chart = figure.subplots(2, 1, sharex=True, height_ratios=(1, 4))
+    for kind in look.WORDS:
+        steps = [step.ordinal + 1 for step in report.steps if step.decision == kind]
+        if not steps:
+            continue
+        looks = {"color": look.COLOURS[kind], "label": f"{look.WORDS[kind]} {len(steps)}"}
+        if kind == "reused":
+            looks |= {"hatch": "/////", "edgecolor": look.PAPER, "linewidth": 0}
+        strip.bar(steps, look.HEIGHT.get(kind, 1), width=0.88, **looks)
+        if kind == "forced":
+            strip.plot(steps, [0.5] * len(steps), ".", ms=3, color=look.PAPER)
+    strip.axis("off")
+    strip.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, fontsize=8, frameon=False)
+    planned = report.policy == Planned.name
     if scored := [s for s in report.steps if s.score is not None]:
         # The score of policy planned is the error that it expects; there is no limit.
-        label = "expected error" if report.policy == Planned.name else "score"
+        label = "expected error of a prediction" if planned else "score"
         score = [s.score for s in scored]
-        top.plot([s.ordinal for s in scored], score, "o-", ms=3, color="black", label=label)
+        places = [s.ordinal + 1 for s in scored]
+        chart.plot(places, score, "o-", ms=3, color=look.COLOURS["reused"], label=label)
     if limited := [s for s in scored if s.limit is not None]:
-        limit = [s.limit for s in limited]
-        top.plot([s.ordinal for s in limited], limit, "--", color="#D55E00", label="limit")
+        limit, places = [s.limit for s in limited], [s.ordinal + 1 for s in limited]
+        chart.plot(places, limit, "--", color=look.INK, label="limit")
     if measured := [s for s in report.steps if s.error]:
-        error = [s.error for s in measured]
-        label = "relative error of a forecast"
-        top.plot([s.ordinal for s in measured], error, ".", color="#009E73", label=label)
+        error, places = [s.error for s in measured], [s.ordinal + 1 for s in measured]
+        blue = look.COLOURS["computed"]
+        chart.plot(places, error, "s", ms=3, color=blue, label="measured error")
     if lowest := [v for s in report.steps for v in (s.score, s.error) if v and v > 0]:
         # A budget's last limits are next to nothing; they may leave the picture.
-        top.set_yscale("log")
-        top.set_ylim(bottom=min(lowest) / 2)
-    if top.has_data():
-        top.legend(fontsize=8, frameon=False)
-    top.set_title(
-        f"{report.family}, {report.policy}, {report.rule}: {report.summary()}", fontsize=9
-    )
-    for step in report.steps:
-        strip.bar(step.ordinal, 1, width=0.9, color=COLOURS[step.decision])
-    strip.set_yticks([])
-    strip.set_xlabel("evaluation   (" + _legend(report) + ")", fontsize=8)
+        chart.set_yscale("log")
+        chart.set_ylim(bottom=min(lowest) / 2)
+        if planned:
+            chart.yaxis.set_major_formatter(lambda value, _: look.share(value))
+            chart.yaxis.set_minor_formatter(lambda value, _: "")
+    if chart.has_data():
+        chart.legend(fontsize=8, frameon=False, ncols=3)
+    for side in ("top", "right"):
+        chart.spines[side].set_visible(False)
+    chart.grid(axis="y", color=look.GRID, linewidth=0.6)
+    chart.set_xlabel("step", fontsize=8)
+    figure.suptitle(_answer(report), fontsize=10)
     figure.savefig(path, dpi=120)
+
+
+def _answer(report: RunReport) -> str:
+    """What a run has come to, in the words of the stats viewer."""
+    seconds, saved = report.seconds, report.saved_seconds()
+    asked = "steps" if len(report.steps) == report.num_steps else "evaluations"
+    parts = [f"{(seconds + saved) / seconds:.1f}x faster, {saved:.1f} s saved"] if seconds else []
+    parts.append(f"{report.evaluations} of {len(report.steps)} {asked} computed")
+    if report.expected is not None and math.isfinite(report.expected):
+        parts.append(f"expected error {look.share(report.expected)}")
+    return f"{report.family}, {report.policy}, {report.rule}: {', '.join(parts)}"
 
 
 def contact_sheet(rows: Sequence[tuple[str, Tensor, Tensor]], path: str | Path) -> None:
@@ -100,10 +120,10 @@ def profile_plot(profile: Profile, path: str | Path) -> None:
     figure = _figure(4 * len(profile.mean), 3)
     axes = figure.subplots(1, len(profile.mean), squeeze=False)[0]
     for axis, (name, curve) in zip(axes, profile.mean.items(), strict=True):
-        axis.plot(profile.t, curve, color=COLOURS["computed"])
+        axis.plot(profile.t, curve, color=look.COLOURS["computed"])
         if name in profile.spread:
             low, high = curve - profile.spread[name], curve + profile.spread[name]
-            axis.fill_between(profile.t, low, high, color=COLOURS["forced"], alpha=0.4)
+            axis.fill_between(profile.t, low, high, color=look.COLOURS["forced"], alpha=0.4)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("t, noise to the right", fontsize=8)
     figure.savefig(path, dpi=120)
@@ -118,13 +138,6 @@ def _figure(width: float, height: float):
             "plots need matplotlib: in the source tree, pip install -e '.[demo]'"
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _legend(report: RunReport) -> str:
-    words = "blue", "green", "light blue", "orange", "grey"
-    names = dict(zip(COLOURS, words, strict=True))
-    seen = {step.decision for step in report.steps}
-    return ", ".join(f"{colour}: {name}" for name, colour in names.items() if name in seen)
 
 
 def _pixels(frame: Tensor) -> np.ndarray:

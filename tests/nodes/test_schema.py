@@ -298,10 +298,12 @@ def test_mailbox_keeps_the_last_run_of_each_sampler(pack, monkeypatch):
 
 def test_payload_is_plain_json(pack):
     viewer, reports, host = (pack.part(f"nodes.{n}") for n in ("viewer", "reports", "host"))
-    entries = [(0, reports.Entry(report(pack), host.Place("p", "7"), 1e9))]
-    data = viewer.payload(entries, [])
+    one = reports.Entry(report(pack), host.Place("p", "7"), 1e9)
+    data = viewer.payload([one], [], {})
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["runs"][0]["evaluations"] == 2
+    both = viewer.payload([one, one], [], {"7": "High noise"})
+    assert [run["label"] for run in both["runs"]] == ["High noise 1", "High noise 2"]
     assert "earlier run" in data["notes"][0]["text"]
     picture = pack.part("nodes.picture").draw_reports(data)
     assert picture.shape[0] == 1 and picture.shape[-1] == 3
@@ -353,7 +355,7 @@ def test_no_node_knows_what_a_partial_round_runs():
 
 def test_empty_payload_says_what_to_do(pack):
     viewer = pack.part("nodes.viewer")
-    data = viewer.payload([], [])
+    data = viewer.payload([], [], {})
     assert not data["runs"] and "Connect" in data["notes"][0]["text"]
     assert pack.part("nodes.picture").draw_reports(data).std() > 0
 

@@ -118,7 +118,7 @@ def test_the_first_of_two_applies_may_be_missing(server):
     prompt = graph()
     prompt["viewer"]["inputs"]["stats_2"] = prompt["viewer"]["inputs"].pop("stats")
     data = server.run(prompt)["viewer"]["sencache"][0]
-    assert [run["label"] for run in data["runs"]] == ["Run (stats_2)"]
+    assert [run["label"] for run in data["runs"]] == ["Run"]
     assert "first stage" in data["notes"][0]["text"]
 
 
@@ -395,8 +395,8 @@ def test_scripts_and_help_are_served(server):
     import urllib.request
 
     listed = server.get("/extensions")
-    assert [p for p in listed if p.endswith("/sencache/sencache.js")] == [
-        "/extensions/sencache/sencache.js"
+    assert [p for p in listed if p.endswith("/sencache/viewer.js")] == [
+        "/extensions/sencache/viewer.js"
     ]
     for file in ("lib/view.js", "docs/SenCacheApply.md"):
         with urllib.request.urlopen(f"{server.url}/extensions/sencache/{file}") as answer:

@@ -1,17 +1,17 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import test from "node:test";
 
 import { Board, of, shown } from "../../web/lib/board.js";
 import { VIEWER } from "../../web/lib/graph.js";
+import { golden } from "./english.mjs";
 
-const report = JSON.parse(readFileSync(new URL("../fixtures/run_report.json", import.meta.url)));
+const report = golden();
 const under = { ...report, completed: false, ended: false };
 const cut = { ...report, completed: false, ended: true };
 const node = (class_type, inputs = {}) => ({ class_type, inputs });
 const prompt = {
   7: node("SenCacheApply"),
-  8: node("KSampler", { model: ["7", 0] }),
+  8: { ...node("KSampler", { model: ["7", 0] }), _meta: { title: "High noise" } },
   9: node("KSampler", { model: ["7", 0], latent_image: ["8", 0] }),
   10: node(VIEWER, { latent: ["9", 0], stats: ["7", 1] }),
   11: node(VIEWER, { latent: ["8", 0], stats: ["7", 1] }),
@@ -30,7 +30,7 @@ test("runs are shown as they go, one after the other, then as the node was execu
   assert.deepEqual(all.progress(job("p"), told("8", under)).map((state) => state.viewer), ["10", "11"]);
   all.progress(job("p"), told("8", report));
   all.progress(job("p"), told("9", under));
-  assert.deepEqual(view(all).runs.map((run) => [run.label, run.ended]), [["Run 1", true], ["Run 2", false]]);
+  assert.deepEqual(view(all).runs.map((run) => [run.label, run.ended]), [["High noise", true], ["Run", false]]);
   assert.equal(view(all).latest, 1);
   assert.deepEqual(view(all, "11").runs.map((run) => run.ended), [true]); // sampler 9 comes after it
   assert.equal(all.finish(job("p"), "10", output("p")).length, 1);
@@ -59,6 +59,35 @@ test("interrupts, errors and lost connections end a run", () => {
       assert.deepEqual(all.progress(job("p"), told("9", under)), []); // a late message
     }
   }
+});
+
+test("a run that failed has the error's own words, one that was over before has not", () => {
+  const all = board();
+  all.progress(job("p"), told("8", report));
+  all.progress(job("p"), told("9", under));
+  all.end(job("p"), "failed", "out of memory");
+  assert.deepEqual(view(all).runs.map((run) => run.failure), [undefined, "out of memory"]);
+});
+
+test("a run is compared with the complete one that its viewer showed before", () => {
+  const all = board();
+  const before = () => view(all).before.map((run) => run.when);
+  all.finish(job("p"), "10", output("p", 100));
+  assert.deepEqual(before(), []);
+  assert.equal(view(all).live, false);
+  all.progress(job("q"), told("9", under));
+  assert.deepEqual(before(), [100]);
+  assert.equal(view(all).live, true);
+  all.finish(job("q"), "10", output("q", 200));
+  assert.deepEqual(before(), [100]);
+  all.finish(job("r"), "10", output("q", 200)); // nothing was sampled anew
+  assert.deepEqual(before(), [100]);
+  all.progress(job("s"), told("9", under));
+  all.end(job("s"), "interrupted");
+  all.progress(job("t"), told("9", under)); // what was interrupted is nothing to compare with
+  assert.deepEqual(before(), [200]);
+  all.progress(job("u", "other"), told("9", under));
+  assert.deepEqual(all.states.at(-1).before, []);
 });
 
 test("a graph that ends between sampler and viewer says so", () => {
@@ -165,6 +194,7 @@ test("a history fills a viewer with the newest figures of its workflow, dated", 
   const all = board();
   const [found] = all.restore(history, "w", "a", (id) => id === "12:10");
   assert.equal(found.payload.when, 30);
+  assert.deepEqual(found.before.map((run) => run.when), [10]);
   assert.match(shown(found, 60).earlier, /Earlier run/);
   assert.deepEqual(all.restore(history, "w", "a", (id) => id === "12:10"), []); // filled by now
   all.refuse("w", "a");

@@ -6,18 +6,13 @@
 //   runs     before that: what its samplers tell as they run
 //   done     nothing more will come from this job
 //   earlier  why the figures are not those of the graph as it was queued last, "" if they are
+//   before   runs that it showed before those, all of them complete, to compare with
 
-import { jobOf, viewersIn, viewersOf } from "./graph.js";
+import { jobOf, labelled, titleOf, viewersIn, viewersOf } from "./graph.js";
 import { fromOutput, moment, running } from "./report.js";
+import { t } from "./words.js";
 
 const MOST = 64;
-
-const SINCE = {
-  refused: " ComfyUI refused the graph as it is now.",
-  interrupted: " The run after it was interrupted before it came here.",
-  failed: " The run after it failed before it came here.",
-  lost: " The run after it was cut off.",
-};
 
 export class Board {
   constructor(clock = () => Date.now() / 1000) {
@@ -59,7 +54,7 @@ export class Board {
       const old = this.#find(job, viewer);
       if (old?.job.id === job.id && old.done) return []; // its own sampler has ended; this is another
       const state = old?.job.id === job.id ? old : this.#put(job, viewer, { runs: [], done: false });
-      const run = report.ended ? { ...report, key, when: this.clock() } : { ...report, key };
+      const run = { ...report, key, node: sampler, ...(report.ended && { when: this.clock() }) };
       const present = state.runs.findIndex((other) => other.key === key && running(other));
       if (present < 0) state.runs.push(run);
       else state.runs[present] = run;
@@ -74,8 +69,8 @@ export class Board {
     return [this.#put(job, viewer, { payload, done: true, earlier: this.#refused(job, viewer) ? "refused" : "" })];
   }
 
-  /** A prompt has ended, as it should ("") or not ("interrupted", "failed", "lost"). */
-  end(job, how = "") {
+  /** A prompt has ended, as it should ("") or not ("interrupted", "failed", "lost"), by the error `words`. */
+  end(job, how = "", words = "") {
     const viewers = viewersIn(job.prompt);
     const own = this.states.filter((state) => state.job.id === job.id && !state.done);
     for (const state of own) {
@@ -83,7 +78,7 @@ export class Board {
       if (this.#refused(job, state.viewer)) state.earlier = "refused";
       for (const run of state.runs) {
         if (run.completed) continue;
-        Object.assign(run, { when: run.when ?? this.clock(), stopped: how || "lost" });
+        Object.assign(run, { when: run.when ?? this.clock(), stopped: how || "lost", failure: words });
       }
     }
     if (!how) return own;
@@ -93,15 +88,18 @@ export class Board {
   /** Fill the viewer that `is` recognises by its id with the newest that ComfyUI's history holds. */
   restore(history, workflow, tab, is) {
     if (this.shownBy(workflow, tab, is).length) return [];
+    const found = [];
     for (const entry of Object.values(history).sort((a, b) => b.prompt[0] - a.prompt[0])) {
       const job = jobOf(entry.prompt);
       if (!workflow || job?.workflow !== workflow) continue;
       for (const [viewer, output] of Object.entries(entry.outputs ?? {})) {
         const payload = is(viewer) ? fromOutput(output) : null;
-        if (payload) return [this.#put({ ...job, tab }, viewer, { payload, done: true, earlier: "queued" })];
+        if (payload) found.push([{ ...job, tab }, viewer, payload]);
       }
     }
-    return [];
+    // The oldest first, so that the newest knows what it is to be compared with.
+    for (const [job, viewer, payload] of found.reverse()) this.#put(job, viewer, { payload, done: true, earlier: "queued" });
+    return this.shownBy(workflow, tab, is);
   }
 
   /** States of the viewer that `is` recognises by its id. */
@@ -119,8 +117,8 @@ export class Board {
   }
 
   #put(job, viewer, rest) {
-    const state = { viewer, job, earlier: "", ...rest };
     const old = this.#find(job, viewer);
+    const state = { viewer, job, earlier: "", before: before(old, rest.payload), ...rest };
     this.states = [...this.states.filter((other) => other !== old), state].slice(-MOST);
     return state;
   }
@@ -148,21 +146,32 @@ export function of(state, workflow, tab) {
   return Boolean(workflow) && job.workflow === workflow && (!job.tab || !tab || job.tab === tab);
 }
 
-/** The payload that shows a state: see nodes/viewer.py; with `earlier`, a sentence or "". */
+/** Runs that a viewer is to compare those of `payload` with, which it shows from now on in place of `old`. */
+function before(old, payload) {
+  const [then, now] = [old?.payload?.runs ?? old?.runs ?? [], payload?.runs ?? []];
+  const kept = then.length === now.length && then.every((run, i) => run.when === now[i].when);
+  const whole = then.length && then.every((run) => run.completed);
+  // Live runs of the very job that has now ended are no earlier ones.
+  return kept || !whole || (old.runs && payload) ? (old?.before ?? []) : then;
+}
+
+/**
+ * The payload that shows a state: see nodes/viewer.py; with `earlier`, a sentence or "", `live`, whether
+ * more may come, and `before`, earlier runs to compare with.
+ */
 export function shown(state, now) {
   const runs = state.runs ?? [];
   const payload = state.payload ?? {
     version: 1,
-    runs: runs.map((run, i) => ({ ...run, label: runs.length > 1 ? `Run ${i + 1}` : "Run" })),
-    notes: state.done && runs.every((run) => run.completed) ? ["The graph ended before this node was reached."] : [],
+    runs: labelled(runs.map((run) => ({ ...run, label: titleOf(state.job.prompt, run.node) }))),
+    notes: state.done && runs.every((run) => run.completed) ? [t("viewer.not_reached")] : [],
     latest: runs.length - 1,
   };
   const kept = state.payload?.prompt && state.payload.prompt !== state.job.id && !state.earlier;
-  const notes = kept ? [...payload.notes, KEPT] : payload.notes;
+  const notes = kept ? [...payload.notes, t("viewer.kept")] : payload.notes;
   const when = payload.when ?? runs.at(-1)?.when;
-  const date = when ? `, ${moment(when, now)}` : "";
-  const earlier = state.earlier ? `Earlier run${date}.${SINCE[state.earlier] ?? ""}` : "";
-  return { ...payload, notes, earlier };
+  const date = when ? moment(when, now) : "";
+  const why = ["refused", "interrupted", "failed", "lost"].includes(state.earlier) ? t(`viewer.since_${state.earlier}`) : "";
+  const earlier = state.earlier ? [t(date ? "viewer.earlier_at" : "viewer.earlier", { when: date }), why].filter(Boolean).join(" ") : "";
+  return { ...payload, notes, earlier, live: !state.done, before: state.before ?? [] };
 }
-
-const KEPT = "Nothing was sampled anew: ComfyUI kept the results of a run with the same inputs.";

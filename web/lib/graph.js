@@ -35,6 +35,24 @@ export function viewersIn(prompt) {
   return Object.keys(prompt).filter((id) => prompt[id].class_type === VIEWER);
 }
 
+/** Title of a node of a queued prompt, "" if it has none. */
+export function titleOf(prompt, id) {
+  return prompt?.[id]?._meta?.title ?? "";
+}
+
+/** `runs` with labels that tell them apart: equal ones, as nodes/viewer.py does it, are numbered. */
+export function labelled(runs) {
+  const count = new Map();
+  for (const { label } of runs) count.set(label, (count.get(label) ?? 0) + 1);
+  const seen = new Map();
+  return runs.map((run) => {
+    const label = run.label || "Run";
+    if (count.get(run.label) === 1) return { ...run, label };
+    seen.set(label, (seen.get(label) ?? 0) + 1);
+    return { ...run, label: `${label} ${seen.get(label)}` };
+  });
+}
+
 /** The node that the server calls `id`, such as "12:7" for node 7 in subgraph node 12, or null. */
 export function nodeAt(graph, id) {
   const parts = String(id).split(":");

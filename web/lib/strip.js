@@ -8,11 +8,11 @@ let serial = 0;
 export const STRIP_HEIGHT = 24;
 
 /** Height of a cell as a share of the strip: what was run in part, or skipped, is lower. */
-const HEIGHT = { reused: 0.5, partial: 0.75, idle: 0.2 };
+const HEIGHT = { reused: 0.5, partial: 0.75, idle: 0.2, due: 0.2 };
 
 // Mixed with the ink of the theme, each colour stands out from a dark ground and from a light one.
 export const STRIP_STYLE = `
-.sencache-strip, .sencache-key { --sc-ground: var(--sc-paper, var(--comfy-input-bg, #222));
+.sencache-strip, .sencache-key, .sencache-chart { --sc-ground: var(--sc-paper, var(--comfy-input-bg, #222));
   --sc-computed: color-mix(in srgb, #3f8fd6 80%, var(--sc-ink, var(--input-text, #ddd)));
   --sc-forced: color-mix(in srgb, #8b98a9 70%, var(--sc-ink, var(--input-text, #ddd)));
   --sc-partial: color-mix(in srgb, #12a37f 80%, var(--sc-ink, var(--input-text, #ddd)));
@@ -21,7 +21,6 @@ export const STRIP_STYLE = `
 .sencache-strip { display: block; width: 100%; height: ${STRIP_HEIGHT}px; overflow: visible; }
 .sencache-key { display: inline-block; width: 13px; height: 13px; vertical-align: -2px; overflow: visible; }
 .sencache-planned { opacity: 0.38; }
-.sencache-faint { opacity: 0.5; }
 `;
 
 /** Where each cell stands: `x` and `width` in percent of the strip, `y` and `height` in px. */
@@ -54,8 +53,8 @@ function hatching(id) {
 function cell(decision, at, hatch, width = "%") {
   const is = kind(decision);
   const [x, wide, middle] = [at.x, at.width, at.x + at.width / 2].map((value) => `${value.toFixed(3)}${width}`);
-  const group = shape("g", decision === is ? {} : { class: "sencache-planned" });
-  const fill = is === "reused" ? `url(#${hatch})` : `var(--sc-${is})`;
+  const group = shape("g", decision === is && is !== "due" ? {} : { class: "sencache-planned" });
+  const fill = is === "reused" ? `url(#${hatch})` : `var(--sc-${is === "due" ? "idle" : is})`;
   group.append(shape("rect", { x, width: wide, y: at.y, height: at.height, rx: 1, fill }));
   if (is === "forced") group.append(shape("circle", { cx: middle, cy: at.y + at.height / 2, r: 2, fill: "var(--sc-ground)" }));
   return group;
@@ -63,8 +62,8 @@ function cell(decision, at, hatch, width = "%") {
 
 /**
  * An SVG of one cell for each of `cells`, {decision, title}, where decision is "computed", "forced",
- * "partial", "reused" or "idle", with "planned-" before it for what is to come. `label` says it
- * all to who cannot see it. Put STRIP_STYLE into the page.
+ * "partial", "reused" or "idle", with "planned-" before it for what is to come, or "due" for what
+ * is to come and not planned. `label` says it all to who cannot see it; STRIP_STYLE belongs into the page.
  */
 export function strip(cells, { label = "", height = STRIP_HEIGHT } = {}) {
   const hatch = `sencache-hatch-${++serial}`;

@@ -1,9 +1,10 @@
-// The one file with side effects: registers the extension that fills SenCache Stats Viewer.
+// Registers the extension that fills SenCache Stats Viewer.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Board, of, shown } from "./lib/board.js";
 import { VIEWER, allNodes, jobOf, nodeAt, passMuted } from "./lib/graph.js";
+import { learn } from "./lib/language.js";
 import { render } from "./lib/view.js";
 
 const PROGRESS = "sencache.progress";
@@ -83,6 +84,9 @@ async function findJob(id) {
   return job && board.add({ ...job, tab: job.workflow === rootGraph()?.id ? tab() : undefined });
 }
 
+/** An error's own words, the first line of them. */
+const words = (error) => (error?.exception_message ?? "").trim().split("\n")[0];
+
 /** After a break of the connection: which of the prompts that were running have ended, and how? */
 async function catchUp() {
   for (const job of board.pending()) {
@@ -90,9 +94,10 @@ async function catchUp() {
     if (queue_running.some((entry) => entry[1] === job.id)) continue;
     const entry = (await ask(`/history/${job.id}`))[job.id];
     for (const [viewer, output] of Object.entries(entry?.outputs ?? {})) display(board.finish(job, viewer, output));
-    const kinds = (entry?.status?.messages ?? []).map(([kind]) => kind);
-    const failed = kinds.includes("execution_interrupted") ? "interrupted" : "failed";
-    display(board.end(job, !entry ? "lost" : entry.status?.status_str === "success" ? "" : failed));
+    const messages = Object.fromEntries(entry?.status?.messages ?? []);
+    const failed = messages.execution_interrupted ? "interrupted" : "failed";
+    const how = !entry ? "lost" : entry.status?.status_str === "success" ? "" : failed;
+    display(board.end(job, how, words(messages.execution_error)));
   }
 }
 
@@ -140,7 +145,7 @@ function listen() {
   on("executed", (job, { node, output }) => board.finish(job, String(node), output));
   on("execution_success", (job) => board.end(job));
   on("execution_interrupted", (job) => board.end(job, "interrupted"));
-  on("execution_error", (job) => board.end(job, "failed"));
+  on("execution_error", (job, detail) => board.end(job, "failed", words(detail)));
   api.addEventListener("reconnected", catchUp);
 }
 
@@ -148,6 +153,7 @@ listen(); // before the connection opens: after a reload a run may be under way
 
 app.registerExtension({
   name: "SenCache.StatsViewer",
+  init: () => learn(app.ui.settings.getSettingValue("Comfy.Locale") ?? "en"),
   setup: watchQueue,
   nodeCreated(node) {
     if (node.comfyClass === VIEWER) addView(node);
