@@ -96,6 +96,7 @@ class Planner:
         self._weights = solver * gains
         self._plan_weights = solver * np.maximum(gains, 1.0) ** GAIN_POWER
         self._hindsight, self._risk = hindsight, risk
+        self._begun: dict[int, Plan] = {}  # plans of whole runs, by evaluations
 
     @cached_property
     def _squares(self) -> np.ndarray:
@@ -215,6 +216,16 @@ class Planner:
         Raises:
             ValueError: no schedule of that many evaluations obeys forced rounds and longest run.
         """
+        if hardness is not None or anew or tuple(done) != (0,):
+            return self._search(evaluations, done, hardness, anew)
+        if evaluations not in self._begun:
+            self._begun[evaluations] = self._search(evaluations, done, None, False)
+        return self._begun[evaluations]
+
+    def _search(
+        self, evaluations: int, done: Sequence[int], hardness: np.ndarray | None, anew: bool
+    ) -> Plan:
+        """The plan of :meth:`plan`."""
         left = evaluations - len(done) + 1  # the last one of ``done`` is where the search starts
         samples = len(self._weights)
         share, mask = np.full(samples, 1 / samples), None
