@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sencache_core import REUSE_RULES, CacheConfig, Message, RunReport, SenCache
+from ..sencache_core import REUSE_RULES, CacheConfig, Message, Profile, RunReport, SenCache
 from ..sencache_core.config import TAPS
 from ..sencache_core.measure.learnt_store import LearntStore
 from . import folders
-from .host import ALIASES, CATEGORY, Throttle, make, place, send_event, show_text
+from .graph import remember
+from .host import ALIASES, CATEGORY, Throttle, make, place, send_event
 from .reports import Reports
 from .sockets import POLICY, PROFILE, STATS, PolicyChoice
 
@@ -24,6 +25,8 @@ LEARN = ("on", "first run in full", "off")
 AIMS = {"automatic": "auto", "same clip": "same", "true clip": "true"}
 #: Under this key the patched model carries its configuration, for SenCache Plan.
 CONFIG = "sencache_config"
+#: What stands in a configuration's place where nothing is to be cached.
+SWITCHED_OFF, IN_FULL = "switched off", "in full"
 
 
 class SenCacheApply(io.ComfyNode):
@@ -268,7 +271,7 @@ class SenCacheApply(io.ComfyNode):
                     tooltip="What each run did; connect to SenCache Stats Viewer.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -294,46 +297,83 @@ class SenCacheApply(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..sencache_core.hosts.comfy import attach, detach
 
-        if not enable:
+        hidden = cls.hidden
+        node = hidden.unique_id if hidden is not None else None
+        if node and hidden.dynprompt is not None:
+            remember(hidden.dynprompt.get_original_prompt(), str(node), model)
+        config = config_of(
+            *(budget, enable, policy, profile, control, tolerance, rule),
+            *(start_percent, end_percent, longest_run, tap, min_steps, hindsight, learn, aim),
+        )
+        if config is SWITCHED_OFF:
             return io.NodeOutput(model, Reports(Message.of("node.switched_off")))
-        if control not in CONTROLS:
-            raise ValueError(f"Set control to one of {', '.join(CONTROLS)}, not {control!r}.")
-        if learn not in LEARN:
-            raise ValueError(f"Set learn to one of {', '.join(LEARN)}, not {learn!r}.")
-        if aim not in AIMS:
-            raise ValueError(f"Set aim to one of {', '.join(AIMS)}, not {aim!r}.")
-        # Only sencache knows tolerances, so that asking for one asks for it.
-        default = SenCache() if control == "tolerance" else _DEFAULT.policy
-        choice = policy or PolicyChoice(default)
-        own_settings = choice.fixed or control == "policy"
-        off = control == "budget" and budget >= 1.0 and not own_settings
-        if off and AIMS[aim] != "true":
+        if config is IN_FULL:
             bare = detach(model)  # the last Apply in a row rules, also where it says not to cache
             bare.remove_attachments(CONFIG)
             return io.NodeOutput(bare, Reports(Message.of("node.full_budget")))
-        guards = replace(
-            _DEFAULT.guards, longest_run=longest_run, start=start_percent or None, end=end_percent
-        )
-        config = CacheConfig(
-            policy=choice.policy,
-            rule=choice.rule or REUSE_RULES[rule](),
-            gap_rule=choice.gap_rule or _DEFAULT.gap_rule,
-            guards=choice.guards or guards,
-            budget=None if own_settings else budget,
-            profile=profile,
-            tap=tap,
-            hindsight=hindsight if choice.hindsight is None else choice.hindsight,
-            min_steps=min_steps,
-            aim=AIMS[aim],
-            learn=None if learn == "off" else LearntStore(folders.learnt(), learn != LEARN[0]),
-        )
-        if control == "tolerance" and not own_settings:
-            config = config.with_tolerance(tolerance)
         reports = Reports()
-        teller = _Teller(reports, cls.hidden.unique_id, verbose)
+        teller = _Teller(reports, node, verbose)
         patched = attach(model, config, publish=teller.finished, live=teller.running)
         patched.set_attachments(CONFIG, config)
         return io.NodeOutput(patched, reports)
+
+
+def config_of(
+    budget: float,
+    enable: bool = True,
+    policy: PolicyChoice | None = None,
+    profile: Profile | None = None,
+    control: str = "budget",
+    tolerance: float = 0.49,
+    rule: str = _DEFAULT.rule.name,
+    start_percent: float = _DEFAULT.guards.start or 0.0,
+    end_percent: float = _DEFAULT.guards.end,
+    longest_run: int = _DEFAULT.guards.longest_run,
+    tap: str = _DEFAULT.tap,
+    min_steps: int = _DEFAULT.min_steps,
+    hindsight: bool = _DEFAULT.hindsight,
+    learn: str = LEARN[0],
+    aim: str = next(iter(AIMS)),
+) -> CacheConfig | str:
+    """What the inputs of SenCache Apply come to: a configuration, or one of :data:`SWITCHED_OFF`
+    and :data:`IN_FULL`.
+
+    Raises:
+        ValueError: a value that is none of those to choose from, or two that do not go together.
+    """
+    if not enable:
+        return SWITCHED_OFF
+    if control not in CONTROLS:
+        raise ValueError(f"Set control to one of {', '.join(CONTROLS)}, not {control!r}.")
+    if learn not in LEARN:
+        raise ValueError(f"Set learn to one of {', '.join(LEARN)}, not {learn!r}.")
+    if aim not in AIMS:
+        raise ValueError(f"Set aim to one of {', '.join(AIMS)}, not {aim!r}.")
+    # Only sencache knows tolerances, so that asking for one asks for it.
+    default = SenCache() if control == "tolerance" else _DEFAULT.policy
+    choice = policy or PolicyChoice(default)
+    own_settings = choice.fixed or control == "policy"
+    if control == "budget" and budget >= 1.0 and not own_settings and AIMS[aim] != "true":
+        return IN_FULL
+    guards = replace(
+        _DEFAULT.guards, longest_run=longest_run, start=start_percent or None, end=end_percent
+    )
+    config = CacheConfig(
+        policy=choice.policy,
+        rule=choice.rule or REUSE_RULES[rule](),
+        gap_rule=choice.gap_rule or _DEFAULT.gap_rule,
+        guards=choice.guards or guards,
+        budget=None if own_settings else budget,
+        profile=profile,
+        tap=tap,
+        hindsight=hindsight if choice.hindsight is None else choice.hindsight,
+        min_steps=min_steps,
+        aim=AIMS[aim],
+        learn=None if learn == "off" else LearntStore(folders.learnt(), learn != LEARN[0]),
+    )
+    if control == "tolerance" and not own_settings:
+        config = config.with_tolerance(tolerance)
+    return config
 
 
 class _Teller:
@@ -345,8 +385,6 @@ class _Teller:
 
     def running(self, report: RunReport) -> None:
         if self._throttle.ready():
-            total = max(len(report.steps), report.num_steps)
-            show_text(f"{len(report.steps)} of {total}: {report.reused} reused", self.node)
             self._send(report)
 
     def _send(self, report: RunReport) -> None:
@@ -358,13 +396,6 @@ class _Teller:
     def finished(self, report: RunReport) -> None:
         self.reports.post(report)
         self._send(report)  # also where no viewer is reached any more: the run was interrupted
-        short = (
-            f"{report.evaluations} of {len(report.steps) - report.idle} evaluations run;\n"
-            f"{report.seconds:.1f} s, about {report.saved_seconds():.1f} s saved."
-        )
-        if not report.completed:
-            short = f"Interrupted or failed.\n{short}"
-        show_text("\n".join([short, *report.texts]), self.node)
         if self.verbose:
             _log.info("SenCache: %s", "\n".join([str(report.summary()), *report.texts]))
             for r in report.steps:

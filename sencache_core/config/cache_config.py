@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from ..model.taps import TAPS as ALL_TAPS
 from ..model.taps import Tap
 from ..policies import Guards, Off, Planned, Policy, RunInfo
 from ..policies.plan import Plan
+from ..run.course import Replan
 from ..run.facts import Facts
 from ..run.foresee import foresee
 from ..run.session import Session
 from ..run.stats import RunReport
+from ..run.witness import Witness
 from ..sampler.pattern import known
 from ..sampler.schedule import Schedule
 from ..types import GAP, OUTPUT, STACK
+from ..words import Message
 from .choice import DEFAULT_GUARDS, choose
 from .known import know, know_later
 
@@ -30,6 +34,37 @@ AIMS = ("auto", "same", "true")
 
 #: Taps that hold one payload for the whole model, for policies that decide about all of it.
 TAPS = (OUTPUT.tap, STACK.tap)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a run before it begins.
+
+    Attributes:
+        plan: which rounds it will compute; ``None``: that is not known.
+        report: what the run would say at its start, and what its plan rests on.
+        reuses: whether anything will be reused.
+        to_truth: whether the run heads for the exact solution.
+        why: why there is no plan: a message, or an error's words; empty if there is one.
+    """
+
+    plan: Plan | None
+    report: RunReport
+    reuses: bool
+    to_truth: bool
+    why: Message | str = ""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a session is made of."""
+
+    policy: Policy
+    run: RunInfo
+    report: RunReport
+    rules: Mapping[str, ReuseRule]
+    replan: Replan
+    witness: Witness | None
 
 
 @dataclass(frozen=True)
@@ -137,6 +172,20 @@ class CacheConfig:
         Raises:
             ProfileError: the profile belongs to another family or tap.
         """
+        ready = self._ready(family, schedule, header, facts)
+        return Session(
+            *(ready.policy, ready.rules, ready.run, ready.report),
+            *(self.most_bytes, ready.replan, ready.witness),
+        )
+
+    def _ready(
+        self,
+        family: Family | None,
+        schedule: Schedule,
+        header: ProfileHeader | None,
+        facts: Facts | None,
+    ) -> _Ready:
+        """What a run begins with; arguments as for :meth:`start`."""
         facts, schedule = facts or Facts(), known(schedule)
         row = row_of(family, facts.prediction)
         report = RunReport(
@@ -180,26 +229,48 @@ class CacheConfig:
         if witness is not None and lesson.wants_all:
             lesson.announce()
             policy = Off()
-        return Session(policy, rules, run, report, self.most_bytes, replan, witness)
+        return _Ready(policy, run, report, rules, replan, witness)
+
+    def outlook(
+        self,
+        family: Family | None,
+        schedule: Schedule,
+        header: ProfileHeader | None = None,
+        facts: Facts | None = None,
+    ) -> Outlook:
+        """What a run would begin with; nothing is sampled. Arguments as for :meth:`start`.
+
+        Raises:
+            ProfileError: as for :meth:`start`.
+        """
+        ready = self._ready(family, schedule, header, facts)
+        run, policy = ready.run, ready.policy
+        why, plan = self.policy.misfit(run) or "", None
+        try:
+            if not why and type(self.policy).plan is Policy.plan:  # it makes none of its own
+                plan = foresee(policy, run)
+            if not why and plan is None:
+                plan = policy.plan(run, DEFAULT_GUARDS)
+        except ValueError as error:
+            why = str(error)
+        return Outlook(plan, ready.report, policy.reuses, run.to_truth, why)
 
     def plan(
-        self, family: Family | None, schedule: Schedule, header: ProfileHeader | None = None
+        self,
+        family: Family | None,
+        schedule: Schedule,
+        header: ProfileHeader | None = None,
+        facts: Facts | None = None,
     ) -> Plan:
-        """The schedule that a run would begin with; nothing is sampled.
-
-        Arguments as for :meth:`start`, whose report says what the run would say.
+        """The schedule that a run would begin with; arguments as for :meth:`start`.
 
         Raises:
             ValueError: the policy decides as the run goes, or its mask does not fit the schedule.
         """
-        course = self.start(family, schedule, header).course
-        if why := self.policy.misfit(course.run):
-            raise ValueError(str(why))
-        if type(self.policy).plan is Policy.plan:  # it makes none of its own
-            plan = foresee(course.policy, course.run)
-            if plan is not None:
-                return plan
-        return course.policy.plan(course.run, DEFAULT_GUARDS)
+        outlook = self.outlook(family, schedule, header, facts)
+        if outlook.plan is None:
+            raise ValueError(str(outlook.why))
+        return outlook.plan
 
     def with_tolerance(self, tolerance: float) -> CacheConfig:
         """This configuration, ruled by a tolerance instead of a budget.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
@@ -30,13 +29,13 @@ from ..run.facts import Facts, Part
 from ..run.runner import Runner
 from ..run.stats import RunReport
 from ..sampler.schedule import Schedule, as_floats
-from .comfy_guidance import guidance_scale, linear_guidance, plain_guidance
+from .comfy_facts import facts_of, header_of
+from .comfy_guidance import guidance_scale, plain_guidance
 from .comfy_keys import KEY
 from .comfy_memory import Kept, expected_bytes, report_memory
 from .comfy_neighbours import refuse_other_caches, replaced_forward
-from .comfy_prediction import clean_of, prediction_of
+from .comfy_prediction import clean_of
 from .comfy_preview import Mended
-from .comfy_response import multistep_of
 from .comfy_run import Run, Shared, UnsupportedModel, diffusion_model, model_family
 from .comfy_stages import Stages
 
@@ -175,18 +174,8 @@ class _Host(Shared):
         part = Part(schedule, header.fingerprint, header.guidance)
         stage = STAGES.stage_of(before, part, sampling)
         clean, plain = clean_of(sampling), plain_guidance(guider)
-        network, row = patcher.model.diffusion_model, model_family(patcher.model) or GENERIC
-        facts = Facts(
-            prediction=prediction_of(sampling),
-            linear_guidance=linear_guidance(guider),
-            x0_seen=not plain,  # SamplerCustomAdvanced hands it on
-            stage=stage,
-            guided=guidance_scale(guider) != 1.0,
-            guidance=guidance_scale(guider),
-            clean=clean,
-            multistep=partial(multistep_of, sampler, patcher, sigmas),
-            blocks=row.comfy_places.count(network),
-        )
+        network = patcher.model.diffusion_model
+        facts = facts_of(guider, sampler, sigmas, stage)
         run = Run(self.start(guider, schedule, header, facts), self.tap, self.enters, shapes)
         if plain and len(args) > 1 and callable(args[1]):
             mended = Mended(run.runner, clean, guidance_scale(guider), args[1])
@@ -211,17 +200,9 @@ class _Host(Shared):
             self.done(run.runner, header)
 
     def _header(self, guider, schedule: Schedule, dtype, shapes) -> ProfileHeader:
-        model = guider.model_patcher.model
-        return ProfileHeader(
-            family=(model_family(model) or GENERIC).name,
-            fingerprint=fingerprint(model.diffusion_model) if self.fingerprinted else "",
-            sampler=schedule.sampler,
-            sigmas=schedule.sigmas,
-            guidance=guidance_scale(guider),
-            shape=tuple(size for shape in shapes for size in shape),
-            dtype=str(dtype).removeprefix("torch."),
-            tap=self.tap.figures,
-        )
+        network = guider.model_patcher.model.diffusion_model
+        known = fingerprint(network) if self.fingerprinted else ""
+        return header_of(guider, schedule, self.tap.figures, known, shapes, dtype)
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
         """Ask for as much more memory as the history will hold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ def prediction_of(sampling: Any) -> str | None:
 def clean_of(sampling: Any) -> Clean:
     """How a sampler sees the clean latent: ``(p, q)`` by sigma, ``denoised = p x + q y``."""
 
+    @cache
     def clean(sigma: float) -> tuple[float, float]:
         level, one = torch.tensor([sigma], dtype=torch.float64), torch.ones(1, 1).double()
         p = sampling.calculate_denoised(level, 0 * one, one)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -79,28 +80,7 @@ class LearntProfile:
         Returns:
             ``None`` if none of the runs has been at these times.
         """
-        grid = _apart(times)
-        placed = [found for run in self.runs if (found := _place(run, grid)) is not None]
-        if not placed:
-            return None
-
-        def together(name: str, likely: np.ndarray) -> np.ndarray:
-            seen = [
-                (getattr(run, name)[np.ix_(kept, kept)], places) for run, kept, places in placed
-            ]
-            each = sum(completed(gram, places, likely) for gram, places in seen)
-            own = fitted_to(likely, seen)
-            return (each + PRIOR_COUNTS * own) / (len(seen) + PRIOR_COUNTS)
-
-        gap = prior.of_gap()
-        return Moments(
-            grid,
-            together("gram", prior.mean_at(grid))[None],
-            np.array([[prior.gain_at(t) for t in grid]]),
-            np.array([[prior.response_at(t) for t in grid]]),
-            together("lead", prior.lead_at(grid)),
-            None if gap is None else gap.mean_at(grid),
-        )
+        return _moments(self, prior, tuple(times))
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all.
@@ -138,6 +118,33 @@ class LearntProfile:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ProfileError(f"{path} cannot be used: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _moments(learnt: LearntProfile, prior: Moments, times: tuple[float, ...]) -> Moments | None:
+    """Those of :meth:`LearntProfile.moments`: the same object for the same question, so that
+    what follows from it, a planner's costs, is known as well.
+    """
+    grid = _apart(times)
+    placed = [found for run in learnt.runs if (found := _place(run, grid)) is not None]
+    if not placed:
+        return None
+
+    def together(name: str, likely: np.ndarray) -> np.ndarray:
+        seen = [(getattr(run, name)[np.ix_(kept, kept)], places) for run, kept, places in placed]
+        each = sum(completed(gram, places, likely) for gram, places in seen)
+        own = fitted_to(likely, seen)
+        return (each + PRIOR_COUNTS * own) / (len(seen) + PRIOR_COUNTS)
+
+    gap = prior.of_gap()
+    return Moments(
+        grid,
+        together("gram", prior.mean_at(grid))[None],
+        np.array([[prior.gain_at(t) for t in grid]]),
+        np.array([[prior.response_at(t) for t in grid]]),
+        together("lead", prior.lead_at(grid)),
+        None if gap is None else gap.mean_at(grid),
+    )
 
 
 def _run(prefix: str, fact: Mapping, arrays: Mapping[str, np.ndarray]) -> Observed:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -63,8 +64,8 @@ class LearntStore:
         """
         path = self.path(header)
         if not path.is_file() and not header.guidance:
-            path = max(self._alike(header), key=_age, default=path)
-        return LearntProfile.load(path) if path.is_file() else None
+            path = max(self._alike(header), key=_stamp, default=path)
+        return _read(path, _stamp(path)) if path.is_file() else None
 
     def _alike(self, header: ProfileHeader) -> Iterator[Path]:
         """Files of runs that differ from these in guidance alone."""
@@ -118,11 +119,19 @@ class LearntStore:
         return len(found)
 
 
-def _age(path: Path) -> int:
+@lru_cache(maxsize=8)
+def _read(path: Path, stamp: tuple[int, int]) -> LearntProfile:
+    """A file as it was at ``stamp``; kept, since every look ahead at a run asks for it."""
+    return LearntProfile.load(path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """When a file was written, and its size; zeros if it is gone."""
     try:
-        return path.stat().st_mtime_ns
-    except OSError:  # gone meanwhile
-        return 0
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def _blank(header: ProfileHeader) -> ProfileHeader:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..forecast.moments import Moments
 from ..forecast.reuse import Fitted, ReuseRule
+from ..forecast.reuse.base import Weigh
 from .plan import Plan, longest_run, spacing
 
 #: Share of a forecast's error that taking it back leaves in the latent: the evaluation in between
@@ -32,6 +33,8 @@ WITHIN = (0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5)
 
 #: Runs of reuse that are priced at once: bounds the memory that a plan takes, whatever its length.
 BLOCK = 64
+#: Stretches of a run whose moments are kept for the next plan (ours): those of a short run.
+MOST_STRETCHES = 2
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Planner:
         self._weights = solver * gains
         self._plan_weights = solver * np.maximum(gains, 1.0) ** GAIN_POWER
         self._hindsight, self._risk = hindsight, risk
+        self._begun: dict[int, Plan] = {}  # plans of whole runs, by evaluations
+        self._stretches: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, Weigh]] = {}
 
     @cached_property
     def _squares(self) -> np.ndarray:
@@ -139,17 +144,11 @@ class Planner:
         start, last = int(known.min()), known[:, 0, -1]
         stop = min(int(last.max()) + reach + 1, len(self.rounds))
         weights, known, last = weights[:, start:stop], known - start, last - start
-        count, end = stop - start, stop - start - 1
-        points = self._points[start:stop]
-        if self._own_step:
-            times = np.concatenate([self._times[start:stop], points.ravel()])
-            places = count + np.arange(points.size).reshape(points.shape)
-        else:
-            times, places = self._times[start:stop], np.arange(count)[:, None]
-        grams, weigh = self._moments.at(times), self._rule.among(times)
+        end = stop - start - 1
+        places, grams, weigh = self._within(start, stop)
         first = 0 if self._own_step else 1
         steps = np.minimum(last[:, None] + np.arange(first, reach), end)
-        missed, each = places[steps].reshape(len(last), -1), points.shape[1]
+        missed, each = places[steps].reshape(len(last), -1), places.shape[1]
         forecast = weigh(known, _each(missed, known))[..., :-1]
         # A run's error is the sum over its rounds of weight x (forecast - output). A forecast's
         # weights sum to 1, so all outputs may be taken as changes since the last known one, whose
@@ -180,6 +179,24 @@ class Planner:
                 kept = np.minimum(kept + AFTER_HINDSIGHT**2 * square, square)
                 square = np.where((last + ahead <= end)[:, None], kept, square)
             yield ahead, square
+
+    def _within(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, Weigh]:
+        """Of the rounds ``start`` to ``stop``: places of their points among all times, moments at
+        these, weights of forecasts among them. The last ones asked for are kept.
+        """
+        if (start, stop) in self._stretches:
+            return self._stretches[start, stop]
+        points, count = self._points[start:stop], stop - start
+        if self._own_step:
+            times = np.concatenate([self._times[start:stop], points.ravel()])
+            places = count + np.arange(points.size).reshape(points.shape)
+        else:
+            times, places = self._times[start:stop], np.arange(count)[:, None]
+        if len(self._stretches) >= MOST_STRETCHES:
+            self._stretches.clear()
+        found = places, self._moments.at(times), self._rule.among(times)
+        self._stretches[start, stop] = found
+        return found
 
     def _costs(self, share: np.ndarray) -> np.ndarray:
         """``[n, R + 1, R + 1]``: as :attr:`_squares`, of the samples together."""
@@ -215,6 +232,16 @@ class Planner:
         Raises:
             ValueError: no schedule of that many evaluations obeys forced rounds and longest run.
         """
+        if hardness is not None or anew or tuple(done) != (0,):
+            return self._search(evaluations, done, hardness, anew)
+        if evaluations not in self._begun:
+            self._begun[evaluations] = self._search(evaluations, done, None, False)
+        return self._begun[evaluations]
+
+    def _search(
+        self, evaluations: int, done: Sequence[int], hardness: np.ndarray | None, anew: bool
+    ) -> Plan:
+        """The plan of :meth:`plan`."""
         left = evaluations - len(done) + 1  # the last one of ``done`` is where the search starts
         samples = len(self._weights)
         share, mask = np.full(samples, 1 / samples), None

@@ -1,0 +1,385 @@
+"""What SenCache Apply will do, told before anything runs: for the slider, and for SenCache Plan."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ..sencache_core import CacheConfig, Profile, ProfileError, StepRecord
+from ..sencache_core.config import Outlook
+from ..sencache_core.run.facts import Facts, Part, Stage
+from ..sencache_core.sampler.schedule import same_level
+from ..sencache_core.types import Reason
+from . import folders
+from .apply import CONFIG, IN_FULL, SWITCHED_OFF, config_of
+from .graph import Graph, Unknown, seen
+from .sampling import SAMPLERS, Sampling, samplers_after, sampling_of
+from .standin import STAND_IN
+
+VERSION = 1
+ROUTE = "/sencache/preview"
+
+#: Expected RMS errors of the final latent, whose own RMS is about 1, up to which a clip is called
+#: so, and what it is called beyond them: 40, 30 and 20 dB (docs/theory.md, section 3).
+QUALITIES = ((0.01, "very_close"), (0.0316, "close"), (0.1, "visible"))
+ROUGH = "draft"
+
+#: Under this key a model carries the id of the SenCache Apply that it comes from.
+_APPLY = "sencache_apply"
+
+#: One thread: what is asked later waits, and is asked with what is known by then.
+_POOL = ThreadPoolExecutor(1, "sencache-preview")
+
+
+def quality(error: float | None) -> str | None:
+    """Name of the quality to expect of a plan with this error; ``None``: not known."""
+    if error is None:
+        return None
+    return next((name for most, name in QUALITIES if error <= most), ROUGH)
+
+
+def preview(prompt: Mapping[str, Any], node: str) -> dict:
+    """What is shown in SenCache Apply ``node`` of a graph in the form that ``/prompt`` takes.
+
+    Returns:
+        ``{"version", "stamp", "state", "unknown", "runs"}``. ``state`` is ``"plan"``, ``"off"``
+        (switched off), ``"full"`` (a budget of 1) or ``"unknown"``; then ``unknown`` says why:
+        ``{"key", "values"}``, a sentence of the page. ``runs`` has one entry a sampler, see
+        :func:`told`. ``stamp`` changes with anything that the plan follows from.
+    """
+    graph = graph_of(prompt)
+    made: dict[str, Any] = {"version": VERSION, "state": "plan", "unknown": None, "runs": []}
+    try:
+        if graph.kind(node) != "SenCacheApply":
+            raise Unknown("no_apply")
+        config = _config(graph, node)
+        if isinstance(config, str):
+            made["state"] = {SWITCHED_OFF: "off", IN_FULL: "full"}[config]
+        samplers = list(samplers_after(graph, node))
+        if not samplers:
+            raise Unknown("sampler_missing")
+        ahead = Ahead(graph)
+        made["runs"] = [told(graph, ahead.of(sampler)) for sampler in samplers]
+    except Unknown as why:
+        made["unknown"] = {"key": why.key, "values": why.values}
+        if made["state"] == "plan":
+            made["state"] = "unknown"
+    made["stamp"] = graph.stamp(graph.read)
+    return made
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sampler's run, as it will begin.
+
+    Attributes:
+        sampling: of the sampler node.
+        config: how it is cached, ``None``: it is not.
+        outlook: what is known of it.
+        steps: of its clip up to its end.
+        carry: evaluations of the clip's budget that it leaves to what follows.
+        part: see ``run.facts.Part``.
+    """
+
+    sampling: Sampling
+    config: CacheConfig | None
+    outlook: Outlook | None
+    steps: int = 0
+    carry: float = 0.0
+    part: Any = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What of a sampler does not depend on the settings of SenCache Apply.
+
+    Attributes:
+        sampling: of the node.
+        apply: id of the SenCache Apply before it.
+        facts: of its run, but for the stage.
+        read: ids of the nodes that this follows from.
+    """
+
+    sampling: Sampling
+    apply: str
+    facts: Facts
+    read: frozenset[str]
+
+
+#: By sampler and graph: a slider that is moved asks the same again and again.
+_PLACES: OrderedDict[tuple[str, str], _Place] = OrderedDict()
+_MOST_PLACES = 8
+
+
+class Ahead:
+    """Looks ahead at the runs of a graph; one that goes on where another ends knows of it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._known: dict[str, Run] = {}
+        self._stamp = graph.stamp(graph.prompt, "SenCacheApply")
+
+    def of(self, node: str) -> Run:
+        """The run of a sampler node.
+
+        Raises:
+            Unknown: it cannot be told.
+        """
+        if node not in self._known:
+            self._known[node] = self._looked_at(node)
+        return self._known[node]
+
+    def _looked_at(self, node: str) -> Run:
+        key = node, self._stamp
+        if (place := _PLACES.get(key)) is not None:
+            config = _config(self.graph, place.apply)
+            if not isinstance(config, str):
+                _PLACES.move_to_end(key)
+                self.graph.read |= place.read
+                before = self._before(place.sampling)
+                return run_of(place.sampling, config, place.facts, before)
+        sampling = sampling_of(self.graph, node)
+        patcher = sampling.guider.model_patcher
+        config = patcher.get_attachment(CONFIG)
+        if config is None:
+            return Run(sampling, None, None)
+        facts = facts_before(sampling)
+        if patcher.get_attachment(STAND_IN) is not None:  # a loaded model is not to be held
+            read = frozenset(self.graph.read)
+            _PLACES[key] = _Place(sampling, patcher.get_attachment(_APPLY), facts, read)
+            while len(_PLACES) > _MOST_PLACES:
+                _PLACES.popitem(last=False)
+        return run_of(sampling, config, facts, self._before(sampling))
+
+    def _before(self, sampling: Sampling) -> Run | None:
+        """The run whose latent this one goes on from."""
+        if sampling.adds_noise:
+            return None
+        found = self.graph.link(sampling.node, "latent_image")
+        while found is not None and self.graph.kind(found[0]) == "SenCacheStatsViewer":
+            found = self.graph.link(found[0], "latent")
+        if found is None or found[1] != 0 or self.graph.kind(found[0]) not in SAMPLERS:
+            return None
+        return self.of(found[0])
+
+
+def facts_before(sampling: Sampling) -> Facts:
+    """What is known of a run but for its stage.
+
+    Raises:
+        Unknown: another node stands in its way.
+    """
+    from ..sencache_core.hosts.comfy import UnsupportedModel
+    from ..sencache_core.hosts.comfy_facts import facts_of
+    from ..sencache_core.hosts.comfy_neighbours import refuse_other_caches
+
+    guider = sampling.guider
+    try:
+        refuse_other_caches(guider.model_patcher, guider.model_options, {})
+    except UnsupportedModel as error:
+        raise Unknown("refused", error=str(error)) from error
+    return facts_of(guider, sampling.sampler, sampling.sigmas, Stage())
+
+
+def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | None = None) -> Run:
+    """How a run will begin.
+
+    Args:
+        sampling: what it samples.
+        config: how it is cached.
+        facts: of :func:`facts_before`.
+        before: the run that it goes on from, if any.
+
+    Raises:
+        Unknown: its profile does not fit.
+    """
+    from ..sencache_core.hosts import comfy as host
+    from ..sencache_core.hosts.comfy_facts import header_of
+    from ..sencache_core.hosts.comfy_stages import Ended, Stages
+
+    guider, schedule = sampling.guider, sampling.schedule
+    patcher, known = guider.model_patcher, ""
+    if config.profile is not None or config.learn is not None:
+        source, network = patcher.get_attachment(STAND_IN), patcher.model.diffusion_model
+        known = host.fingerprint(network) if source is None else source.fingerprint
+    header = header_of(guider, schedule, config.tapping.figures, known)
+    header = replace(header, guidance=facts.guidance)
+    part, ended = Part(schedule, header.fingerprint, header.guidance), None
+    if before is not None and before.part is not None:
+        end, start = before.part.schedule.sigmas[-1], schedule.sigmas[0]
+        if end > 0 and same_level(end, start):
+            ended = Ended(start, (), (), before.part, before.steps, before.carry)
+    # A copy: to look ahead is not to run.
+    stages = Stages(followed=dict(host.STAGES.followed))
+    stage = stages.stage_of(ended, part, patcher.get_model_object("model_sampling"))
+    family = host.model_family(patcher.model)
+    try:
+        outlook = config.outlook(family, schedule, header, replace(facts, stage=stage))
+    except (ProfileError, ValueError) as error:
+        raise Unknown("refused", error=str(error)) from error
+    steps = stage.before + schedule.num_steps
+    return Run(sampling, config, outlook, steps, stage.left(_spent(outlook)), part)
+
+
+def _spent(outlook: Outlook) -> Any:
+    """The report of a run that has gone as planned."""
+    mask = outlook.plan.mask if outlook.plan is not None else ()
+    half = outlook.plan.half if outlook.plan is not None else ()
+    reason = Reason.SCHEDULED_COMPUTE if outlook.reuses else Reason.OFF
+    return replace(
+        outlook.report,
+        steps=[
+            StepRecord(*(k, k, 0.0, 0.0, "", reason.value), cost=compute * (1 - (k in half) / 2))
+            for k, compute in enumerate(mask)
+        ],
+    )
+
+
+def told(graph: Graph, run: Run) -> dict:
+    """What the page shows of a run: plain JSON values.
+
+    ``mask`` has one letter a round, as ``Plan`` writes it; empty where there is no plan, of which
+    ``why`` tells. ``rounds`` are evaluations to be expected, ``steps`` the sampler's. ``cost`` is
+    what the mask comes to in evaluations. ``error`` is what the final latent is expected to be off
+    by (RMS), ``errors`` what forecasts would be, relative to the output.
+    """
+    schedule, outlook = run.sampling.schedule, run.outlook
+    rounds = len(schedule.rounds)
+    made = {
+        "node": run.sampling.node,
+        "title": graph.title(run.sampling.node),
+        "sampler": schedule.sampler,
+        "steps": schedule.num_steps,
+        "levels": [_finite(sigma) for sigma in schedule.sigmas],
+        "rounds": rounds,
+    }
+    if outlook is None:  # its model comes to it without a cache
+        whole = {"mask": "C" * rounds, "cost": float(rounds), "error": 0.0, "errors": []}
+        rest = {"basis": "", "learnt_from": 0, "messages": [], "to_truth": False, "why": ""}
+        return {**made, **whole, **rest, "quality": None, "reuses": False}
+    plan, report = outlook.plan, outlook.report
+    error = _finite(plan.error) if plan is not None else None
+    return {
+        **made,
+        "rounds": len(plan.mask) if plan is not None else rounds,
+        "mask": "" if plan is None else str(plan),
+        "cost": None if plan is None else plan.cost,
+        "error": error,
+        "errors": [] if plan is None else [_finite(value) for value in plan.errors],
+        "quality": quality(error) if outlook.reuses else None,
+        "basis": report.basis,
+        "learnt_from": report.learnt_from,
+        "messages": report.to_dict()["messages"],
+        "reuses": outlook.reuses,
+        "to_truth": outlook.to_truth,
+        "why": str(outlook.why),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def graph_of(prompt: Mapping[str, Any]) -> Graph:
+    """A queued graph, in which SenCache's nodes are read as they will run."""
+    return Graph(prompt, {"SenCacheApply": _applied, "SenCacheProfileLoad": _profile_of})
+
+
+def _config(graph: Graph, node: str) -> CacheConfig | str:
+    """The configuration that a SenCache Apply comes to."""
+    inputs = {
+        name: graph.value(node, name)
+        for name in graph.prompt[node].get("inputs", {})
+        if name not in ("model", "verbose")
+    }
+    try:
+        return config_of(**inputs)
+    except (TypeError, ValueError) as error:
+        raise Unknown("refused", error=str(error)) from error
+
+
+def _applied(graph: Graph, node: str) -> tuple:
+    """Outputs of SenCache Apply. Of a loader that cannot be read, the model that it gave before."""
+    from ..sencache_core.hosts.comfy import UnsupportedModel, attach, detach
+
+    try:
+        model = graph.value(node, "model")
+    except Unknown:
+        model = seen(graph, node)
+        if model is None:
+            raise
+    if model is None:
+        raise Unknown("connect", node=graph.title(node), input="model")
+    config = _config(graph, node)
+    if config is SWITCHED_OFF:
+        return (model,)
+    if config is IN_FULL:
+        bare = detach(model).clone()
+        bare.remove_attachments(CONFIG)
+        return (bare,)
+    try:
+        patched = attach(model, config)
+    except UnsupportedModel as error:
+        raise Unknown("refused", error=str(error)) from error
+    patched.set_attachments(CONFIG, config)
+    patched.set_attachments(_APPLY, node)
+    return (patched,)
+
+
+def _profile_of(graph: Graph, node: str) -> tuple:
+    try:
+        path = folders.profile_path(str(graph.value(node, "name")))
+        found = path.stat()
+        return (_loaded(str(path), found.st_mtime_ns, found.st_size),)
+    except (OSError, ProfileError) as error:
+        raise Unknown("refused", error=str(error)) from error
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, *stamp: int) -> Profile:
+    """One object for one file: what is known of its moments is known the next time."""
+    return Profile.load(path)
+
+
+def register() -> None:
+    """Answer at :data:`ROUTE`: POST ``{"prompt", "node"}``, see :func:`preview`. It only reads."""
+    try:
+        from aiohttp import web
+        from server import PromptServer
+    except ImportError:
+        return
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+
+    @server.routes.post(ROUTE)
+    async def answer(request):
+        try:
+            data = await request.json()
+            prompt, node = data["prompt"], str(data["node"])
+            if not isinstance(prompt, dict) or node not in prompt:
+                raise KeyError(node)
+        except (KeyError, TypeError, json.JSONDecodeError):
+            return web.json_response({"error": "prompt and node are needed"}, status=400)
+        loop = asyncio.get_running_loop()
+        return web.json_response(await loop.run_in_executor(_POOL, _safely, prompt, node))
+
+
+def _safely(prompt: Mapping[str, Any], node: str) -> dict:
+    try:
+        with torch.no_grad():
+            return preview(prompt, node)
+    except Exception as error:  # the boundary to nodes of others and to the page
+        logging.getLogger("sencache").warning("SenCache: no preview", exc_info=True)
+        why = {"key": "fails", "values": {"node": "SenCache Apply", "error": str(error)}}
+        return {"version": VERSION, "state": "unknown", "unknown": why, "runs": [], "stamp": ""}
