@@ -31,7 +31,7 @@ ROOMS = (
 OPEN_TO_NODES = {
     *("app", "app.metrics", "config", "hosts.comfy", "measure.calibration", "measure.profile"),
     *("hosts.comfy_stored", "measure.learnt_store", "measure.profile_file", "measure.stored"),
-    *("policies.groups", "policies.presets", "tiny"),
+    *("policies.groups", "policies.presets", "tiny", "words"),
 }
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"filelock", "numpy", "safetensors", "torch"}
