@@ -7,6 +7,7 @@ import math
 from comfy_api.latest import io, ui
 
 from ..sencache_core import CacheConfig, Message, ProfileHeader
+from ..sencache_core.words import about
 from .apply import CONFIG
 from .host import CATEGORY, make, show_text
 from .picture import draw_plan
@@ -155,18 +156,20 @@ def plan_of(model, schedule) -> dict:
 
 
 def _unknown(why: Message | str) -> dict:
-    return {**_plan("", None, [], [why]), "title": "No plan"}
+    return {**_plan("", None, [], [why]), "title": str(Message.of("plan.none"))}
 
 
 def _plan(mask: str, error: float | None, errors: list[float | None], notes: list) -> dict:
-    half, more = mask.count("h"), ""
-    title = f"{len(mask) - mask.count('.')} of {len(mask)} evaluations will be computed"
-    title += f", {half} of them in part" if half else ""
+    partly, more = mask.count("h"), []
+    figures = {"computed": len(mask) - mask.count("."), "total": len(mask)}
+    title = Message("plan.title", figures)
+    if partly:
+        title = Message("plan.title_partly", {**figures, "partly": partly})
     reused = [e for letter, e in zip(mask, errors, strict=True) if letter == "." and e is not None]
     if reused:
-        mean, worst = sum(reused) / len(reused), max(reused)
-        more = f"Forecasts off by {mean:.1%} on average, {worst:.1%} at most."
+        mean, worst = (round(100 * e, 1) for e in (sum(reused) / len(reused), max(reused)))
+        more.append(Message.of("plan.predictions", mean=mean, worst=worst))
     if reused and error is not None:
-        more += f" Final latent off by about {error:.2g} (RMS, first order)."
-    shown = {"title": title, "more": more, "mask": mask}
+        more.append(Message.of("plan.latent", error=about(error, 2)))
+    shown = {"title": str(title), "more": " ".join(map(str, more)), "mask": mask}
     return {**shown, "error": error, "errors": errors, "notes": list(notes)}

@@ -31,7 +31,7 @@ ROOMS = (
 OPEN_TO_NODES = {
     *("app", "app.look", "app.metrics", "config", "hosts.comfy", "measure.calibration"),
     *("hosts.comfy_stored", "measure.learnt_store", "measure.profile", "measure.profile_file"),
-    *("measure.stored", "policies.groups", "policies.presets", "tiny"),
+    *("measure.stored", "policies.groups", "policies.presets", "tiny", "words"),
 }
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"filelock", "numpy", "safetensors", "torch"}

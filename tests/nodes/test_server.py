@@ -244,8 +244,8 @@ def test_the_plan_is_what_runs(server):
     outputs = server.run(plan(prompt))["plan"]
     assert outputs["images"]
     lines = outputs["text"][0].splitlines()
-    assert lines[0].startswith(f"{STEPS // 2} of {STEPS} evaluations")
-    assert "Forecasts off by" in lines[2] and "Final latent" in lines[2]
+    assert lines[0].startswith(f"{STEPS // 2} of {STEPS} steps")
+    assert "Predictions off by" in lines[2] and "Final latent" in lines[2]
     mask = lines[1]
     ran = server.run(prompt)
     assert runs(ran)[0]["mask"] == mask
