@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..sencache_core import CacheConfig, Message, ProfileHeader
+from ..sencache_core import Message
 from ..sencache_core.words import about
-from .apply import CONFIG
-from .host import CATEGORY, make, show_text
+from .graph import Graph, Unknown
+from .host import CATEGORY, make
 from .picture import draw_plan
+from .preview import graph_of, run_planned
 from .sampling import sampler_inputs, schedule_of, sigmas_of
 
 
@@ -26,11 +27,11 @@ class SenCachePlan(io.ComfyNode):
             category=CATEGORY,
             search_aliases=["sencache preview", "cache plan", "mask", "schedule"],
             description=(
-                "Shows which evaluations SenCache Apply will compute for your sampler settings, "
+                "Shows which steps SenCache Apply will compute for your sampler settings, "
                 "and the error to expect, before anything is sampled. Connect the model output of "
                 "SenCache Apply and run this node alone. You can edit the mask and paste it into "
                 "SenCache Policy Select. During a run the plan is adjusted to the clip; the number "
-                "of evaluations stays the same unless may_save is set."
+                "of steps stays the same unless may_save is set."
             ),
             is_output_node=True,
             inputs=[
@@ -86,7 +87,7 @@ class SenCachePlan(io.ComfyNode):
                 ),
                 io.Image.Output(id="plot", display_name="plot", tooltip="The plan as a picture."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -105,54 +106,54 @@ class SenCachePlan(io.ComfyNode):
         if sigmas is None:
             sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
         sampler = sampler or comfy.samplers.sampler_object(sampler_name)
-        shown = plan_of(model, schedule_of(sigmas, sampler))
+        hidden = cls.hidden
+        prompt = hidden.dynprompt.get_original_prompt() if hidden.dynprompt is not None else {}
+        node = str(hidden.unique_id)
+        graph = graph_of({node: {"class_type": "SenCachePlan"}, **prompt})
+        shown = plan_of(graph, node, model, sigmas, sampler)
         lines = (f"{shown['title']}:", shown["mask"], shown["more"], *map(str, shown["notes"]))
-        text = "\n".join(line for line in lines if line)  # a node may show two of them only
-        show_text(text, cls.hidden.unique_id)
+        text = "\n".join(line for line in lines if line)
         picture = draw_plan(shown)
-        preview = ui.PreviewImage(picture, cls=cls).as_dict()
         return io.NodeOutput(
             shown["mask"],
             len(shown["mask"]) - shown["mask"].count("."),
             -1.0 if shown["error"] is None else shown["error"],
             picture,
-            ui={**preview, "text": (text,)},
+            ui={"text": (text,)},
         )
 
 
-def plan_of(model, schedule) -> dict:
-    """``{"title", "more", "mask", "error", "errors", "notes"}`` of a run of ``schedule``.
+def plan_of(graph: Graph, node: str, model, sigmas, sampler) -> dict:
+    """``{"title", "more", "mask", "error", "errors", "notes"}`` of a run of ``sampler``.
 
     ``notes`` are messages, or what an error says; ``error`` and the entries of ``errors``, one an
     evaluation, are ``None`` where not known.
-    """
-    from ..sencache_core.hosts.comfy import fingerprint, model_family
 
-    config: CacheConfig | None = model.get_attachment(CONFIG)
-    rounds = len(schedule.rounds)
+    Args:
+        graph: that the node is in.
+        node: id of SenCache Plan.
+        model: as SenCache Apply has left it.
+        sigmas: ``[steps + 1]`` noise levels.
+        sampler: ComfyUI's sampler object.
+    """
+    schedule = schedule_of(sigmas, sampler)
     if schedule.adaptive:
         return _unknown(Message.of("plan.adaptive", sampler=schedule.sampler))
-    if config is None:
-        return _plan("C" * rounds, 0.0, [None] * rounds, [Message.of("plan.no_apply")])
-    family = model_family(model.model)
-    header = None
-    if config.profile is not None or config.learn is not None:
-        # What the sampler's guidance will be is not known here: the newest runs with any will do.
-        header = ProfileHeader(
-            family.name if family else "generic",
-            fingerprint(model.model.diffusion_model) if config.learn is not None else "",
-            sampler=schedule.sampler,
-            sigmas=schedule.sigmas,
-            tap=config.tap,
-        )
     try:
-        notes = config.start(family, schedule, header).report.messages
-        plan = config.plan(family, schedule, header)
-    except ValueError as error:  # no plan, or a mask or profile that does not fit: it says which
-        return _unknown(str(error))
+        run, differs = run_planned(graph, node, model, sigmas, sampler)
+    except Unknown as why:
+        return _unknown(str(why.values.get("error", why)))
+    notes = [Message.of("plan.differs", **differs)] if differs else []
+    rounds, outlook = len(schedule.rounds), run.outlook
+    if outlook is None:
+        return _plan("C" * rounds, 0.0, [None] * rounds, [*notes, Message.of("plan.no_apply")])
+    if outlook.plan is None:
+        return _unknown(outlook.why)
+    plan = outlook.plan
     errors = [value if math.isfinite(value) else None for value in plan.errors]
     error = plan.error if math.isfinite(plan.error) else None
-    return _plan(str(plan), error, errors or [None] * rounds, notes)
+    notes += outlook.report.messages
+    return _plan(str(plan), error, errors or [None] * len(plan.mask), notes)
 
 
 def _unknown(why: Message | str) -> dict:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..sencache_core import CacheConfig, Profile, ProfileError, StepRecord
+from ..sencache_core import CacheConfig, Profile, ProfileError, Schedule, StepRecord
 from ..sencache_core.config import Outlook
 from ..sencache_core.run.facts import Facts, Part, Stage
 from ..sencache_core.sampler.schedule import same_level
@@ -23,7 +23,14 @@ from ..sencache_core.types import Reason
 from . import folders
 from .apply import CONFIG, IN_FULL, SWITCHED_OFF, config_of
 from .graph import Graph, Unknown, seen
-from .sampling import SAMPLERS, Sampling, samplers_after, sampling_of
+from .sampling import (
+    SAMPLERS,
+    Sampling,
+    plain_guider,
+    samplers_after,
+    sampling_of,
+    sigmas_of,
+)
 from .standin import STAND_IN
 
 VERSION = 1
@@ -60,6 +67,10 @@ def preview(prompt: Mapping[str, Any], node: str) -> dict:
     graph = graph_of(prompt)
     made: dict[str, Any] = {"version": VERSION, "state": "plan", "unknown": None, "runs": []}
     try:
+        if graph.kind(node) == "SenCachePlan":
+            run, made["differs"] = planned(graph, node)
+            made["runs"] = [told(graph, run)]
+            return {**made, "stamp": graph.stamp(graph.read)}
         if graph.kind(node) != "SenCacheApply":
             raise Unknown("no_apply")
         config = _config(graph, node)
@@ -231,6 +242,70 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
     return Run(sampling, config, outlook, steps, stage.left(_spent(outlook)), part)
 
 
+def planned(graph: Graph, node: str) -> tuple[Run, dict | None]:
+    """The run that a SenCache Plan plans for, and how the sampler that its model goes to differs.
+
+    Raises:
+        Unknown: it cannot be told.
+    """
+    import comfy.samplers
+
+    model = graph.value(node, "model")
+    if model is None:
+        raise Unknown("connect", node=graph.title(node), input="model")
+    names = ("steps", "sampler_name", "scheduler", "denoise")
+    settings = [graph.value(node, name) for name in names]
+    sigmas, sampler = graph.value(node, "sigmas"), graph.value(node, "sampler")
+    try:
+        if sigmas is None:
+            sigmas = sigmas_of(model, *settings)
+        if len(sigmas) < 2:
+            raise Unknown("nothing", node=graph.title(node))
+        sampler = sampler or comfy.samplers.sampler_object(settings[1])
+    except ValueError as error:
+        raise Unknown("fails", node=graph.title(node), error=str(error)) from error
+    return run_planned(graph, node, model, sigmas, sampler)
+
+
+def run_planned(
+    graph: Graph, node: str, model: Any, sigmas: torch.Tensor, sampler: Any
+) -> tuple[Run, dict | None]:
+    """As :func:`planned`, of inputs that are known.
+
+    Args:
+        graph: that the node is in.
+        node: SenCache Plan.
+        model: that comes to it, as SenCache Apply has left it.
+        sigmas: ``[steps + 1]`` noise levels.
+        sampler: ComfyUI's object.
+    """
+    own = Sampling(node, plain_guider(model, 1.0), sampler, sigmas)
+    try:
+        found = graph.link(node, "model")
+        others = [sampling_of(graph, one) for one in (samplers_after(graph, *found))]
+    except Unknown:
+        others = []
+    alike = next((one for one in others if _alike(one.schedule, own.schedule)), None)
+    differs = None
+    if others and alike is None:
+        title, other = graph.title(others[0].node), others[0].schedule
+        differs = {"node": title, "steps": other.num_steps, "sampler": other.sampler}
+    config = model.get_attachment(CONFIG)
+    if config is None:
+        return Run(own, None, None), differs
+    own = replace(own, guider=others[0].guider) if others else own
+    facts = facts_before(own)
+    if not others:  # what the guidance will be is not known
+        facts = replace(facts, guided=True, guidance=0.0)
+    return run_of(own, config, facts), differs
+
+
+def _alike(one: Schedule, other: Schedule) -> bool:
+    if one.sampler != other.sampler or one.num_steps != other.num_steps:
+        return False
+    return all(map(same_level, one.sigmas, other.sigmas))
+
+
 def _spent(outlook: Outlook) -> Any:
     """The report of a run that has gone as planned."""
     mask = outlook.plan.mask if outlook.plan is not None else ()
@@ -314,8 +389,10 @@ def _applied(graph: Graph, node: str) -> tuple:
 
     try:
         model = graph.value(node, "model")
-    except Unknown:
+    except Unknown as why:
         model = seen(graph, node)
+        if model is None and why.key == "runs":
+            raise Unknown("loader", **why.values) from why
         if model is None:
             raise
     if model is None:

@@ -154,13 +154,13 @@ def plain_guider(model: Any, scale: float) -> Any:
     return guider
 
 
-def samplers_after(graph: Graph, node: str) -> Iterator[str]:
-    """Ids of the samplers that output 0, a model, of ``node`` reaches, in the order of the graph.
+def samplers_after(graph: Graph, node: str, slot: int = 0) -> Iterator[str]:
+    """Ids of the samplers that output ``slot``, a model, of ``node`` reaches, nearest first.
 
     Raises:
         Unknown: it goes into one that cannot be read, or a node that takes its place.
     """
-    todo, done = [(node, 0)], set()
+    todo, done = [(node, slot)], set()
     while todo:
         place = todo.pop(0)
         if place in done:

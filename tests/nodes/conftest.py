@@ -18,6 +18,8 @@ import pytest
 
 from sencache_core.app.comfy_demo import serve
 
+sys.path.append(str(Path(__file__).parent))  # one file of tests takes graphs of another
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300
 

@@ -1,0 +1,227 @@
+// Fills SenCache Apply and SenCache Plan: what a run will do, as the slider moves; what it did.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { nodeAt } from "./lib/graph.js";
+import { learn } from "./lib/language.js";
+import { progress, result } from "./lib/preview.js";
+import { Panel } from "./lib/preview_view.js";
+import { t } from "./lib/words.js";
+
+const [APPLY, PLAN] = ["SenCacheApply", "SenCachePlan"];
+const ROUTE = "/sencache/preview";
+const SETTLE = 250; // ms that the graph is left alone before it is read anew
+const MUTED = [2, 4]; // LiteGraph's modes of muted and bypassed nodes
+const MOST_JOBS = 64;
+const WIDTH = 300;
+
+const views = new Map(); // by node
+const jobs = new Map(); // by prompt id: the graph that it was made from, and what was shown then
+const rootGraph = () => app.rootGraph ?? app.graph;
+const tab = () => app.extensionManager?.workflow?.activeWorkflow?.path;
+const here = () => `${rootGraph()?.id} ${tab()}`;
+const widget = (node, name) => node.widgets?.find((one) => one.name === name);
+
+let prompt = null; // of the open graph as it was read last
+
+/** The open graph in the form that ComfyUI queues. */
+function read() {
+  prompt ??= app.graphToPrompt().then(({ output }) => output);
+  return prompt;
+}
+
+/** Id of `node` in the queued form of the graph, such as "12:7" in subgraph node 12. */
+function idOf(output, node) {
+  return Object.keys(output).find((id) => output[id].class_type === node.comfyClass && nodeAt(rootGraph(), id) === node);
+}
+
+class View {
+  constructor(node) {
+    this.node = node;
+    this.root = document.createElement("div");
+    this.panel = new Panel(this.root, node.comfyClass === APPLY ? (budget) => this.choose(budget) : null);
+    this.preview = { state: "unknown", unknown: { key: "wait", values: {} }, runs: [] };
+    this.run = null; // {prompt, stamp, reports by sampler}
+    this.asking = this.again = false;
+    this.panel.press(this.budget);
+    this.panel.show(this.preview);
+  }
+
+  get budget() {
+    return widget(this.node, "budget")?.value;
+  }
+
+  choose(budget) {
+    const slider = widget(this.node, "budget");
+    slider.value = budget;
+    slider.callback?.(budget, app.canvas, this.node);
+    this.node.setDirtyCanvas?.(true, true);
+    this.moved();
+    app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  }
+
+  /** The slider has moved: ask anew, one question at a time, the last one always. */
+  moved() {
+    this.panel.press(this.budget);
+    this.ask();
+  }
+
+  async ask() {
+    if (this.asking) return void (this.again = true);
+    this.asking = true;
+    try {
+      do {
+        this.again = false;
+        this.take(await this.answer());
+      } while (this.again);
+    } finally {
+      this.asking = false;
+    }
+  }
+
+  async answer() {
+    try {
+      if (MUTED.includes(this.node.mode)) return unknown("bypassed");
+      const output = await read();
+      const id = idOf(output, this.node);
+      if (!id) return unknown("bypassed");
+      const asked = { ...output, [id]: { ...output[id], inputs: this.inputs(output[id].inputs) } };
+      const body = JSON.stringify({ prompt: asked, node: id });
+      const answer = await api.fetchApi(ROUTE, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      return answer.ok ? await answer.json() : unknown("no_answer");
+    } catch {
+      return unknown("no_answer");
+    }
+  }
+
+  /** What the node is given, its own values as they are at this moment. */
+  inputs(given) {
+    const now = Object.entries(given).map(([name, value]) => [name, Array.isArray(value) ? value : (widget(this.node, name)?.value ?? value)]);
+    return Object.fromEntries(now);
+  }
+
+  take(preview) {
+    this.preview = preview;
+    if (this.run?.stamp !== undefined && this.run.stamp !== preview.stamp) this.run = null;
+    this.show();
+  }
+
+  show() {
+    const reports = this.run ? Object.values(this.run.reports) : [];
+    const done = Object.fromEntries(Object.entries(this.run?.reports ?? {}).map(([id, report]) => [id, report.steps]));
+    const latest = reports.at(-1);
+    const line = !latest ? undefined : latest.ended ? result(reports).line : progress(latest);
+    const before = this.panel.height;
+    this.panel.show(this.preview, { line, done, hint: this.hint() });
+    if (this.panel.height > before) fit(this.node);
+  }
+
+  /** Plan: whether its own settings are those of the sampler that the model goes to. */
+  hint() {
+    const { differs } = this.preview;
+    return differs ? t("plan.differs", differs) : "";
+  }
+
+  /** A sampler tells how far it is, or that it has ended. */
+  told(job, { sampler, report }) {
+    if (this.run?.prompt !== job.id) this.run = { prompt: job.id, stamp: job.stamps.get(this.node), reports: {} };
+    this.run.reports[sampler] = report;
+    this.show();
+  }
+}
+
+const unknown = (key, values = {}) => ({ state: "unknown", unknown: { key, values }, runs: [], stamp: "" });
+
+/** Make a node as high as it needs to be, never lower. */
+function fit(node) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+}
+
+function addView(node) {
+  const view = new View(node);
+  const own = node.addDOMWidget("sencache_preview", "sencache_preview", view.root, {
+    serialize: false,
+    hideInPanel: true,
+    hideOnZoom: false,
+    getValue: () => "",
+    setValue: () => {},
+    getMinHeight: () => view.panel.height,
+    getMaxHeight: () => view.panel.height,
+  });
+  own.serialize = false; // on the widget itself: keeps it out of widgets_values too
+  views.set(node, view);
+  const removed = node.onRemoved;
+  node.onRemoved = function () {
+    views.delete(node);
+    removed?.apply(this, arguments);
+  };
+  for (const one of node.widgets) if (one !== own) follow(one, () => view.moved());
+  node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
+  changed();
+  return view;
+}
+
+function follow(one, then) {
+  const before = one.callback;
+  one.callback = function () {
+    const answer = before?.apply(this, arguments);
+    then();
+    return answer;
+  };
+}
+
+let timer = 0;
+/** Something in the graph may have changed: read it once it is left alone. */
+function changed() {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    prompt = null;
+    for (const view of views.values()) view.ask();
+  }, SETTLE);
+}
+
+/** The classic canvas hides widgets by a flag that only Nodes 2.0 is told of. */
+function hideExpert(node) {
+  const always = app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
+  for (const one of node.widgets ?? []) if (one.options?.advanced && !always) one.advanced = true;
+}
+
+function watchQueue() {
+  const send = api.queuePrompt;
+  api.queuePrompt = async function (...args) {
+    const [from, stamps] = [here(), new Map([...views].map(([node, view]) => [node, view.preview.stamp]))];
+    const answer = await send.apply(this, args);
+    if (answer?.prompt_id) {
+      jobs.set(answer.prompt_id, { id: answer.prompt_id, from, stamps });
+      if (jobs.size > MOST_JOBS) jobs.delete(jobs.keys().next().value);
+    }
+    return answer;
+  };
+}
+
+api.addEventListener("sencache.progress", ({ detail }) => {
+  const job = jobs.get(detail?.prompt);
+  if (!job || job.from !== here()) return;
+  views.get(nodeAt(rootGraph(), detail.node))?.told(job, detail);
+});
+api.addEventListener("graphChanged", changed);
+api.addEventListener("execution_success", changed); // what was learnt, and which models are known
+
+app.registerExtension({
+  name: "SenCache.Apply",
+  init: () => learn(app.ui.settings.getSettingValue("Comfy.Locale") ?? "en"), // before nodes are made
+  setup: watchQueue,
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("SenCache")) return;
+    hideExpert(node);
+    if (node.comfyClass === APPLY) addView(node);
+    if (node.comfyClass === PLAN) {
+      const button = node.addWidget("button", "sencache_now", null, () => views.get(node)?.ask(), { serialize: false });
+      button.label = t("plan.now");
+      button.serialize = false;
+      addView(node);
+    }
+  },
+  afterConfigureGraph: changed,
+});
