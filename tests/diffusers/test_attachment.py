@@ -88,7 +88,7 @@ def test_a_callback_that_raises_costs_no_sample(wan):
 
     fresh = wan()
     attachment = host.attach(wan.module, HALF, wan.scheduler, on_report=broken)
-    with pytest.warns(UserWarning, match="on_report raised OSError: disk full"):
+    with pytest.warns(UserWarning, match="What was to hear of this run failed: OSError: disk full"):
         clips = [wan(), wan()]
         attachment.detach()
     assert torch.equal(*clips)
