@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
-TINY = ROOT / "example_workflows" / "sencache_tiny_wan.json"
+TINY = WORKFLOWS[0]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 STEPS = 10
 LONG = 1000
@@ -34,6 +34,7 @@ VIEWERS = f"""{NODES}.filter((node) => node.type === "SenCacheStatsViewer").map(
   node.widgets.find((one) => one.name === "sencache_view").element)
   .map((view) => view.querySelector(".sencache-page"))"""
 MUTE, BYPASS = 2, 4
+ID = "00000000-1111-4222-8333-444444444444"
 RAN = f"{STEPS // 2} of {STEPS} evaluations run"
 READY = f"""() => window.comfyAPI?.app && {APP}.graph && {APP}.extensionManager?.setting
   && ["SenCacheStatsViewer", "MarkdownNote"].every((t) => LiteGraph.registered_node_types[t])"""
@@ -79,7 +80,8 @@ def open_frontend(tab, server) -> None:
 
 
 def load(tab, path: Path) -> dict:
-    graph = json.loads(path.read_text(encoding="utf-8"))
+    """Open a workflow, under an id that is the same every time."""
+    graph = {**json.loads(path.read_text(encoding="utf-8")), "id": ID}
     tab.evaluate(f"(graph) => {APP}.loadGraphData(graph)", graph)
     return graph
 
@@ -98,7 +100,7 @@ def test_workflow_loads(page, path):
         ".map((n) => n.type)"
     )
     old_host = not page.evaluate("() => !!LiteGraph.registered_node_types.VOIDSampler")
-    if old_host and path.stem in ("cogvideox", "ltx2"):
+    if old_host and path.stem.startswith(("07", "08")):
         pytest.skip("this ComfyUI does not have the family")
     assert missing == []
     values = page.evaluate(
@@ -282,7 +284,7 @@ def test_a_chart_of_before_is_dated(page):
 
 def test_a_chart_stays_with_its_workflow_and_tab(page, server):
     """The other workflow has the same node ids; a run goes on while it is looked at."""
-    graph = json.loads(TINY.read_text(encoding="utf-8"))
+    graph = {**json.loads(TINY.read_text(encoding="utf-8")), "id": ID}
     opened = f"(graph) => {APP}.loadGraphData(graph, true, true, 'first')"
     page.evaluate(opened, graph)
     start_long_run(page, seed=21)
@@ -375,7 +377,7 @@ def test_each_node_bypassed_or_muted(page, server):
                 assert not errors, case
                 kinds = [prompt[k]["class_type"] for k, v in entry["outputs"].items()]
                 clips = [one for one in kinds if one == "SaveAnimatedWEBP"]
-                assert len(clips) == 2, case
+                assert len(clips) == 1, case
             if kind == "SenCacheApply":
                 assert by_kind["SenCacheStatsViewer"]["text"][0].startswith("Nothing is cached")
             if kind == "SenCacheTinyDecode":

@@ -378,13 +378,14 @@ def test_workflows_use_existing_inputs(pack, path):
     for node in own:
         kinds = inputs(pack.nodes[node["type"]])
         known = set(kinds["required"] + kinds["optional"])
-        assert {i["name"] for i in node["inputs"]} <= known
+        assert {i["name"].split(".")[0] for i in node["inputs"]} <= known
     linked = {link[0] for link in graph["links"]}
     assert all(i["link"] in linked | {None} for node in graph["nodes"] for i in node["inputs"])
 
 
 def test_workflows_apply_the_defaults(pack):
-    """All settings of SenCache Apply but the budget, which each workflow chooses."""
+    """All settings of SenCache Apply but the budget, which each workflow chooses; where clips are
+    compared, or a draft stands for a final, the aim is the same clip."""
     schema = pack.nodes["SenCacheApply"].GET_SCHEMA()
     defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
     assert defaults["start_percent"] == 0  # the policy's own
@@ -396,10 +397,30 @@ def test_workflows_apply_the_defaults(pack):
         for node in (n for n in graph["nodes"] if n["type"] == "SenCacheApply"):
             named = node["widgets_values_named"]
             assert list(named.values()) == node["widgets_values"], path
-            found.append(named)
+            aim = "same clip" if path.stem.startswith(("09", "10")) else defaults["aim"]
+            assert named["aim"] == aim, path
+            found.append({**named, "aim": defaults["aim"]})
     assert len(found) > len(WORKFLOWS)
     for saved in found:
         assert {**defaults, "budget": saved["budget"]} == {k: saved[k] for k in defaults}
+
+
+def test_workflows_are_ready_for_the_template_page():
+    """A picture each, no id (the frontend gives one to each that is opened), no wider than a screen;
+    the first needs no file that does not come with the pack."""
+    for path in WORKFLOWS:
+        assert path.with_suffix(".jpg").read_bytes()[:2] == b"\xff\xd8", path
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        assert "id" not in graph, path
+        assert graph["groups"], path
+        right = max(node["pos"][0] + node["size"][0] for node in graph["nodes"])
+        assert right - min(node["pos"][0] for node in graph["nodes"]) <= 1700, path
+        files = [m for node in graph["nodes"] for m in node["properties"].get("models", ())]
+        assert all(one["url"].startswith("https://") and one["directory"] for one in files), path
+        note = next(node for node in graph["nodes"] if node["type"] == "MarkdownNote")
+        assert all(one["name"] in note["widgets_values"][0] for one in files), path
+    first = WORKFLOWS[0].read_text(encoding="utf-8")
+    assert "https://" not in first and "nothing to download" in WORKFLOWS[0].stem
 
 
 def test_no_absolute_paths():
