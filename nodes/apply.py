@@ -42,11 +42,11 @@ class SenCacheApply(io.ComfyNode):
             category=CATEGORY,
             search_aliases=ALIASES,
             description=(
-                "Makes video sampling faster: at some steps the model's output is predicted from "
-                "earlier ones instead of computed. Place it between the model loader (and LoRAs) "
-                "and the sampler, before or after a shift node. You get a different sample of "
-                "similar quality. Works with Wan, LTX-Video, LTX-2 and CogVideoX. Runs of fewer "
-                "than 10 steps are not cached."
+                "Makes video sampling faster by skipping steps: the model's output there is "
+                "predicted from earlier ones. Place it between the model loader (and LoRAs) and "
+                "the sampler, before or after a shift node; move the slider to see what a run will "
+                "do. Works with Wan, LTX-Video, LTX-2 and CogVideoX. Runs of fewer than 10 steps "
+                "are not cached."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with. It is not changed."),
@@ -58,11 +58,9 @@ class SenCacheApply(io.ComfyNode):
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
                     tooltip=(
-                        "Share of the model evaluations to compute, met exactly. Lower is faster "
-                        "and differs more from the uncached clip: 0.8 is faithful, 0.6 to 0.5 is "
-                        "for daily work (0.5 takes about half the time), 0.36 for trying prompts, "
-                        "0.25 for drafts. 1.0 leaves the model as it is, unless aim is true clip. "
-                        "SenCache Plan shows which evaluations are computed."
+                        "Share of the steps to compute, met exactly; the others are skipped. Lower "
+                        "is faster and differs more from the uncached clip. 0.5 takes about half "
+                        "the time; 1.0 computes every step."
                     ),
                 ),
                 io.Boolean.Input(
@@ -76,10 +74,8 @@ class SenCacheApply(io.ComfyNode):
                     "policy",
                     optional=True,
                     tooltip=(
-                        "How to decide what to reuse, from SenCache Policy Select. Without it, a "
-                        "plan is made for the budget and adjusted during the run. A paper preset "
-                        "uses its own tolerances, reuse rule and longest run and overrides the "
-                        "inputs here."
+                        "Another way to decide which steps are skipped, from SenCache Policy "
+                        "Select. Without it, a plan is made for the budget."
                     ),
                 ),
                 make(
@@ -88,8 +84,8 @@ class SenCacheApply(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Measurements of this model, from SenCache Calibrate or Load Profile. "
-                        "Without a profile, typical figures for the model family are used and "
-                        "adjusted during the run, which is enough to start with."
+                        "Without a profile, typical figures for the model family are used, which "
+                        "is enough to start with."
                     ),
                 ),
                 make(
@@ -178,9 +174,8 @@ class SenCacheApply(io.ComfyNode):
                     tooltip=(
                         "The most evaluations reused in a row. At the default, 3, it depends on "
                         "the budget: as few as possible, or up to 8 where the planned policy finds "
-                        "that better. A lower value limits planned too. If the budget needs longer "
-                        "runs of reuse, the limit is raised for that run and the stats say so. "
-                        "Without a budget the value is used as it is."
+                        "that better. A lower value limits planned too, as far as the budget "
+                        "allows."
                     ),
                 ),
                 make(
@@ -251,15 +246,12 @@ class SenCacheApply(io.ComfyNode):
                     options=list(AIMS),
                     default=next(iter(AIMS)),
                     optional=True,
+                    advanced=True,
                     tooltip=(
-                        "automatic: true clip while a plan saves steps, same clip otherwise. "
-                        "same clip: what the sampler would have made with every step computed. "
-                        "true clip: what it would have made with many more steps; every step is "
-                        "then corrected, at a budget of 1.0 too. Choose same clip to compare with "
-                        "the uncached clip. Works with the output tap and "
-                        "samplers such as euler, dpmpp_2m, res_multistep and uni_pc, not with "
-                        "ancestral and SDE ones; elsewhere the aim is the same clip, and a "
-                        "message says so."
+                        "same clip: what the sampler would have made with every step computed; "
+                        "choose it to compare with the uncached clip. true clip: what it would "
+                        "have made with many more steps. automatic: true clip while a plan saves "
+                        "steps, same clip otherwise."
                     ),
                 ),
             ],

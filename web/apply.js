@@ -181,10 +181,20 @@ function changed() {
   }, SETTLE);
 }
 
-/** The classic canvas hides widgets by a flag that only Nodes 2.0 is told of. */
+/**
+ * Hide expert inputs in the classic canvas too. It goes by `advanced` on the widget itself, where only
+ * the option is set, and leaves their room empty unless they are `hidden`.
+ */
 function hideExpert(node) {
-  const always = app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
-  for (const one of node.widgets ?? []) if (one.options?.advanced && !always) one.advanced = true;
+  const classic = () => !LiteGraph.vueNodesMode;
+  const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
+  for (const one of node.widgets ?? []) {
+    if (!one.options?.advanced) continue;
+    let own = one.hidden;
+    const hides = () => classic() && !node.showAdvanced && !always();
+    Object.defineProperty(one, "advanced", { configurable: true, get: () => !always() });
+    Object.defineProperty(one, "hidden", { configurable: true, get: () => own || hides(), set: (value) => (own = value) });
+  }
 }
 
 function watchQueue() {

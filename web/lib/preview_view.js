@@ -17,11 +17,11 @@ const STYLE = `
 .sencache-panel-page { position: absolute; inset: 0; box-sizing: border-box; padding: 6px 8px; overflow: hidden auto; }
 .sencache-panel p { margin: 0; }
 .sencache-presets { display: flex; gap: 4px; margin-bottom: 6px; }
-.sencache-panel button { flex: 1 1 0; min-width: 0; height: 24px; padding: 0 4px; border: 1px solid var(--sc-line); border-radius: 4px;
-  background: transparent; color: var(--sc-ink); font: inherit; cursor: pointer; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.sencache-panel button { flex: 1 1 0; min-width: 0; height: 24px; padding: 0 2px; border: 1px solid var(--sc-line); border-radius: 4px;
+  background: transparent; color: var(--sc-ink); font: 11px system-ui, sans-serif; cursor: pointer; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .sencache-panel button:hover { border-color: var(--sc-ink); }
 .sencache-panel button:focus-visible { outline: 2px solid #3f8fd6; outline-offset: 1px; }
-.sencache-panel button[aria-pressed="true"] { background: color-mix(in srgb, #3f8fd6 28%, var(--sc-paper)); border-color: #3f8fd6; font-weight: 600; }
+.sencache-panel button[aria-pressed="true"] { background: color-mix(in srgb, #3f8fd6 28%, var(--sc-paper)); border-color: #3f8fd6; }
 .sencache-panel .sencache-line { font-size: 15px; font-weight: 600; line-height: 20px; }
 .sencache-strips { margin: 4px 0; }
 .sencache-strips .sencache-strip + p, .sencache-strips p { color: var(--sc-dim); font-size: 11px; line-height: 16px; }
