@@ -199,6 +199,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what takes long and what shares a server; skip what needs ComfyUI if it is not there."""
     for item in items:
