@@ -11,12 +11,14 @@ from pathlib import Path
 from ..sencache_core import ProfileError
 from ..sencache_core.measure.profile_file import check_writable
 from ..sencache_core.measure.stored import named_folder
+from .settings import setting
 
 PROFILES = "sencache_profiles"
 #: Longest file name without number and extension: most file systems take 255 bytes, some 143.
 NAME_BYTES = 120
 #: Names of devices on Windows, with any extension.
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(10))}
+_OWN = "profiles"
 _CORE = Path(__file__).resolve().parent.parent / "sencache_core"
 
 
@@ -31,10 +33,14 @@ def register() -> None:
 
 
 def user_profiles() -> Path:
-    """Folder that profiles are saved in."""
+    """Folder that profiles are saved in: ``profiles`` below the pack's own in ComfyUI's user
+    folder, or what the user's setting calls it."""
     import folder_paths
 
-    return Path(folder_paths.get_user_directory()) / "default" / "sencache" / "profiles"
+    name = setting("Profiles", _OWN)
+    if name != _safe(name) or name in ("learnt", "stored"):  # a name, not a path, and not in use
+        name = _OWN
+    return Path(folder_paths.get_user_directory()) / "default" / "sencache" / name
 
 
 def learnt() -> Path:
