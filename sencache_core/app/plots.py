@@ -11,6 +11,7 @@ from torch import Tensor
 from ..measure.profile import Profile
 from ..policies import Planned
 from ..run.stats import RunReport
+from .clips import pixels
 
 #: Colours by decision, from Okabe and Ito's set, which colour-blind readers can tell apart.
 COLOURS = {
@@ -88,7 +89,7 @@ def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], path: str | Path, fps: 
     from PIL import Image
 
     frames = [
-        np.concatenate([np.concatenate([_pixels(a[k]), _pixels(b[k])], 1) for a, b in pairs])
+        np.concatenate([np.concatenate([pixels(a[k]), pixels(b[k])], 1) for a, b in pairs])
         for k in range(len(pairs[0][0]))
     ]
     first, *others = [Image.fromarray(frame) for frame in frames]
@@ -125,7 +126,3 @@ def _legend(report: RunReport) -> str:
     names = dict(zip(COLOURS, words, strict=True))
     seen = {step.decision for step in report.steps}
     return ", ".join(f"{colour}: {name}" for name, colour in names.items() if name in seen)
-
-
-def _pixels(frame: Tensor) -> np.ndarray:
-    return (frame.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
