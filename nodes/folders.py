@@ -77,6 +77,27 @@ def profile_path(name: str) -> Path:
     return Path(path)
 
 
+def own_profile_path(name: str) -> Path:
+    """Path of the profile of that name, with or without extension, in the user's own folder.
+
+    Raises:
+        ProfileError: there is none.
+    """
+    stem = name.strip().removesuffix(".safetensors")
+    for path in user_profiles().glob("*.safetensors"):
+        if path.stem == stem:
+            return path
+    raise ProfileError(f"there is no profile {stem!r} in {user_profiles()}")
+
+
+def profile_files() -> dict[str, Path]:
+    """All profiles there are: path by name, without extension."""
+    import folder_paths
+
+    found = ((name, folder_paths.get_full_path(PROFILES, name)) for name in profile_names())
+    return {name.removesuffix(".safetensors"): Path(path) for name, path in found if path}
+
+
 def new_profile_path(name: str) -> Path:
     """A path in the user's folder that no file has yet: ``name``, else ``name_2``, ``name_3``...
 
@@ -86,7 +107,7 @@ def new_profile_path(name: str) -> Path:
     Raises:
         ProfileError: nothing can be written there.
     """
-    stem, folder = _safe(name), user_profiles()
+    stem, folder = safe_name(name), user_profiles()
     with suppress(OSError):  # the trial says what is wrong
         folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}.safetensors", 2
@@ -96,7 +117,7 @@ def new_profile_path(name: str) -> Path:
     return path
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A file name without extension that every common file system takes."""
     name = unicodedata.normalize("NFC", name).removesuffix(".safetensors")
     stem = re.sub(r"[^\w .+-]+", "_", name)[:NAME_BYTES].strip(" .")

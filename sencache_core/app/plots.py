@@ -13,6 +13,7 @@ from ..measure.profile import Profile
 from ..policies import Planned
 from ..run.stats import RunReport
 from . import look
+from .clips import pixels
 
 #: Frames of each clip on a contact sheet, and the factor on the difference pictures.
 SHEET_FRAMES, SHEET_GAIN = 6, 4.0
@@ -108,7 +109,7 @@ def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], path: str | Path, fps: 
     from PIL import Image
 
     frames = [
-        np.concatenate([np.concatenate([_pixels(a[k]), _pixels(b[k])], 1) for a, b in pairs])
+        np.concatenate([np.concatenate([pixels(a[k]), pixels(b[k])], 1) for a, b in pairs])
         for k in range(len(pairs[0][0]))
     ]
     first, *others = [Image.fromarray(frame) for frame in frames]
@@ -138,7 +139,3 @@ def _figure(width: float, height: float):
             "plots need matplotlib: in the source tree, pip install -e '.[demo]'"
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _pixels(frame: Tensor) -> np.ndarray:
-    return (frame.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
