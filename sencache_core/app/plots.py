@@ -58,10 +58,12 @@ def stats_plot(report: RunReport, path: str | Path) -> None:
             chart.yaxis.set_major_formatter(lambda value, _: look.share(value))
             chart.yaxis.set_minor_formatter(lambda value, _: "")
     if chart.has_data():
-        chart.legend(fontsize=8, frameon=False, ncols=3)
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        chart.legend(fontsize=8, frameon=False, ncols=3, **above)
     for side in ("top", "right"):
         chart.spines[side].set_visible(False)
     chart.grid(axis="y", color=look.GRID, linewidth=0.6)
+    chart.set_xlim(0.5, len(report.steps) + 0.5)
     chart.set_xlabel("step", fontsize=8)
     figure.suptitle(_answer(report), fontsize=10)
     figure.savefig(path, dpi=120)
