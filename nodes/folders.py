@@ -38,7 +38,10 @@ def user_profiles() -> Path:
     import folder_paths
 
     name = setting("Profiles", _OWN)
-    if name != _safe(name) or name in ("learnt", "stored"):  # a name, not a path, and not in use
+    if name != safe_name(name) or name in (
+        "learnt",
+        "stored",
+    ):  # a name, not a path, and not in use
         name = _OWN
     return Path(folder_paths.get_user_directory()) / "default" / "sencache" / name
 
@@ -87,7 +90,10 @@ def own_profile_path(name: str) -> Path:
     for path in user_profiles().glob("*.safetensors"):
         if path.stem == stem:
             return path
-    raise ProfileError(f"there is no profile {stem!r} in {user_profiles()}")
+    raise ProfileError(
+        f"There is no profile {stem!r} in {user_profiles()}: press R to refresh the list and pick "
+        "another."
+    )
 
 
 def profile_files() -> dict[str, Path]:
