@@ -7,7 +7,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension
 
-from . import folders, preview
+from . import folders, library, preview, replacements
 
 #: (module, class) of every node. The class name is the node's id and never changes.
 NODES = (
@@ -33,7 +33,9 @@ class SenCacheExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type]:
         folders.register()
+        library.register()
         preview.register()
+        await replacements.register()
         return load_nodes()
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..sencache_core import FAMILIES, Profile, ProfileError, ProfileHeader, RunReport
-from ..sencache_core.config import TAPS
+from ..sencache_core import FAMILIES, Profile, ProfileError, ProfileHeader
+from ..sencache_core.config import TAPS as CACHED
 from ..sencache_core.measure.calibration import PROBES, Calibration
+from ..sencache_core.measure.joining import differing, joined
 from ..sencache_core.measure.profile import combine
+from ..sencache_core.measure.profile_file import check_writable
+from ..sencache_core.model.fingerprint import fingerprint
+from ..sencache_core.model.taps import TAPS
 from . import folders
-from .host import CATEGORY, Throttle, make, show_text
+from .calibrating import SHOWN, Progress
+from .host import CATEGORY, make
 from .sampling import sampler_inputs, schedule_of, sigmas_of
 from .sockets import PROFILE
 
@@ -101,7 +106,7 @@ class SenCacheCalibrate(io.ComfyNode):
                 make(
                     io.Combo.Input,
                     "tap",
-                    options=[*TAPS, LAYERS],
+                    options=[*CACHED, LAYERS],
                     default="output",
                     optional=True,
                     advanced=True,
@@ -125,10 +130,42 @@ class SenCacheCalibrate(io.ComfyNode):
                         "this is not measured, and the plan treats all steps as equally important."
                     ),
                 ),
+                make(
+                    io.String.Input,
+                    "resume",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "File of an earlier calibration to go on with, by the name that the node "
+                        "and the list of profiles show. Model and settings must be the same: only "
+                        "samples that it lacks are sampled, and the file is replaced. Empty: a "
+                        "new profile."
+                    ),
+                ),
+                make(
+                    io.Boolean.Input,
+                    "blocks",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Also measure, in one more run, which blocks may be reused: a list for the "
+                        "setting blocks of policy profilingdit."
+                    ),
+                ),
             ],
             outputs=[
                 PROFILE.Output(id="profile", display_name="profile", tooltip="For SenCache Apply."),
                 io.String.Output(id="path", display_name="path", tooltip="Where it was saved."),
+                io.String.Output(
+                    id="blocks",
+                    display_name="blocks",
+                    tooltip=(
+                        "Blocks that may be reused, for policy profilingdit; empty if they were "
+                        "not measured."
+                    ),
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -150,10 +187,12 @@ class SenCacheCalibrate(io.ComfyNode):
         name: str,
         tap: str = "output",
         probes: int = PROBES,
+        resume: str = "",
+        blocks: bool = False,
     ) -> io.NodeOutput:
         import comfy.samplers
 
-        from ..sencache_core.hosts.comfy import model_family, record
+        from ..sencache_core.hosts.comfy import model_family, record, watch_blocks
 
         family = model_family(model.model)
         if family is None:
@@ -162,13 +201,32 @@ class SenCacheCalibrate(io.ComfyNode):
                 f"This model cannot be calibrated: it is none of {known}; leave the profile of "
                 "SenCache Apply unconnected, which caches the model's output without one."
             )
-        default = f"{family.name}_{sampler_name}_{scheduler}_{steps}steps"
-        path = folders.new_profile_path(name.strip() or default)
-        calibration = Calibration(probes=probes)
         sampler = comfy.samplers.sampler_object(sampler_name)
         sigmas = sigmas_of(model, steps, sampler_name, scheduler, denoise)
-        rounds = len(schedule_of(sigmas, sampler).rounds)
-        progress = _Progress(calibration, samples, rounds, cls.hidden.unique_id)
+        schedule = schedule_of(sigmas, sampler)
+        earlier = None
+        if resume.strip():
+            wanted = ProfileHeader(
+                family.name,
+                fingerprint(model.model.diffusion_model),
+                schedule.sampler,
+                scheduler,
+                schedule.sigmas,
+                cfg,
+                _shape(model, latent_image),
+                tap=TAPS[tap].figures,
+            )
+            path = folders.own_profile_path(resume)
+            earlier = _earlier(path, wanted)
+        else:
+            default = f"{family.name}_{sampler_name}_{scheduler}_{steps}steps"
+            path = folders.new_profile_path(name.strip() or default)
+        calibration = Calibration(probes=probes)
+        known = earlier.header.samples if earlier else 0
+        seeds = _fresh(seed, earlier.header.seeds if earlier else (), max(samples - known, 0))
+        progress = Progress(
+            calibration, known, len(seeds), len(schedule.rounds), cls.hidden.unique_id, blocks
+        )
         headers: list[ProfileHeader] = []
         recorder = record(
             model,
@@ -177,83 +235,77 @@ class SenCacheCalibrate(io.ComfyNode):
             tap=tap,
             calibration=calibration,
         )
+
+        def guider_of(patched):
+            guider = comfy.samplers.CFGGuider(patched)
+            guider.set_conds(positive, negative)
+            guider.set_cfg(cfg)
+            return guider
+
         # One guider for all: a probe knows the conditions of the run it repeats by their ids.
-        guider = comfy.samplers.CFGGuider(recorder)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(cfg)
-        profile, lost = None, ""
-        for number in range(samples):
-            try:
-                for run in _runs(calibration, progress):
-                    progress.begin(number, run)
-                    _sample(guider, sampler, sigmas, latent_image, seed + number)
-                    progress.end()
-            finally:  # an interrupt, between probes too, keeps what was measured
-                if len(headers) > number:
-                    measured = _profile(calibration, headers, scheduler, cfg)
-                    path, lost = _save(measured, path, first=profile is None)
-                    profile = measured
-        if profile is None:
-            raise ProfileError(
-                "Nothing was measured, because the sampler ended without running the model: remove "
-                "other caches and SenCache Resume from it, and calibrate again."
-            )
-        found = sum(len(recording.travels) for recording in calibration.recordings)
-        told = f"{samples} samples, {len(profile.t)} noise levels, {found} probes"
-        text = f"Saved {path.name}: {told}"
+        guider = guider_of(recorder)
+        profile, lost, found = earlier, "", []
+        with progress:
+            if earlier:
+                progress.saved(path, earlier)
+            for number, own in enumerate(seeds):
+                try:
+                    for run in _runs(calibration, progress):
+                        progress.begin(number, run)
+                        _sample(guider, sampler, sigmas, latent_image, own)
+                        progress.end()
+                finally:  # an interrupt, between probes too, keeps what was measured
+                    if len(headers) > number:
+                        measured = _profile(calibration, headers, seeds, scheduler, cfg)
+                        measured = joined(earlier, measured) if earlier else measured
+                        path, lost = _save(measured, path, first=profile is None)
+                        profile = measured
+                        progress.saved(path, profile, lost)
+            if blocks:
+                progress.begin_blocks()
+                watching = guider_of(watch_blocks(model, found.append, progress.watched))
+                _sample(watching, sampler, sigmas, latent_image, seed)
+            if profile is None:
+                raise ProfileError(
+                    "Nothing was measured, because the sampler ended without running the model: "
+                    "remove other caches and SenCache Resume from it, and calibrate again."
+                )
+            listed = progress.found_blocks(found[0].profile()) if found else ""
+        text = f"Saved {path.name}: {progress.told(profile)}"
         if lost:
-            text = f"Measured {told}, but {lost}. Connect SenCache Save Profile to keep it."
-        show_text(text, cls.hidden.unique_id)
-        return io.NodeOutput(profile, "" if lost else str(path), ui={"text": (text,)})
+            text = (
+                f"Measured {progress.told(profile)}, but {lost}. Connect SenCache Save Profile to "
+                "keep it."
+            )
+        elif not seeds:
+            text = f"{path.name} rests on {known} samples already; raise samples to add more."
+        shown = {"text": (text,), SHOWN: [progress.payload()]}
+        return io.NodeOutput(profile, "" if lost else str(path), listed, ui=shown)
 
 
-class _Progress:
-    """Says what a calibration costs before it begins, and how much of it is left as it goes."""
+def _earlier(path: Path, wanted: ProfileHeader) -> Profile:
+    """The calibration to go on with.
 
-    def __init__(
-        self, calibration: Calibration, samples: int, rounds: int, node: str | None
-    ) -> None:
-        from comfy.utils import ProgressBar
-
-        self.samples, self.rounds, self.node = samples, rounds, node
-        self.total = calibration.evaluations(samples, rounds)
-        self._bar = ProgressBar(self.total)
-        self._throttle = Throttle(0.5)
-        self._done = self._here = 0
-        self._where = ""
-        self._started = time.monotonic()
-
-    def begin(self, sample: int, run: int) -> None:
-        what = f"probe {run}" if run else "measuring"
-        self._where = f"sample {sample + 1} of {self.samples}, {what}"
-        self._show()
-
-    def evaluated(self, report: RunReport) -> None:
-        """One more evaluation round has ended. Where the model ran, a measuring run asks twice."""
-        if not report.steps:  # the run begins
-            return
-        computed = sum(step.decision == "computed" for step in report.steps)
-        measuring = report.steps[0].decision == "computed"
-        if measuring:
-            self.rounds = len(report.steps)
-        self._here = 2 * computed - 1 if measuring else computed
-        self._bar.update_absolute(min(self._done + self._here, self.total), self.total)
-        if self._throttle.ready():
-            self._show()
-
-    def end(self) -> None:
-        self._done, self._here = self._done + self._here, 0
-
-    def _show(self) -> None:
-        spent = self._done + self._here
-        lines = [self._where, f"{spent} of {self.total} evaluations of the model"]
-        if self._done:  # a run has ended: its time tells the rest
-            each = (time.monotonic() - self._started) / spent
-            lines.append(f"about {each * max(self.total - spent, 0) / 60:.1f} minutes left")
-        show_text(",\n".join(lines), self.node)
+    Raises:
+        ProfileError: it cannot be read or replaced, or was measured in another way.
+    """
+    earlier = Profile.load(path)
+    if found := differing(earlier.header, wanted):
+        raise ProfileError(
+            f"Calibration cannot go on with {path.name}, which was measured with another "
+            f"{', '.join(found)}: set the same as then, or empty resume to make a new profile."
+        )
+    check_writable(path)
+    return earlier
 
 
-def _runs(calibration: Calibration, progress: _Progress) -> Iterator[int]:
+def _fresh(seed: int, known: Collection[int], count: int) -> list[int]:
+    """``count`` seeds from ``seed`` on that no earlier sample had."""
+    free = (number % 2**64 for number in itertools.count(seed))
+    return list(itertools.islice((number for number in free if number not in known), count))
+
+
+def _runs(calibration: Calibration, progress: Progress) -> Iterator[int]:
     """Numbers of the runs of one sample: 0 measures, which tells how many probes there are."""
     yield 0
     yield from range(1, calibration.runs_of(progress.rounds))
@@ -275,10 +327,13 @@ def _save(profile: Profile, path: Path, first: bool) -> tuple[Path, str]:
     return path, ""
 
 
-def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float) -> Profile:
+def _profile(
+    calibration: Calibration, headers: list, seeds: list[int], scheduler: str, cfg: float
+) -> Profile:
     header = replace(
         headers[-1],
         samples=len(headers),
+        seeds=tuple(seeds[: len(headers)]),
         scheduler=scheduler,
         guidance=cfg,
         source="SenCache Calibrate",
@@ -286,18 +341,31 @@ def _profile(calibration: Calibration, headers: list, scheduler: str, cfg: float
     return combine(calibration.recordings, header)
 
 
+def _shape(model, latent: dict) -> tuple[int, ...]:
+    """Of the latent that is sampled; of each modality in turn if there are several."""
+    image = _image(model, latent)
+    parts = image.unbind() if getattr(image, "is_nested", False) else [image]
+    return tuple(int(size) for part in parts for size in part.shape)
+
+
+def _image(model, latent: dict):
+    import comfy.sample
+
+    return make(
+        comfy.sample.fix_empty_latent_channels,
+        model,
+        latent["samples"],
+        downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
+        downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
+    )
+
+
 def _sample(guider, sampler, sigmas, latent: dict, seed: int) -> None:
     """One ordinary sampling run, as ComfyUI's KSampler does it; its result is not needed."""
     import comfy.sample
     import comfy.utils
 
-    image = make(
-        comfy.sample.fix_empty_latent_channels,
-        guider.model_patcher,
-        latent["samples"],
-        downscale_ratio_spacial=latent.get("downscale_ratio_spacial"),
-        downscale_ratio_temporal=latent.get("downscale_ratio_temporal"),
-    )
+    image = _image(guider.model_patcher, latent)
     guider.sample(
         comfy.sample.prepare_noise(image, seed, latent.get("batch_index")),
         image,

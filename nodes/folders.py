@@ -11,12 +11,14 @@ from pathlib import Path
 from ..sencache_core import ProfileError
 from ..sencache_core.measure.profile_file import check_writable
 from ..sencache_core.measure.stored import named_folder
+from .settings import setting
 
 PROFILES = "sencache_profiles"
 #: Longest file name without number and extension: most file systems take 255 bytes, some 143.
 NAME_BYTES = 120
 #: Names of devices on Windows, with any extension.
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(10))}
+_OWN = "profiles"
 _CORE = Path(__file__).resolve().parent.parent / "sencache_core"
 
 
@@ -31,10 +33,17 @@ def register() -> None:
 
 
 def user_profiles() -> Path:
-    """Folder that profiles are saved in."""
+    """Folder that profiles are saved in: ``profiles`` below the pack's own in ComfyUI's user
+    folder, or what the user's setting calls it."""
     import folder_paths
 
-    return Path(folder_paths.get_user_directory()) / "default" / "sencache" / "profiles"
+    name = setting("Profiles", _OWN)
+    if name != safe_name(name) or name in (
+        "learnt",
+        "stored",
+    ):  # a name, not a path, and not in use
+        name = _OWN
+    return Path(folder_paths.get_user_directory()) / "default" / "sencache" / name
 
 
 def learnt() -> Path:
@@ -71,6 +80,30 @@ def profile_path(name: str) -> Path:
     return Path(path)
 
 
+def own_profile_path(name: str) -> Path:
+    """Path of the profile of that name, with or without extension, in the user's own folder.
+
+    Raises:
+        ProfileError: there is none.
+    """
+    stem = name.strip().removesuffix(".safetensors")
+    for path in user_profiles().glob("*.safetensors"):
+        if path.stem == stem:
+            return path
+    raise ProfileError(
+        f"There is no profile {stem!r} in {user_profiles()}: press R to refresh the list and pick "
+        "another."
+    )
+
+
+def profile_files() -> dict[str, Path]:
+    """All profiles there are: path by name, without extension."""
+    import folder_paths
+
+    found = ((name, folder_paths.get_full_path(PROFILES, name)) for name in profile_names())
+    return {name.removesuffix(".safetensors"): Path(path) for name, path in found if path}
+
+
 def new_profile_path(name: str) -> Path:
     """A path in the user's folder that no file has yet: ``name``, else ``name_2``, ``name_3``...
 
@@ -80,7 +113,7 @@ def new_profile_path(name: str) -> Path:
     Raises:
         ProfileError: nothing can be written there.
     """
-    stem, folder = _safe(name), user_profiles()
+    stem, folder = safe_name(name), user_profiles()
     with suppress(OSError):  # the trial says what is wrong
         folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{stem}.safetensors", 2
@@ -90,7 +123,7 @@ def new_profile_path(name: str) -> Path:
     return path
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A file name without extension that every common file system takes."""
     name = unicodedata.normalize("NFC", name).removesuffix(".safetensors")
     stem = re.sub(r"[^\w .+-]+", "_", name)[:NAME_BYTES].strip(" .")

@@ -121,9 +121,11 @@ SLOW = (
     "tests/benchmarks/",
     "tests/comfy/test_branches.py",
     "tests/comfy/test_compile.py",
+    "tests/comfy/test_families.py::test_budget_is_met_and_counted",
     "tests/comfy/test_families.py::test_computing_everything_changes_nothing",
     "tests/comfy/test_first_blocks.py",
     "tests/comfy/test_lifecycle.py::test_the_original_patcher_is_untouched",
+    "tests/comfy/test_looks.py::test_what_has_not_changed_is_reused",
     "tests/comfy/test_neighbours.py::test_neighbours_that_are_no_caches_are_left_alone",
     "tests/comfy/test_old_host.py",
     "tests/comfy/test_partial_blocks.py",
@@ -139,6 +141,7 @@ SLOW = (
     "tests/comfy/test_stored.py::test_only_what_comes_later_is_computed",
     "tests/diffusers/test_compile.py",
     "tests/diffusers/test_stack.py",
+    "tests/diffusers/test_trajectories.py::test_samples_beyond_the_limit_are_computed_in_full",
     "tests/diffusers/test_trajectories.py::test_samples_made_in_turn_are_each_what_they_are_alone",
     "tests/nodes/test_browser.py",
     "tests/nodes/test_calibrate.py::test_an_interrupt_keeps_measured_samples",
@@ -149,12 +152,15 @@ SLOW = (
     "tests/test_cli.py::test_demo",
     "tests/test_cli.py::test_full_budget_changes_nothing",
     "tests/test_cli.py::test_interrupted_calibration_keeps_what_it_has",
+    "tests/test_cli.py::test_more_clips_than_prompts",
     "tests/test_cli.py::test_more_evaluations_come_closer",
     "tests/test_cli.py::test_sampling_agrees_with_the_reference_sampler",
     "tests/test_cli.py::test_speed_up_is_that_of_medians_of_runs_in_turns",
     "tests/test_cli.py::test_what_was_done_is_said",
     "tests/test_mutate.py::test_survivors_are_told",
     "tests/test_policies.py::test_budgets_are_met",
+    "tests/test_policies.py::test_budgets_count_the_blocks_that_always_run",
+    "tests/test_profile_files.py::test_a_file_is_refused_in_words_or_gives_finite_latents",
     "tests/test_stored.py::test_two_processes_share_a_store",
     "tests/test_suite.py::test_what_is_lacking_is_told_in_one_line",
     "tests/test_tiny.py::test_training_step_and_resume",
@@ -199,6 +205,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what takes long and what shares a server; skip what needs ComfyUI if it is not there."""
     for item in items:

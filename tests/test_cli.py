@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sencache_core import Calibration, Profile
-from sencache_core.app import cli
+from sencache_core.app import cli, plots
 from sencache_core.measure.authors import AUTHORS_NUMEL
 from sencache_core.model.families import FAMILIES
 from sencache_core.policies.profilingdit import parse_blocks
@@ -77,12 +77,31 @@ def check_files(folder, family):
     spec = SPECS[family]
     with Image.open(folder / f"{family}.webp") as clip:
         assert clip.n_frames == spec.frames
-        assert clip.size == (2 * spec.pixels, spec.pixels)
+        assert clip.size == (2 * spec.pixels, spec.pixels + plots.HEAD)
     for name in ("frames", "stats"):
         with Image.open(folder / f"{family}_{name}.png") as picture:
             assert np.asarray(picture).std() > 10, "an empty picture"
     detail = json.loads((folder / f"{family}.json").read_text())
     assert len(detail["reports"][0]["steps"]) == STEPS
+
+
+@needs("wan")
+def test_one_clip_is_drawn_as_it_is_sampled(tmp_path, capsys):
+    from PIL import Image
+
+    from sencache_core.app.animation import AFTER
+
+    path = tmp_path / "clip.webp"
+    assert cli.main(["demo", "--animate", str(path), "--steps", "12", "--family", "wan"]) == 0
+    output = capsys.readouterr().out
+    assert "6 of 12 steps computed" in output and "synthetic clips" in output
+    with Image.open(path) as clip:
+        assert clip.n_frames == 12 + AFTER
+        first = np.asarray(clip.convert("RGB"))
+        clip.seek(clip.n_frames - 1)
+        last = np.asarray(clip.convert("RGB"))
+    assert first.shape == last.shape and (first != last).any()
+    assert cli.main(["demo", "--animate", str(path), "--family", "cogvideox"]) == 2
 
 
 @needs("wan")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys import WAN, cached_run, schedule
 
-from sencache_core import POLICIES, CacheConfig, Schedule
+from sencache_core import POLICIES, CacheConfig, Schedule, flow_sigmas
 from sencache_core.policies import EasyCache, MagCache, Planned
 from sencache_core.policies.layered import LayerSchedule
 from sencache_core.types import OUTPUT, STACK
@@ -40,7 +40,7 @@ def test_a_report_tells_the_plan_before_the_run(name):
         assert report.planned == "" and report.expected is None
         return
     assert report.planned == str(plan)
-    assert report.expected == plan.error or name != Planned.name
+    assert report.expected == plan.skipping or name != Planned.name
 
 
 def test_a_plan_that_changes_is_told():
@@ -51,6 +51,23 @@ def test_a_plan_that_changes_is_told():
     adaptive = Schedule(schedule(24).sigmas, "dpm_adaptive")
     unknown = CacheConfig().start(WAN, adaptive).report
     assert (unknown.rounds, unknown.planned, unknown.expected) == (0, "", None)
+
+
+def test_what_the_sampler_itself_misses_is_not_put_down_to_skipping():
+    coarse = Schedule(tuple(flow_sigmas(20, 8.0)), "euler")
+
+    def plan(budget, aim):
+        return CacheConfig(budget=budget, aim=aim).plan(WAN, coarse)
+
+    full, half, quarter = (plan(budget, "true") for budget in (1.0, 0.5, 0.25))
+    assert full.error > 0.1 and full.skipping == 0
+    assert half.error > full.error and half.skipping**2 == pytest.approx(
+        half.error**2 - full.error**2
+    )
+    assert half.skipping < quarter.skipping < quarter.error
+    same = plan(0.5, "same")
+    assert same.skipping == same.error
+    assert same.error < half.skipping < 2 * same.error  # nearly the same skipping, priced twice
 
 
 def test_which_are_known():

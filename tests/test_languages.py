@@ -131,3 +131,10 @@ def test_files_that_english_has_not_are_found(tree):
 def test_comfyui_is_given_the_languages_that_are_translated():
     folders = {path.name for path in (ROOT / "locales").iterdir()}
     assert folders == {"en", *languages.LANGUAGES}
+
+
+@pytest.mark.parametrize("language", languages.LANGUAGES)
+def test_every_language_says_all_that_english_says(language):
+    """``python tools/languages.py`` lists what is left."""
+    found = languages.faults(language)
+    assert not found, f"{len(found)} left, the first: {found[0]}"

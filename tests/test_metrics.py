@@ -83,3 +83,33 @@ def test_missing_kornia_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia.metrics", None)
     with pytest.raises(ImportError, match="pip install kornia"):
         metrics.compare(clip(), clip())
+
+
+def test_differences_are_signed_and_have_one_scale():
+    reference = torch.full((2, 3, 20, 20), 0.5)
+    changed = reference.clone()
+    changed[0, :, 0] += 0.2
+    changed[1, :, 0] -= 0.1
+    first, second = metrics.differences(reference, changed)
+    assert first[0].tolist() == pytest.approx([0.2] * 20) and not first[1:].any()
+    assert second[0].tolist() == pytest.approx([-0.1] * 20)
+    assert metrics.difference_scale(reference, changed) == pytest.approx(0.2)
+    assert metrics.difference_scale(reference, reference) == 0
+
+
+def test_a_few_pixels_do_not_set_the_scale_unless_there_are_no_others():
+    reference = torch.full((1, 3, 40, 40), 0.5)
+    changed = reference + 0.01
+    changed[..., 0, 0] = 1.0
+    assert metrics.difference_scale(reference, changed) == pytest.approx(0.01, rel=1e-3)
+    alone = reference.clone()
+    alone[..., 0, 0] = 1.0
+    assert metrics.difference_scale(reference, alone) == pytest.approx(0.5)
+
+
+def test_amplified_differences_leave_the_clips_as_they_are():
+    a, b = clip(), clip(seed=1)
+    kept = a.clone(), b.clone()
+    shown = metrics.amplified(a, b, 4.0)
+    torch.testing.assert_close(shown, ((a - b).abs() * 4).clamp(0, 1))
+    assert torch.equal(a, kept[0]) and torch.equal(b, kept[1])

@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", default="sencache-demo", help="folder for the clips")
     demo.add_argument("--json", metavar="FILE", help="also write the figures as JSON")
     demo.add_argument(
+        "--animate", metavar="WEBP", help="only draw one clip as it is sampled, without and with"
+    )
+    demo.add_argument(
         "--comfyui", metavar="DIR", help="run the example workflow in this ComfyUI instead"
     )
     demo.set_defaults(run=_demo)
@@ -173,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(arguments: argparse.Namespace) -> int:
     if arguments.comfyui:
         return _demo_in_comfyui(arguments)
+    if arguments.animate:
+        return _animate(arguments)
     from .demo import CAVEAT, run_demo
 
     _make_folder(arguments.json)
@@ -204,6 +209,21 @@ def _demo(arguments: argparse.Namespace) -> int:
     print(f"Clips, plots and reports: {Path(arguments.out).resolve()}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _animate(arguments: argparse.Namespace) -> int:
+    from .animation import animate
+    from .demo import CAVEAT
+
+    family = "wan" if arguments.family in (None, "all") else arguments.family
+    made = animate(arguments.animate, family, arguments.budget, arguments.steps)
+    print(
+        f"{made['prompt']}: {made['evaluations']} of {made['steps']} steps computed, "
+        f"{made['seconds_uncached']:.2f} s uncached and {made['seconds_cached']:.2f} s cached "
+        f"(one thread's own time), {made['psnr_mean']:.1f} dB"
+    )
+    print(f"{arguments.animate}\n{CAVEAT}")
     return 0
 
 

@@ -97,7 +97,7 @@ def run_demo(
             f"the profile is of {profile.header.family}, the demo is of {', '.join(families)}"
         )
     for family in families:
-        _check_weights(family)
+        check_weights(family)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     results = []
@@ -210,6 +210,7 @@ def sample(
     seed: int,
     steps: int,
     tick=lambda: None,
+    saw=lambda x, output, t: None,
 ) -> Tensor:
     """One clip's latent ``[1, C, F, H, W]``, by diffusers' own scheduler, guidance in one batch."""
     spec = SPECS[family]
@@ -227,6 +228,7 @@ def sample(
             both = forward(family, module, torch.cat([x, x]), time_of_model, context)
         negative, positive = both.chunk(2)
         guided = negative + spec.guidance * (positive - negative)
+        saw(x, guided, t)
         x = scheduler.step(guided, t, x, return_dict=False)[0]
         tick()
     return x
@@ -281,7 +283,7 @@ def calibrate(
     if samples < 1 or (steps is not None and steps < 2):
         raise ValueError("need at least one sample and two steps")
     spec, steps = SPECS[family], steps or SPECS[family].steps
-    _check_weights(family)
+    check_weights(family)
     check_writable(out)
     module, scheduler = load_diffusers(family), make_scheduler(family)
     prompts = calibration_prompts()
@@ -325,7 +327,8 @@ def calibrate(
     return profile, True
 
 
-def _check_weights(family: str) -> None:
+def check_weights(family: str) -> None:
+    """Raises FileNotFoundError where the weights of a tiny model are missing."""
     if not weights_path(family).is_file():
         raise FileNotFoundError(f"the weights of the tiny {family} model are not installed")
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..measure import library
 from ..measure.learnt_store import LearntStore, default_folder
 from ..measure.stored import CallFacts, CallStore, named_folder
 
@@ -49,23 +47,23 @@ def _learnt(arguments: argparse.Namespace) -> LearntStore:
 
 def _list_learnt(arguments: argparse.Namespace) -> int:
     store, found = _learnt(arguments), False
-    for path, learnt in store.listed():
+    for row in library.learnt(store):
         found = True
-        if isinstance(learnt, ValueError):
-            print(f"{path.stem}: {learnt}")
+        if row.header is None:
+            print(f"{row.name}: {row.problem}")
             continue
-        header = learnt.header
-        errors = [run.error for run in learnt.runs if math.isfinite(run.error)]
+        header = row.header
         facts = (
+            header.label,
             f"{header.samples} run{'s' * (header.samples != 1)}",
-            f"{len(header.sigmas) - 1} steps",
+            f"{header.steps} steps",
             header.sampler,
             f"guidance {header.guidance:g}" if header.guidance else "",
             header.tap if header.tap != "output" else "",
-            f"forecasts {np.median(errors):.1%} off" if errors else "",
-            f"{path.stat().st_size / 1000:.0f} kB",
+            "" if row.error is None else f"forecasts {row.error:.1%} off",
+            f"{row.size / 1000:.0f} kB",
         )
-        print(f"{path.stem}: {', '.join(filter(None, facts))}")
+        print(f"{row.name}: {', '.join(filter(None, facts))}")
     if not found:
         print(f"nothing has been learnt in {store.folder}")
     return 0

@@ -6,6 +6,7 @@ is another sample, not necessarily a worse one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 PSNR_CAP = 100.0
 #: Side of SSIM's Gaussian window in pixels (Wang et al. 2004, section III-C).
 SSIM_WINDOW = 11
+#: Share of the pixels whose difference is shown without clipping.
+_SHOWN = 0.995
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,40 @@ def ssim(reference: Tensor, clip: Tensor) -> Tensor:
     reference, clip = _checked(reference, clip)
     if min(reference.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW} pixels a side")
-    # Without eps: it would keep identical black frames from scoring 1.
-    similarity = metrics.ssim(reference, clip, SSIM_WINDOW, 1.0, 0.0, padding="valid")
-    return similarity.mean(dim=(1, 2, 3))
+    # Without eps: it would keep identical black frames from scoring 1. Frame by frame, because the
+    # maps of a whole clip take several times its memory.
+    pairs = zip(reference.split(1), clip.split(1), strict=True)
+    maps = (metrics.ssim(a, b, SSIM_WINDOW, 1.0, 0.0, padding="valid") for a, b in pairs)
+    return torch.stack([similarity.mean() for similarity in maps])
+
+
+def differences(reference: Tensor, clip: Tensor) -> Iterator[Tensor]:
+    """How much brighter ``clip`` is: ``[H, W]`` a frame, float32 in -1..1, mean over channels.
+
+    Arguments and errors as for :func:`compare`.
+    """
+    pairs = zip(*_checked(reference, clip), strict=True)
+    return ((b - a).mean(dim=0) for a, b in pairs)
+
+
+def difference_scale(reference: Tensor, clip: Tensor) -> float:
+    """Where a picture of :func:`differences` takes its strongest colour, 0 if there are none.
+
+    One scale for the whole clip, so that frames can be compared: the largest over the frames of
+    what 99.5 % of the pixels stay below (ours), so that a few pixels do not make all others pale.
+    """
+    largest, most = 0.0, 0.0
+    for difference in differences(reference, clip):
+        sizes = difference.abs().flatten()
+        rank = max(1, round(_SHOWN * len(sizes)))
+        largest = max(largest, float(sizes.kthvalue(rank).values))
+        most = max(most, float(sizes.max()))
+    return largest or most
+
+
+def amplified(reference: Tensor, clip: Tensor, gain: float) -> Tensor:
+    """Absolute difference times ``gain``, within 0..1, of the arguments' shape."""
+    return clip.sub(reference).abs_().mul_(gain).clamp_(0, 1)
 
 
 def from_images(images: Tensor) -> Tensor:

@@ -13,9 +13,12 @@ from ..measure.profile import Profile
 from ..policies import Planned
 from ..run.stats import RunReport
 from . import look
+from .clips import pixels
 
-#: Frames of each clip on a contact sheet, and the factor on the difference pictures.
-SHEET_FRAMES, SHEET_GAIN = 6, 4.0
+#: Frames of each clip on a contact sheet.
+SHEET_FRAMES = 6
+#: Height of the labels above clips, in pixels.
+HEAD = 18
 
 
 def stats_plot(report: RunReport, path: str | Path) -> None:
@@ -56,10 +59,12 @@ def stats_plot(report: RunReport, path: str | Path) -> None:
             chart.yaxis.set_major_formatter(lambda value, _: look.share(value))
             chart.yaxis.set_minor_formatter(lambda value, _: "")
     if chart.has_data():
-        chart.legend(fontsize=8, frameon=False, ncols=3)
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+        chart.legend(fontsize=8, frameon=False, ncols=3, **above)
     for side in ("top", "right"):
         chart.spines[side].set_visible(False)
     chart.grid(axis="y", color=look.GRID, linewidth=0.6)
+    chart.set_xlim(0.5, len(report.steps) + 0.5)
     chart.set_xlabel("step", fontsize=8)
     figure.suptitle(_answer(report), fontsize=10)
     figure.savefig(path, dpi=120)
@@ -77,7 +82,9 @@ def _answer(report: RunReport) -> str:
 
 
 def contact_sheet(rows: Sequence[tuple[str, Tensor, Tensor]], path: str | Path) -> None:
-    """Reference, cached clip and their amplified difference, below each other, as a PNG.
+    """Uncached clip, cached clip and their difference, below each other and labelled, as a PNG.
+
+    The difference is signed, grey where there is none, and magnified until it can be seen.
 
     Args:
         rows: title, reference and cached clip (each ``[F, 3, H, W]`` in 0..1).
@@ -87,30 +94,45 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor, Tensor]], path: str | Path) 
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axis, (title, reference, cached) in zip(axes, rows, strict=True):
         picked = np.linspace(0, len(reference) - 1, min(SHEET_FRAMES, len(reference))).round()
-        frames = [
-            clip[picked].permute(2, 0, 3, 1).flatten(1, 2)
-            for clip in (reference, cached, (cached - reference).abs() * SHEET_GAIN)
-        ]
+        difference = (cached - reference)[picked]
+        gain = 2 ** math.floor(math.log2(0.5 / max(float(difference.abs().max()), 1e-6)))
+        rows_of = {
+            "uncached": reference[picked],
+            "cached": cached[picked],
+            f"difference\nx {gain:g}": 0.5 + gain * difference,
+        }
+        frames = [clip.permute(2, 0, 3, 1).flatten(1, 2) for clip in rows_of.values()]
         axis.imshow(np.concatenate([f.clamp(0, 1).numpy() for f in frames]))
-        axis.set_title(f"{title}\nuncached, cached, difference x {SHEET_GAIN:g}", fontsize=9)
-        axis.axis("off")
+        axis.set_title(title, fontsize=9)
+        height = reference.shape[-2]
+        axis.set_yticks([height * (k + 0.5) for k in range(3)], list(rows_of), fontsize=8)
+        axis.tick_params(length=0)
+        axis.set_xticks([])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
     figure.savefig(path, dpi=100)
 
 
 def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], path: str | Path, fps: int) -> None:
-    """Uncached (left) and cached clips (right), one pair a row, as an endless animated WebP.
+    """Uncached (left) and cached clips (right), labelled, one pair a row, as an endless WebP.
 
     Args:
         pairs: clips ``[F, 3, H, W]`` in 0..1, all of one shape.
         path: file to write.
         fps: frames per second.
     """
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
-    frames = [
-        np.concatenate([np.concatenate([_pixels(a[k]), _pixels(b[k])], 1) for a, b in pairs])
+    width = pairs[0][0].shape[-1]
+    head = Image.new("RGB", (2 * width, HEAD), look.PAPER)
+    draw = ImageDraw.Draw(head)
+    for x, words in ((4, "uncached"), (width + 4, "cached")):
+        draw.text((x, 2), words, fill=look.INK, font=look.font(12))
+    clips = [
+        np.concatenate([np.concatenate([pixels(a[k]), pixels(b[k])], 1) for a, b in pairs])
         for k in range(len(pairs[0][0]))
     ]
+    frames = [np.concatenate([np.asarray(head), clip]) for clip in clips]
     first, *others = [Image.fromarray(frame) for frame in frames]
     first.save(path, save_all=True, append_images=others, duration=1000 // fps, loop=0, quality=90)
 
@@ -138,7 +160,3 @@ def _figure(width: float, height: float):
             "plots need matplotlib: in the source tree, pip install -e '.[demo]'"
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _pixels(frame: Tensor) -> np.ndarray:
-    return (frame.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..model.families import Family
 from ..run.runner import Runner
 from ..sampler.schedule import Schedule
-from .probe import Probe
+from .probe import Probe, Travel
 from .profile import Recording
 from .recorder import Recorder
 
@@ -29,6 +31,7 @@ class Calibration:
         self.probes = probes
         self._recorders: list[Recorder] = []
         self._masks: list[tuple[bool, ...]] = []
+        self._measuring: Recorder | None = None  # the run that goes on, unless it probes
 
     def runs_of(self, rounds: int) -> int:
         """Sampling runs that a sample of that many rounds needs."""
@@ -49,14 +52,17 @@ class Calibration:
         looks: bool = False,
     ) -> Runner:
         """The runner of the next run; arguments as for ``Recorder.start``."""
+        self._measuring = None
         if self._masks:
             found = [travel for recorder in self._recorders[:-1] for travel in recorder.travels]
             return self._recorders[-1].probe(self._masks.pop(0), found)
         keep = self.runs_of(len(schedule.rounds)) > 1
-        return Recorder.start(family, schedule, tap, guidance, keep, looks)
+        self._measuring = Recorder.start(family, schedule, tap, guidance, keep, looks)
+        return self._measuring
 
     def finished(self, runner: Runner) -> None:
         """A run has ended, completed or not."""
+        self._measuring = None
         if isinstance(runner, Probe):
             recorder = self._recorders[-1]
             if (travel := runner.travel()) is not None:
@@ -70,6 +76,16 @@ class Calibration:
             return
         if not self._masks:
             recorder.release()
+
+    def curves(self) -> list[tuple[list[float], dict[str, np.ndarray]]]:
+        """Times and curves of every sample as far as it has come, see ``Recorder.curves``."""
+        going = [] if self._measuring is None else [self._measuring]
+        return [recorder.curves() for recorder in (*self._recorders, *going)]
+
+    @property
+    def travels(self) -> list[Travel]:
+        """What all probes have found so far."""
+        return [travel for recorder in self._recorders for travel in recorder.travels]
 
     @property
     def recordings(self) -> list[Recording]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..model.families import FAMILIES
 from ..run.witness import Observed
 from .learnt import LearntProfile
 from .profile import ProfileHeader
@@ -19,6 +21,7 @@ from .profile_file import NewerFormat, ProfileError
 #: Seconds that a run's end waits for another process to write (ours): writing takes milliseconds.
 PATIENCE = 10.0
 _LOCK = ".lock"
+_NAME = re.compile(r"[\w-]+")
 
 #: Environment variable that names the folder where nobody has named another, or ``off``.
 VARIABLE = "SENCACHE_LEARNT"
@@ -84,23 +87,60 @@ class LearntStore:
             ProfileError: it cannot be written.
         """
         path = self.path(header)
+        with self._locked():
+            known = None
+            try:
+                known = LearntProfile.load(path) if path.is_file() else None
+            except NewerFormat:
+                raise
+            except ProfileError:
+                pass  # damaged
+            learnt = (known or LearntProfile(_blank(header))).with_run(observed)
+            learnt.save(path)
+            return learnt
+
+    def put(self, learnt: LearntProfile) -> Path:
+        """Save what another folder has learnt; the file's path.
+
+        Raises:
+            ProfileError: it cannot be written, or does not say of which model it is.
+            FileExistsError: there is something of such runs already.
+        """
+        if learnt.header.family not in FAMILIES or not _NAME.fullmatch(learnt.name):
+            raise ProfileError("its header names no model that this version knows")
+        path = self.path(learnt.header)
+        with self._locked():
+            if os.path.lexists(path):
+                raise FileExistsError(path.stem)
+            learnt.save(path)
+        return path
+
+    def label(self, path: Path, text: str) -> None:
+        """Call what lies there ``text``; its date stays.
+
+        Raises:
+            ProfileError: it cannot be read or written.
+        """
+        with self._locked():
+            learnt = LearntProfile.load(path)
+            found = os.stat(path)
+            replace(learnt, header=replace(learnt.header, label=text)).save(path)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / _LOCK, timeout=PATIENCE):
-                known = None
-                try:
-                    known = LearntProfile.load(path) if path.is_file() else None
-                except NewerFormat:
-                    raise
-                except ProfileError:
-                    pass  # damaged
-                learnt = (known or LearntProfile(_blank(header))).with_run(observed)
-                learnt.save(path)
-                return learnt
+            lock = FileLock(self.folder / _LOCK, timeout=PATIENCE)
+            lock.acquire()
         except Timeout as error:
             raise ProfileError(f"{self.folder} is locked by another process") from error
         except OSError as error:
             raise ProfileError(f"cannot write to {self.folder}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def listed(self) -> Iterator[tuple[Path, LearntProfile | ProfileError]]:
         """All files, by name, and what is in them, or why that cannot be told."""

@@ -72,6 +72,8 @@ class ProfileHeader:
         samples: trajectories averaged.
         tap: ``"output"`` or ``"stack"``: what was measured.
         source: free text: who made it, from what.
+        seeds: noise seeds of the samples, as far as they are known.
+        label: what a person calls it, empty where the file's name says that.
     """
 
     family: str
@@ -85,6 +87,13 @@ class ProfileHeader:
     samples: int = 1
     tap: str = "output"
     source: str = ""
+    seeds: tuple[int, ...] = ()
+    label: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Of the run that it was measured on, 0 if unknown."""
+        return max(len(self.sigmas) - 1, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ CLOSEST_TIMES = 1e-9
 #: indefinite (ours; sums in float64 leave 1e-14).
 _ROUNDING = 1e-6
 
-_TEXTS = ("family", "fingerprint", "sampler", "scheduler", "dtype", "tap", "source")
+_TEXTS = ("family", "fingerprint", "sampler", "scheduler", "dtype", "tap", "source", "label")
 
 
 def check_header(header: Mapping[str, object]) -> None:
@@ -32,7 +32,9 @@ def check_header(header: Mapping[str, object]) -> None:
     for name in _TEXTS:
         if not isinstance(value := header[name], str) or not _encodes(value):
             raise ProfileError(f"{name!r} in its header must be a text, not {_short(value)}")
-    for name, kind, what in (("sigmas", Real, "numbers"), ("shape", Integral, "whole numbers")):
+    whole = "whole numbers"
+    lists = (("sigmas", Real, "numbers"), ("shape", Integral, whole), ("seeds", Integral, whole))
+    for name, kind, what in lists:
         values = header[name]
         if not isinstance(values, tuple) or not all(_fits(v, kind) for v in values):
             raise ProfileError(

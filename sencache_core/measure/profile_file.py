@@ -32,6 +32,10 @@ class NewerFormat(ProfileError):
     """A file that only a newer version can read."""
 
 
+class AnotherKind(ProfileError):
+    """A safetensors file of something else."""
+
+
 def read(
     path: str | Path, key: str, known: Callable[[str], bool]
 ) -> tuple[str, dict[str, np.ndarray]]:
@@ -50,6 +54,7 @@ def read(
 
     Raises:
         ProfileError: no such file, or it is not a profile.
+        AnotherKind: it has no such metadata.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -63,7 +68,7 @@ def read(
             header = file.read(length)
             text = _metadata(header).get(key)
             if text is None:
-                raise ProfileError(
+                raise AnotherKind(
                     f"{path} is a safetensors file, but not a SenCache profile; choose another file"
                 )
             if size > LARGEST:

@@ -236,22 +236,27 @@ class Recorder:
             self._looked = []
         return self.report
 
-    def recording(self) -> Recording:
-        """What was measured, as plain arrays. One device-to-host copy per curve."""
+    def curves(self) -> tuple[list[float], dict[str, np.ndarray]]:
+        """Times in the order of the run, and ``[T]`` values by the curve's name, as far as it has
+        come. One device-to-host copy per curve."""
         names = [n for n in CURVES if self._rows and all(n in row for _, row in self._rows)]
         curves = {}
         for name in names:
             curves[name] = torch.stack([row[name] for _, row in self._rows]).cpu().double().numpy()
         times = [t for t, _ in self._rows]
         keep = _first_visits(times)
-        curves = {n: c[keep] for n, c in curves.items()}
+        return [times[k] for k in keep], {n: c[keep] for n, c in curves.items()}
+
+    def recording(self) -> Recording:
+        """What was measured, as plain arrays."""
+        times, curves = self.curves()
         visited = self._visited()
         grams = (_gram([r.guided for r in visited]), _gram([r.lead for r in visited]))
         if any(gram is None for gram in grams):
             visited, grams = [], (None, None)
         gap = _gram([r.guided - r.lead for r in visited]) if visited else None
         return Recording(
-            tuple(times[k] for k in keep),
+            tuple(times),
             curves,
             tuple(r.t for r in visited),
             *grams,

@@ -26,7 +26,7 @@ class Off(Policy):
         return Decision(ALL, Reason.OFF), state
 
     def plan(self, run: RunInfo, guards: Guards) -> Plan:
-        return Plan((True,) * len(run.times), 0.0)
+        return Plan((True,) * len(run.times), 0.0, skipping=0.0)
 
     def for_budget(self, evaluations, run, guards) -> Policy:
         return self

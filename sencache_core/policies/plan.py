@@ -18,12 +18,15 @@ class Plan:
         errors: expected RMS of (forecast - truth) / RMS of truth, on the leading branch, of a
             forecast for each round from the evaluations before it; ``nan`` where there are none.
         half: rounds of ``mask`` that run the conditional branch alone.
+        skipping: what of ``error`` is due to what is skipped; the rest the sampler itself misses of
+            the exact solution, where that is what the plan heads for.
     """
 
     mask: tuple[bool, ...]
     error: float = float("nan")
     errors: tuple[float, ...] = ()
     half: frozenset[int] = frozenset()
+    skipping: float = float("nan")
 
     @classmethod
     def parse(cls, text: str) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -327,8 +328,15 @@ class Planner:
             wanted = np.arange(first, min(first + BLOCK, len(mask)))
             known = before[np.searchsorted(done, wanted) - 1]
             errors.append(self._relative(known, wanted))
-        error = float(np.exp(np.log(np.maximum(self.expected(mask), 1e-12)).mean()))
-        return Plan(tuple(mask), error, tuple(np.concatenate(errors).tolist()))
+        error = _mean(self.expected(mask))
+        skipping = math.sqrt(max(error**2 - self._missed**2, 0.0))
+        relative = tuple(np.concatenate(errors).tolist())
+        return Plan(tuple(mask), error, relative, skipping=skipping)
+
+    @cached_property
+    def _missed(self) -> float:
+        """Error of the final latent if every round is computed: what the sampler itself misses."""
+        return _mean(self.expected([True] * len(self.rounds))) if self._own_step else 0.0
 
     def _relative(self, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """``[P]`` errors of the leading branch's forecasts for ``wanted``, from ``[P, h]``."""
@@ -343,6 +351,11 @@ class Planner:
         )
         size = np.sqrt(np.maximum(lead[wanted[:, 0], wanted[:, 0]], 1e-300))
         return np.sqrt(np.maximum(squares, 0)) / size
+
+
+def _mean(errors: np.ndarray) -> float:
+    """Geometric mean over samples."""
+    return float(np.exp(np.log(np.maximum(errors, 1e-12)).mean()))
 
 
 def _each(places: np.ndarray, known: np.ndarray) -> np.ndarray:

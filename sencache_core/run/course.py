@@ -60,7 +60,7 @@ class Course:
             return
         plan = self.policy.ahead(self._state) or foresee(self.policy, self.run)
         self._report.planned = "" if plan is None else str(plan)
-        self._report.expected = None if plan is None else plan.error
+        self._report.expected = None if plan is None else plan.skipping
         self._report.rounds = len(self.run.schedule.rounds)
 
     @property

@@ -83,8 +83,8 @@ class RunReport(Speaker):
         rounds: evaluation rounds to be expected, 0 if that cannot be told.
         planned: what each of them is to be, one letter a round: ``C`` computed, ``h`` in part,
             ``.`` reused; it follows changes of plan. Empty where it is decided as the run goes.
-        expected: RMS error of the final latent that the plan expected when the run began, ``None``
-            without one.
+        expected: RMS error of the final latent that skipping was expected to make when the run
+            began (``Plan.skipping``), ``None`` without a plan.
         budget: share of evaluations asked for, ``None`` if a tolerance ruled.
         steps: one record a round.
         calls: model calls really run (a batched cond+uncond pair is one call).

@@ -20,6 +20,14 @@ pytest.importorskip("diffusers", reason="the tiny models need diffusers")
 pytestmark = pytest.mark.comfyui
 
 
+def small(family):
+    """A bundled model with clips of an eighth of their size or less."""
+    model = load_tiny(family)
+    channels, _, height, width = model.spec.latent
+    latent = (channels, 2, height // 2, width // 2)
+    return replace(model, spec=replace(model.spec, latent=latent))
+
+
 @pytest.fixture(scope="module")
 def peers(comfyui):
     from benchmarks import comfy_peers
@@ -32,7 +40,7 @@ def cases(request, peers, tmp_path_factory):
     """The same model in both hosts: diffusers, ComfyUI."""
     if request.param == "cogvideox":
         pytest.importorskip("comfy_extras.nodes_void", reason="this ComfyUI has no CogVideoX")
-    model = load_tiny(request.param)
+    model = small(request.param)
     store = Store(tmp_path_factory.mktemp("store"), model)
     both = [make_case(model, SHORT, host, store, 1, 1, 1) for host in ("diffusers", "comfyui")]
     yield both
@@ -84,7 +92,7 @@ def test_without_comfyui_there_is_a_reason(monkeypatch, peers):
 
 def test_a_model_that_comfyui_samples_otherwise_is_refused(peers):
     """Another rotary scale is nothing that ComfyUI could read off the weights."""
-    model = load_tiny("ltx")
+    model = small("ltx")
     other = replace(model, rope=(8 / 100, 32, 32))
     peers.ComfyHost(model, SHORT).close()
     with pytest.raises(peers.Unavailable, match="does not sample ltx as diffusers does"):
@@ -111,7 +119,7 @@ def test_other_samplers_are_rows_of_their_own(peers, tmp_path, sampler):
     regime = Regime("short", steps=6, shift=5.0, guidance=2.0).sampled_by(sampler)
     names = ["fewer-steps (ComfyUI)", "planned (ComfyUI)"]
     methods = [method for method in peers.METHODS if method.name in names]
-    plan = Plan([load_tiny("ltx")], [regime], methods, [0.5], 1, 1, 1)
+    plan = Plan([small("ltx")], [regime], methods, [0.5], 1, 1, 1)
     rows = run_bench(plan, tmp_path / "rows.json", progress=False)
     assert [row["regime"] for row in rows] == [f"short {sampler}"] * 3
     assert all(row["error"] is None for row in rows)

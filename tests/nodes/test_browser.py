@@ -35,7 +35,9 @@ VIEWERS = f"""{NODES}.filter((node) => node.type === "SenCacheStatsViewer").map(
   .map((view) => view.querySelector(".sencache-page"))"""
 MUTE, BYPASS = 2, 4
 ID = "00000000-1111-4222-8333-444444444444"
-RAN = f"{STEPS // 2} of {STEPS} evaluations run"
+RAN = f"{STEPS // 2} of {STEPS} steps computed"
+#: Said while a long run is under way, once the time left is known.
+RUNNING = f" of {LONG}, about"
 READY = f"""() => window.comfyAPI?.app && {APP}.graph && {APP}.extensionManager?.setting
   && ["SenCacheStatsViewer", "MarkdownNote"].every((t) => LiteGraph.registered_node_types[t])"""
 
@@ -161,12 +163,13 @@ def run_tiny(tab, vue: bool = False, **values) -> None:
 def start_long_run(tab, seed: int) -> None:
     """One that is not over before a page has been loaded anew."""
     queue_tiny(tab, steps=LONG, seed=seed)
-    wait_for_text(tab, "(running")
+    wait_for_text(tab, RUNNING)
 
 
 def interrupt(tab, server) -> None:
     server.post("/interrupt", {})
-    tab.wait_for_function(f"() => {VIEWERS}.every((p) => !p.textContent.includes('(running'))")
+    quiet = f"(text) => {VIEWERS}.every((page) => !page.textContent.includes(text))"
+    tab.wait_for_function(quiet, arg=RUNNING)
 
 
 def viewer_size(tab) -> dict:
@@ -183,12 +186,14 @@ def viewer_size(tab) -> dict:
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_viewer_fills(page, vue):
     run_tiny(page, vue)
-    assert page.locator(".sencache-view svg.sencache-chart title").count() == STEPS
+    assert page.locator(".sencache-track .sencache-strip > g").count() == STEPS
+    page.locator("[data-key=fold-about]").evaluate("(one) => one.click()")
     mask = page.locator(".sencache-mask code").text_content()
     assert len(mask) == STEPS and mask.count("C") == STEPS // 2
     page.wait_for_function(  # the chart is drawn anew whenever the node is laid out
         """() => {
-          const box = document.querySelector("svg.sencache-chart")?.getBoundingClientRect();
+          const drawn = document.querySelector(".sencache-column > svg.sencache-chart");
+          const box = drawn?.getBoundingClientRect();
           return box && box.width > 100 && box.height > 40; }"""
     )
     saved = page.evaluate(
@@ -207,7 +212,7 @@ def test_viewer_fills(page, vue):
 def test_the_open_table_leaves_the_node_as_it_is(page, vue):
     run_tiny(page, vue)
     queue_tiny(page, steps=30)
-    wait_for_run(page, "15 of 30 evaluations run")
+    wait_for_run(page, "15 of 30 steps computed")
     page.wait_for_timeout(500)
     before = viewer_size(page)
     page.evaluate("() => document.querySelector('.sencache-view summary').click()")
@@ -216,7 +221,7 @@ def test_the_open_table_leaves_the_node_as_it_is(page, vue):
     assert viewer_size(page) == before
     rows = page.evaluate(
         """() => {
-          const box = document.querySelector(".sencache-rows");
+          const box = document.querySelector(".sencache-table");
           return { high: box.clientHeight, all: box.scrollHeight }; }"""
     )
     assert rows["high"] <= 220 < rows["all"]
@@ -248,7 +253,7 @@ def test_a_bypassed_apply_is_shown_as_such(page):
     page.evaluate(f"(mode) => {{ {APP}.graph.getNodeById(7).mode = mode; }}", MUTE)
     queue_tiny(page, seed=3)
     wait_for_text(page, "Nothing is cached")
-    assert "evaluations run" not in viewer_text(page)
+    assert "steps computed" not in viewer_text(page)
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
@@ -257,11 +262,11 @@ def test_an_interrupted_run_ends(page, server, vue):
     load(page, TINY)
     start_long_run(page, seed=11)
     interrupt(page, server)
-    wait_for_text(page, "This run was interrupted")
-    assert f"{LONG} steps were due" in viewer_text(page)
+    wait_for_text(page, "Stopped at")
+    assert f" of {LONG}." in viewer_text(page)
     queue_tiny(page, seed=12)
     wait_for_run(page)
-    assert "interrupted" not in viewer_text(page)
+    assert "Stopped at" not in viewer_text(page)
 
 
 def test_a_chart_of_before_is_dated(page):
@@ -294,9 +299,9 @@ def test_a_chart_stays_with_its_workflow_and_tab(page, server):
     assert "Queue the graph" in viewer_text(page)
     page.keyboard.press("Escape")  # an old frontend asks about missing models
     page.get_by_text("first", exact=True).first.click()
-    wait_for_text(page, "(running")
+    wait_for_text(page, RUNNING)
     interrupt(page, server)
-    wait_for_text(page, "This run was interrupted")
+    wait_for_text(page, "Stopped at")
 
 
 def test_a_run_is_followed_over_a_reload(page, server):
@@ -305,9 +310,9 @@ def test_a_run_is_followed_over_a_reload(page, server):
     page.wait_for_timeout(2000)  # the frontend keeps the graph for the next time
     open_frontend(page, server)
     load(page, TINY)
-    wait_for_text(page, "(running")
+    wait_for_text(page, RUNNING)
     interrupt(page, server)
-    wait_for_text(page, "This run was interrupted")
+    wait_for_text(page, "Stopped at")
 
 
 def test_a_viewer_in_a_subgraph(page, server):
@@ -317,7 +322,7 @@ def test_a_viewer_in_a_subgraph(page, server):
     )
     start_long_run(page, seed=41)
     interrupt(page, server)
-    wait_for_text(page, "This run was interrupted")
+    wait_for_text(page, "Stopped at")
     queue_tiny(page, seed=42)
     wait_for_run(page)
     assert our_faults(page) == []
@@ -382,3 +387,151 @@ def test_each_node_bypassed_or_muted(page, server):
                 assert by_kind["SenCacheStatsViewer"]["text"][0].startswith("Nothing is cached")
             if kind == "SenCacheTinyDecode":
                 assert by_kind["SenCacheCompare"]["text"][0].startswith("Nothing to compare")
+
+
+def shot(tab, name: str) -> None:
+    """Keep a picture of the viewer where SENCACHE_SHOTS names a folder."""
+    if folder := os.environ.get("SENCACHE_SHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tab.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def show_viewer(tab, width: int = 500, height: int = 520) -> None:
+    """Bring the viewer into sight, at the size given."""
+    tab.evaluate(
+        f"""([width, height]) => {{
+          const node = {NODES}.find((one) => one.type === "SenCacheStatsViewer");
+          node.flags.collapsed = false;
+          node.setSize([width, height]);
+          const {{ ds }} = {APP}.canvas;
+          ds.scale = 1;
+          ds.offset = [420 - node.pos[0], 120 - node.pos[1]];
+          {APP}.canvas.setDirty(true, true); }}""",
+        [width, height],
+    )
+    tab.wait_for_timeout(600)
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_the_viewer_is_read_by_pointer_and_keys_and_kept_as_files(page, server, vue):
+    name = "vue" if vue else "canvas"
+    run_tiny(page, vue, seed=51)
+    show_viewer(page)
+    queue_tiny(page, seed=52, steps=LONG)
+    tops = []
+    for text in (f"of {LONG}", RUNNING):  # from the first moment on nothing moves
+        wait_for_text(page, text, without="Earlier run")
+        assert page.locator(".sencache-track .sencache-strip > g").count() == LONG
+        tops.append(page.locator(".sencache-track").bounding_box()["y"])
+    shot(page, f"{name}-live")
+    assert tops[0] == tops[1]
+    interrupt(page, server)
+    wait_for_text(page, "Stopped at")
+    shot(page, f"{name}-stopped")
+    queue_tiny(page, seed=53)
+    wait_for_run(page)
+    assert "before" in viewer_text(page)  # the run before the one that was interrupted
+    assert page.locator(".sencache-before .sencache-strip > g").count() == STEPS
+    track = page.locator(".sencache-track")
+    where = page.evaluate(f"() => [...{APP}.canvas.ds.offset]")
+    track.focus()
+    page.keyboard.press("Home")
+    assert "Step 1: always computed, first step." in viewer_text(page)
+    page.keyboard.press("ArrowRight")
+    assert track.get_attribute("aria-valuenow") == "2"
+    assert track.get_attribute("aria-valuetext").startswith("Step 2:")
+    assert page.evaluate(f"() => [...{APP}.canvas.ds.offset]") == where
+    shot(page, f"{name}-done")
+    page.keyboard.press("Escape")
+    for kind, start in (("png", b"\x89PNG"), ("svg", b"<svg"), ("csv", b"run,ordinal")):
+        with page.expect_download() as kept:
+            page.locator(f"[data-key={kind}]").evaluate("(one) => one.click()")
+        assert Path(kept.value.path()).read_bytes().startswith(start), kind
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("[data-key=copy]").evaluate("(one) => one.click()")
+    wait_for_text(page, "Copied")
+    copied = json.loads(page.evaluate("() => navigator.clipboard.readText()"))
+    assert copied["runs"][0]["evaluations"] == STEPS // 2
+    for size in ((340, 430), (900, 520)):
+        show_viewer(page, *size)
+        wide = page.evaluate(
+            """() => [...document.querySelectorAll(".sencache-page *")].filter((one) =>
+              one.closest(".sencache-table, .sencache-tabs, svg") === null
+              && one.getBoundingClientRect().right > one.closest(".sencache-view")
+                .getBoundingClientRect().right + 1).map((one) => one.className)"""
+        )
+        assert wide == [], size
+        shot(page, f"{name}-{size[0]}")
+    page.evaluate(
+        f"""() => {{ const node = {NODES}.find((one) => one.type === "SenCacheStatsViewer");
+          node.collapse ? node.collapse() : node.flags.collapsed = true; }}"""
+    )
+    page.wait_for_timeout(600)
+    shot(page, f"{name}-collapsed")
+    page.evaluate(f"() => {NODES}.find((one) => one.type === 'SenCacheStatsViewer').collapse()")
+    show_viewer(page)
+    assert RAN in viewer_text(page)
+    assert our_faults(page) == []
+
+
+def test_the_viewer_in_the_light_theme_and_for_colour_blind_eyes(page):
+    setting = f"(theme) => {APP}.extensionManager.setting.set('Comfy.ColorPalette', theme)"
+    run_tiny(page, seed=61)
+    show_viewer(page)
+    session = page.context.new_cdp_session(page)
+    emulate = "Emulation.setEmulatedVisionDeficiency"
+    try:
+        for theme in ("dark", "light"):
+            page.evaluate(setting, theme)
+            page.wait_for_timeout(600)
+            for kind in ("none", "deuteranopia", "achromatopsia"):
+                session.send(emulate, {"type": kind})
+                shot(page, f"{theme}-{kind}")
+            session.send(emulate, {"type": "none"})
+            # WCAG 2.2, 1.4.3 and 1.4.11: 4.5 for text, 3 for what a figure is read from.
+            for of, least in ((".sencache-large", 4.5), (".sencache-small", 4.5), ("rect", 3)):
+                assert contrast(page, of) >= least, (theme, of)
+    finally:
+        session.send(emulate, {"type": "none"})
+        page.evaluate(setting, "dark")
+
+
+def contrast(tab, selector: str) -> float:
+    """The smallest contrast of what a selector finds in the viewer with the viewer's ground."""
+    return tab.evaluate(
+        """(selector) => {
+          const brush = document.createElement("canvas").getContext("2d");
+          const light = (colour) => {
+            brush.fillStyle = colour;
+            brush.fillRect(0, 0, 1, 1);
+            const [r, g, b] = [...brush.getImageData(0, 0, 1, 1).data].slice(0, 3)
+              .map((part) => part / 255)
+              .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const view = document.querySelector(".sencache-view");
+          const ground = light(getComputedStyle(view).backgroundColor);
+          const found = selector === "rect"
+            ? [...view.querySelectorAll(".sencache-track g > rect")].map((one) =>
+                getComputedStyle(one).fill).filter((fill) => !fill.includes("url"))
+            : [...view.querySelectorAll(selector)].map((one) => getComputedStyle(one).color);
+          return Math.min(...found.map(light).map((own) =>
+            (Math.max(own, ground) + 0.05) / (Math.min(own, ground) + 0.05))); }""",
+        selector,
+    )
+
+
+def test_no_serious_finding_of_axe(page):
+    """``SENCACHE_AXE``: axe-core's ``axe.min.js``, which is no part of this repository."""
+    axe = os.environ.get("SENCACHE_AXE")
+    if not axe:
+        pytest.skip("SENCACHE_AXE names no axe.min.js (npm pack axe-core)")
+    run_tiny(page, seed=71)
+    show_viewer(page)
+    for name in ("steps", "about"):
+        page.locator(f"[data-key=fold-{name}]").evaluate("(one) => one.click()")
+    page.add_script_tag(path=axe)
+    found = page.evaluate("() => axe.run('.sencache-view')")
+    worst = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in worst] == []
+    assert len(found["passes"]) > 10

@@ -1,5 +1,8 @@
 """The Calibrate node from end to end on the bundled model, in this process."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
@@ -12,13 +15,15 @@ STEPS = 8
 
 @pytest.fixture
 def calibrate(pack, monkeypatch, tmp_path):
-    """Runs the node; returns what it put out and what it said."""
+    """Runs the node; what it put out, and the list of what it has shown."""
     import comfy.sd
 
-    folders, module = pack.part("nodes.folders"), pack.part("nodes.calibrate")
+    folders = pack.part("nodes.folders")
     monkeypatch.setattr(folders, "user_profiles", lambda: tmp_path)
     said = []
-    monkeypatch.setattr(module, "show_text", lambda text, node: said.append(text))
+    shown = pack.part("nodes.calibrating")
+    monkeypatch.setattr(shown, "_EVERY", 0.0)
+    monkeypatch.setattr(shown, "send_event", lambda name, data: said.append(data))
     model = comfy.sd.load_diffusion_model(
         str(tiny.weights_path("wan")), model_options={"dtype": torch.float32}
     )
@@ -40,7 +45,7 @@ def calibrate(pack, monkeypatch, tmp_path):
 
     def run(**changed):
         with torch.inference_mode():
-            return pack.run("SenCacheCalibrate", **{**inputs, **changed})
+            return pack.run("SenCacheCalibrate", **{**inputs, **changed})[:2]
 
     return run, said
 
@@ -50,10 +55,17 @@ def test_measures_gain_and_says_what_it_costs(pack, calibrate, tmp_path):
     calibration = pack.part("sencache_core.measure.calibration")
     profile, path = run()
     total = calibration.Calibration().evaluations(2, STEPS)
-    assert said[0] == f"sample 1 of 2, measuring,\n0 of {total} evaluations of the model"
-    after = next(text for text in said if text.startswith("sample 1 of 2, probe 1"))
-    assert f"{2 * STEPS - 1} of {total}" in after and "minutes left" in after
-    assert said[-1] == f"Saved mine.safetensors: 2 samples, {STEPS - 1} noise levels, 6 probes"
+    first = said[0]
+    assert (first["state"], first["phase"], first["sample"]) == ("running", "measuring", 1)
+    assert (first["spent"], first["total"], first["left"]) == (0, total, None)
+    after = next(data for data in said if data["phase"] == "probing")
+    assert after["spent"] == 2 * STEPS - 1 and after["left"] > 0 and after["run"] == 1
+    assert [data["spent"] for data in said] == sorted(data["spent"] for data in said)
+    last = said[-1]
+    assert (last["state"], last["spent"], last["samples"]) == ("done", total, 2)
+    assert (last["file"], last["kept"], last["levels"]) == ("mine.safetensors", 2, STEPS - 1)
+    assert len(last["gains"]) == 6 and last["seeds"] == ["1", "2"]
+    json.dumps(said, allow_nan=False)
     assert profile.header.samples == 2
     assert profile.moments.gain.shape == (2, STEPS) and (profile.moments.gain > 0).all()
     core = pack.part("sencache_core")
@@ -67,13 +79,13 @@ def test_fewer_probes(calibrate, steps, probes, found):
     run, said = calibrate
     profile, _ = run(steps=steps, probes=probes, samples=1)
     assert (profile.moments.gain is not None) == bool(found)
-    assert said[-1].endswith(f"1 samples, {steps - 1} noise levels, {found} probes")
+    assert len(said[-1]["gains"]) == found and said[-1]["levels"] == steps - 1
 
 
 def test_the_stack_can_be_probed(calibrate):
     run, said = calibrate
     profile, _ = run(tap="stack", samples=1, probes=1)
-    assert profile.header.tap == "stack" and said[-1].endswith("1 probes")
+    assert profile.header.tap == "stack" and len(said[-1]["gains"]) == 1
 
 
 @pytest.mark.parametrize(("run_number", "kept"), [(2, 1), (4, 1), (5, 1), (7, 2)])
@@ -83,7 +95,7 @@ def test_an_interrupt_keeps_measured_samples(
     """A sample is measured in runs 1 and 5 and probed in the others."""
     from comfy.model_management import InterruptProcessingException
 
-    run, _ = calibrate
+    run, said = calibrate
     module = pack.part("nodes.calibrate")
     sample, calls = module._sample, []
 
@@ -101,6 +113,8 @@ def test_an_interrupt_keeps_measured_samples(
     saved = pack.part("sencache_core").Profile.load(path)
     assert saved.header.samples == len(saved.moments.gram) == kept
     assert (saved.moments.gain is not None) == (run_number > 2)
+    last = said[-1]
+    assert (last["state"], last["file"], last["kept"]) == ("stopped", "mine.safetensors", kept)
 
 
 def test_a_place_that_cannot_be_written_to_is_told_before_the_first_sample(
@@ -173,7 +187,7 @@ def test_a_name_taken_while_measuring_is_not_overwritten(pack, calibrate, monkey
 
     monkeypatch.setattr(module, "_sample", interfere)
     _, path = run(steps=4, samples=1, probes=0)
-    assert path == str(tmp_path / "mine_2.safetensors") and "mine_2" in said[-1]
+    assert path == str(tmp_path / "mine_2.safetensors") and said[-1]["file"] == "mine_2.safetensors"
     assert (tmp_path / "mine.safetensors").read_text() == "of another program"
 
 
@@ -193,7 +207,72 @@ def test_a_disk_that_fills_up_does_not_take_the_measurement(pack, calibrate, mon
     monkeypatch.setattr(module, "_sample", take_away)
     profile, path = run(steps=4, samples=2, probes=0)
     assert profile.header.samples == 2 and path == ""
-    assert "but cannot write the profile" in said[-1] and "Save Profile" in said[-1]
+    assert "cannot write the profile" in said[-1]["lost"] and said[-1]["file"] == ""
+
+
+def test_curves_come_as_they_are_measured(calibrate):
+    run, said = calibrate
+    profile, _ = run(samples=1, probes=1)
+    lengths = [len(data["curves"][0]["t"]) for data in said if data["curves"]]
+    assert lengths == sorted(lengths) and {1, STEPS - 1} <= set(lengths)
+    (curve,) = said[-1]["curves"]
+    assert curve["t"] == pytest.approx(profile.t[::-1], rel=1e-3)
+    assert curve["alpha_x"] == pytest.approx(profile.mean["alpha_x"][::-1], rel=1e-3)
+
+
+def test_an_interrupted_calibration_goes_on(pack, calibrate, monkeypatch, tmp_path):
+    """As if it had not been interrupted, and in the same file."""
+    from comfy.model_management import InterruptProcessingException
+
+    run, said = calibrate
+    few = {"samples": 2, "probes": 1, "steps": 5}
+    whole, _ = run(**few, name="whole")
+    module = pack.part("nodes.calibrate")
+    sample, calls = module._sample, []
+
+    def interrupted(*arguments):
+        calls.append(arguments[-1])
+        if len(calls) == 3:
+            raise InterruptProcessingException
+        sample(*arguments)
+
+    monkeypatch.setattr(module, "_sample", interrupted)
+    with pytest.raises(InterruptProcessingException):
+        run(**few)
+    said.clear()
+    profile, path = run(**few, resume="mine.safetensors", seed=1)
+    assert calls == [1, 1, 2, 2, 2]
+    assert (said[0]["sample"], said[0]["samples"], said[0]["kept"]) == (2, 2, 1)
+    assert path == str(tmp_path / "mine.safetensors")
+    assert {file.name for file in tmp_path.iterdir()} == {"mine.safetensors", "whole.safetensors"}
+    assert profile.header.samples == 2 and profile.header.seeds == (1, 2)
+    saved = pack.part("sencache_core").Profile.load(path)
+    for found in (profile, saved):
+        for name in whole.mean:
+            np.testing.assert_allclose(found.mean[name], whole.mean[name], rtol=1e-6)
+            np.testing.assert_allclose(found.spread[name], whole.spread[name], atol=1e-6)
+        for name in ("gram", "lead", "gain", "response"):
+            ours, theirs = (getattr(one.moments, name) for one in (found, whole))
+            # A probe takes forecasts back by what earlier ones of its calibration have found.
+            exact = name in ("gram", "lead")
+            np.testing.assert_allclose(ours, theirs, *((1e-5, 1e-7) if exact else (0.05, 0.05)))
+    calls.clear()
+    again, _ = run(**few, resume="mine")
+    assert not calls and again.header.samples == 2 and said[-1]["state"] == "done"
+    with pytest.raises(ValueError, match="measured with another scheduler, cfg, noise levels"):
+        run(**few, resume="mine", scheduler="karras", cfg=3.0)
+    with pytest.raises(ValueError, match="no profile 'gone'"):
+        run(resume="gone")
+
+
+def test_blocks_are_profiled_too(pack, calibrate):
+    run, said = calibrate
+    run(samples=1, probes=0, blocks=True, steps=5)
+    by_change, by_attention = said[-1]["blocks"]
+    blocks, count = pack.part("sencache_core.policies.profilingdit").parse_blocks(by_change["list"])
+    assert 0 < len(blocks) < count and by_change["expected"] > 0
+    assert by_attention.get("list") or by_attention["problem"]
+    assert said[-1]["spent"] == said[-1]["total"] == 2 * 5 - 1 + 5
 
 
 @pytest.fixture

@@ -13,3 +13,12 @@ export async function learn(language = "en") {
   const own = language === "en" ? english : ((await read(language)) ?? (await read(language.split("-")[0])));
   speak(own ? language : "en", own ?? english, english);
 }
+
+/** The language that the user chose in ComfyUI, as far as this frontend tells. */
+export function locale(app) {
+  try {
+    return app.extensionManager?.setting?.get("Comfy.Locale") ?? app.ui?.settings?.getSettingValue("Comfy.Locale") ?? "en";
+  } catch {
+    return "en";
+  }
+}

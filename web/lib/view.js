@@ -357,7 +357,7 @@ function table(clip, cells) {
   const head = element("tr", {}, ...report.columns(clip[0]).map((name) => element("th", { textContent: name })));
   const body = report.rows(cells).map((texts) => element("tr", {}, ...texts.map((text) => element("td", { textContent: text }))));
   const all = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
-  return element("div", { className: "sencache-table", tabIndex: 0, data: { key: "table" }, aria: { role: "region", label: t("viewer.every_step") } }, all);
+  return element("div", { className: "sencache-table", tabIndex: 0, data: { key: "table" }, aria: { role: "group", label: t("viewer.every_step") } }, all);
 }
 
 /** The mask, marked as a whole by one click so that it can be copied. */

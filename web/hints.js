@@ -1,0 +1,146 @@
+// Hints and errors on the nodes that they concern, in one sentence with the way out.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { allNodes, nodeAt } from "./lib/graph.js";
+import { EDGE, blamed, hints } from "./lib/hints.js";
+import { learn, locale } from "./lib/language.js";
+import { t } from "./lib/words.js";
+
+const WIDGET = "sencache_hint";
+const ALWAYS = 0; // LiteGraph's mode of nodes that run
+const SETTLE = 150; // ms: wires are moved one by one
+const STYLE = `
+.sencache-hint { box-sizing: border-box; width: 100%; padding: 6px 8px; border-left: 3px solid #e0a83a; border-radius: 4px;
+  background: color-mix(in srgb, #e0a83a 16%, var(--comfy-menu-bg, #222)); color: var(--input-text, #ddd); font: 12px/1.4 system-ui, sans-serif;
+  overflow: auto; max-height: 100%; user-select: text; }
+.sencache-hint[data-kind="error"] { border-color: #e05252; background: color-mix(in srgb, #e05252 18%, var(--comfy-menu-bg, #222)); }`;
+
+const rootGraph = () => app.rootGraph ?? app.graph;
+const prompts = new Map(); // what was queued, by id
+const failed = new Map(); // by node: what its last run failed of
+
+await learn(locale(app));
+
+function linkOf(graph, id) {
+  return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id];
+}
+
+/** A graph as lib/hints.js takes it. */
+function described(graph) {
+  const nodes = graph._nodes ?? graph.nodes ?? [];
+  const end = (id, type) => (nodes.some((node) => String(node.id) === String(id)) ? { node: id, type } : EDGE);
+  return nodes.map((node) => ({
+    id: node.id,
+    type: node.comfyClass ?? node.type,
+    title: node.title,
+    active: node.mode === ALWAYS || node.mode === undefined,
+    inputs: Object.fromEntries(
+      (node.inputs ?? []).map((slot) => {
+        const link = slot.link == null ? null : linkOf(graph, slot.link);
+        return [slot.name, link && end(link.origin_id, link.type)];
+      }),
+    ),
+    outputs: Object.fromEntries(
+      (node.outputs ?? []).map((slot, i) => {
+        const links = (slot.links ?? []).map((id) => linkOf(graph, id)).filter(Boolean);
+        return [slot.name ?? i, links.map((link) => end(link.target_id, link.type))];
+      }),
+    ),
+  }));
+}
+
+/** Shows `text` in the node, or takes away what it shows. */
+function show(node, text, kind = "hint") {
+  const old = node.widgets?.find((widget) => widget.name === WIDGET);
+  if (old?.element.textContent === (text ?? "") && old?.element.dataset.kind === kind) return;
+  if (old) {
+    const height = old.sencacheHeight;
+    node.removeWidget ? node.removeWidget(old) : node.widgets.splice(node.widgets.indexOf(old), 1);
+    old.element.remove();
+    node.setSize([node.size[0], node.size[1] - height]);
+  }
+  if (text) {
+    const box = document.createElement("div");
+    box.className = "sencache-hint";
+    box.dataset.kind = kind;
+    box.setAttribute("role", "status");
+    box.textContent = text;
+    const lines = Math.ceil((text.length * 6.4) / Math.max(node.size[0] - 60, 160));
+    const height = 22 + 17 * Math.min(lines, 9);
+    const options = { serialize: false, hideInPanel: true, hideOnZoom: false, getMinHeight: () => height, getMaxHeight: () => height };
+    const widget = node.addDOMWidget(WIDGET, WIDGET, box, { ...options, getValue: () => "", setValue: () => {} });
+    widget.serialize = false;
+    widget.sencacheHeight = height + 4;
+    node.setSize([node.size[0], node.size[1] + widget.sencacheHeight]);
+  }
+  node.setDirtyCanvas?.(true, true);
+}
+
+const wanted = () => app.extensionManager?.setting?.get("SenCache.Hints") !== false;
+const graphs = () => [...new Set([rootGraph(), ...allNodes(rootGraph()).map((node) => node.subgraph)])].filter(Boolean);
+
+function refresh() {
+  for (const graph of graphs()) {
+    const found = wanted() ? hints(described(graph)) : [];
+    for (const node of graph._nodes ?? []) {
+      if (!/^SenCache/.test(node.comfyClass ?? "")) continue;
+      const hint = found.find((one) => String(one.node) === String(node.id));
+      const error = failed.get(node);
+      if (error) show(node, error, "error");
+      else show(node, hint && t(hint.key, hint.values));
+    }
+  }
+}
+
+let waiting = 0;
+function soon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(refresh, SETTLE);
+}
+
+const send = api.queuePrompt;
+api.queuePrompt = async function (number, data, ...rest) {
+  const answer = await send.call(this, number, data, ...rest);
+  if (answer?.prompt_id) {
+    prompts.set(answer.prompt_id, data.output);
+    if (prompts.size > 32) prompts.delete(prompts.keys().next().value);
+  }
+  return answer;
+};
+
+api.addEventListener("execution_start", () => {
+  failed.clear();
+  soon();
+});
+api.addEventListener("execution_error", ({ detail }) => {
+  for (const id of blamed(detail, prompts.get(detail.prompt_id))) {
+    const node = nodeAt(rootGraph(), id);
+    if (node) failed.set(node, t("hint.failed", { error: detail.exception_message.trim() }));
+  }
+  soon();
+});
+api.addEventListener("graphChanged", soon);
+
+const style = document.createElement("style");
+style.textContent = STYLE;
+document.head.append(style);
+
+app.registerExtension({
+  name: "SenCache.Hints",
+  nodeCreated(node) {
+    const saved = node.onSerialize;
+    node.onSerialize = function (data) {
+      saved?.call(this, data);
+      const widget = this.widgets?.find((one) => one.name === WIDGET);
+      if (widget && data.size) data.size = [data.size[0], data.size[1] - widget.sencacheHeight]; // it comes and goes
+    };
+    const changed = node.onConnectionsChange;
+    node.onConnectionsChange = function (...args) {
+      soon();
+      return changed?.apply(this, args);
+    };
+    soon();
+  },
+  afterConfigureGraph: soon,
+});
