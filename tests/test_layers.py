@@ -30,7 +30,8 @@ ROOMS = (
 OPEN_TO_NODES = {
     *("app", "app.metrics", "config", "hosts.comfy", "measure.calibration", "measure.profile"),
     *("hosts.comfy_stored", "measure.learnt_store", "measure.profile_file", "measure.stored"),
-    *("policies.groups", "policies.presets", "tiny"),
+    *("app.clips", "measure.blocks", "measure.joining", "measure.library", "model.fingerprint"),
+    *("model.taps", "policies.groups", "policies.presets", "tiny"),
 }
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"filelock", "numpy", "safetensors", "torch"}
