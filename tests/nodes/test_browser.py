@@ -398,6 +398,12 @@ def shot(tab, name: str) -> None:
 
 def show_viewer(tab, width: int = 500, height: int = 520) -> None:
     """Bring the viewer into sight, at the size given."""
+    dialog = tab.locator("[role=dialog]:visible")
+    for _ in range(5):  # templates are offered to new users, at a moment of the frontend's choice
+        if not dialog.count():
+            break
+        tab.keyboard.press("Escape")
+        tab.wait_for_timeout(500)
     tab.evaluate(
         f"""([width, height]) => {{
           const node = {NODES}.find((one) => one.type === "SenCacheStatsViewer");
