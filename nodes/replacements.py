@@ -28,7 +28,7 @@ _log = logging.getLogger("sencache")
 
 
 async def register() -> None:
-    """Tell ComfyUI what may stand in for what, if the setting is on and this ComfyUI can do that."""
+    """Tell ComfyUI what may stand in for what, where the setting is on and ComfyUI can do it."""
     if not setting("Replace", False):
         return
     try:

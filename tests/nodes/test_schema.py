@@ -404,8 +404,8 @@ def test_workflows_apply_the_defaults(pack):
 
 
 def test_workflows_are_ready_for_the_template_page():
-    """A picture each, no id (the frontend gives one to each that is opened), no wider than a screen;
-    the first needs no file that does not come with the pack."""
+    """A picture each, no id (the frontend gives one to each that is opened), no wider than a
+    screen; the first needs no file that does not come with the pack."""
     for path in WORKFLOWS:
         assert path.with_suffix(".jpg").read_bytes()[:2] == b"\xff\xd8", path
         graph = json.loads(path.read_text(encoding="utf-8"))
