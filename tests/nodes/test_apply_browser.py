@@ -185,6 +185,13 @@ def test_apply(page, server, vue):
     assert our_faults(page) == []
 
 
+def set_palette(view, palette: str) -> None:
+    view.evaluate(
+        f"(one) => {APP}.extensionManager.setting.set('Comfy.ColorPalette', one)", palette
+    )
+    view.wait_for_timeout(500)
+
+
 def set_widgets(view, kind: str, **values) -> None:
     view.evaluate(
         f"""([kind, values]) => {{
