@@ -107,5 +107,6 @@ export class Panel {
     parts.hint.textContent = hint || said.note;
     parts.hint.hidden = !parts.hint.textContent;
     this.page.title = said.more;
+    this.root.style.minHeight = `${this.height - HEIGHT.margin}px`; // Nodes 2.0 goes by that
   }
 }
