@@ -159,7 +159,7 @@ class SenCacheCalibrate(io.ComfyNode):
                 PROFILE.Output(id="profile", display_name="profile", tooltip="For SenCache Apply."),
                 io.String.Output(id="path", display_name="path", tooltip="Where it was saved."),
                 io.String.Output(
-                    id="blocks",
+                    id="block_list",  # 0.3.64 refuses an id that an input has
                     display_name="blocks",
                     tooltip=(
                         "Blocks that may be reused, for policy profilingdit; empty if they were "
