@@ -265,11 +265,12 @@ class SenCacheCalibrate(io.ComfyNode):
                 progress.begin_blocks()
                 watching = guider_of(watch_blocks(model, found.append, progress.watched))
                 _sample(watching, sampler, sigmas, latent_image, seed)
+                progress.end()
             if profile is None:
                 raise ProfileError(
                     "nothing was measured: the sampler ended without running the model"
                 )
-            listed = progress.found_blocks(found[0].profile()) if found else ""
+            listed = progress.found_blocks(found[0]) if found else ""
         text = f"Saved {path.name}: {progress.told(profile)}"
         if lost:
             text = (
