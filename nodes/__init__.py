@@ -7,7 +7,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension
 
-from . import folders, library, preview, replacements
+from . import folders, library, preview_route, replacements
 
 #: (module, class) of every node. The class name is the node's id and never changes.
 NODES = (
@@ -34,7 +34,7 @@ class SenCacheExtension(ComfyExtension):
     async def get_node_list(self) -> list[type]:
         folders.register()
         library.register()
-        preview.register()
+        preview_route.register()
         await replacements.register()
         return load_nodes()
 

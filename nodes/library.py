@@ -16,9 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..sencache_core import Profile, ProfileError
-from ..sencache_core.measure import library
 from ..sencache_core.measure.learnt_store import LearntStore
-from ..sencache_core.measure.library import LEARNT, PROFILE
+from ..sencache_core.measure.library import LEARNT, PROFILE, learnt_rows, profile_rows, read
 from . import folders
 
 ROUTE = "/sencache/library"
@@ -64,9 +63,9 @@ def rows() -> list[dict]:
     own = _own_profiles()
     found = [
         {**row.to_dict(), "own": row.name in own}
-        for row in library.profiles(folders.profile_files().items())
+        for row in profile_rows(folders.profile_files().items())
     ]
-    learnt = library.learnt(LearntStore(folders.learnt()))
+    learnt = learnt_rows(LearntStore(folders.learnt()))
     return [*found, *({**row.to_dict(), "own": True} for row in learnt)]
 
 
@@ -159,7 +158,7 @@ def add(name: str, data: bytes) -> tuple[str, str]:
         path = Path(folder, "import.safetensors")
         path.write_bytes(data)
         try:
-            found = library.read(path)
+            found = read(path)
         except ProfileError as error:
             raise ProfileError(str(error).replace(str(path), name or "the file")) from error
     if isinstance(found, Profile):

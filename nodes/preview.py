@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -34,7 +30,6 @@ from .sampling import (
 from .standin import STAND_IN
 
 VERSION = 1
-ROUTE = "/sencache/preview"
 
 #: Expected RMS errors of the final latent, whose own RMS is about 1, up to which a clip is called
 #: so, and what it is called beyond them: 40, 30 and 20 dB (docs/theory.md, section 3).
@@ -43,9 +38,6 @@ ROUGH = "draft"
 
 #: Under this key a model carries the id of the SenCache Apply that it comes from.
 _APPLY = "sencache_apply"
-
-#: One thread: what is asked later waits, and is asked with what is known by then.
-_POOL = ThreadPoolExecutor(1, "sencache-preview")
 
 
 def quality(error: float | None) -> str | None:
@@ -426,37 +418,3 @@ def _profile_of(graph: Graph, node: str) -> tuple:
 def _loaded(path: str, *stamp: int) -> Profile:
     """One object for one file: what is known of its moments is known the next time."""
     return Profile.load(path)
-
-
-def register() -> None:
-    """Answer at :data:`ROUTE`: POST ``{"prompt", "node"}``, see :func:`preview`. It only reads."""
-    try:
-        from aiohttp import web
-        from server import PromptServer
-    except ImportError:
-        return
-    server = getattr(PromptServer, "instance", None)
-    if server is None:
-        return
-
-    @server.routes.post(ROUTE)
-    async def answer(request):
-        try:
-            data = await request.json()
-            prompt, node = data["prompt"], str(data["node"])
-            if not isinstance(prompt, dict) or node not in prompt:
-                raise KeyError(node)
-        except (KeyError, TypeError, json.JSONDecodeError):
-            return web.json_response({"error": "prompt and node are needed"}, status=400)
-        loop = asyncio.get_running_loop()
-        return web.json_response(await loop.run_in_executor(_POOL, _safely, prompt, node))
-
-
-def _safely(prompt: Mapping[str, Any], node: str) -> dict:
-    try:
-        with torch.no_grad():
-            return preview(prompt, node)
-    except Exception as error:  # the boundary to nodes of others and to the page
-        logging.getLogger("sencache").warning("SenCache: no preview", exc_info=True)
-        why = {"key": "fails", "values": {"node": "SenCache Apply", "error": str(error)}}
-        return {"version": VERSION, "state": "unknown", "unknown": why, "runs": [], "stamp": ""}

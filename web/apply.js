@@ -13,6 +13,7 @@ const ROUTE = "/sencache/preview";
 const SETTLE = 250; // ms that the graph is left alone before it is read anew
 const MUTED = [2, 4]; // LiteGraph's modes of muted and bypassed nodes
 const MOST_JOBS = 64;
+const SEEDS = ["seed", "noise_seed"]; // they rule no plan
 const WIDTH = 300;
 
 const views = new Map(); // by node
@@ -79,17 +80,30 @@ class View {
     }
   }
 
+  /** Ask, unless that is what was asked last. */
+  async askAnew() {
+    if (!this.asking && this.asked !== undefined && this.asked === (await this.question().catch(() => null))) return;
+    this.ask();
+  }
+
+  /** What the server is asked, or null: the node takes no part in the graph. */
+  async question() {
+    if (MUTED.includes(this.node.mode)) return null;
+    const output = await read();
+    const id = idOf(output, this.node);
+    if (!id) return null;
+    const now = { ...output, [id]: { ...output[id], inputs: this.inputs(output[id].inputs) } };
+    return JSON.stringify({ prompt: now, node: id }, (key, value) => (SEEDS.includes(key) && !Array.isArray(value) ? 0 : value));
+  }
+
   async answer() {
     try {
-      if (MUTED.includes(this.node.mode)) return unknown("bypassed");
-      const output = await read();
-      const id = idOf(output, this.node);
-      if (!id) return unknown("bypassed");
-      const asked = { ...output, [id]: { ...output[id], inputs: this.inputs(output[id].inputs) } };
-      const body = JSON.stringify({ prompt: asked, node: id });
+      const body = (this.asked = await this.question());
+      if (!body) return unknown("bypassed");
       const answer = await api.fetchApi(ROUTE, { method: "POST", headers: { "Content-Type": "application/json" }, body });
       return answer.ok ? await answer.json() : unknown("no_answer");
     } catch {
+      this.asked = undefined;
       return unknown("no_answer");
     }
   }
@@ -177,7 +191,7 @@ function changed() {
   clearTimeout(timer);
   timer = setTimeout(() => {
     prompt = null;
-    for (const view of views.values()) view.ask();
+    for (const view of views.values()) view.askAnew();
   }, SETTLE);
 }
 
@@ -216,7 +230,10 @@ api.addEventListener("sencache.progress", ({ detail }) => {
   views.get(nodeAt(rootGraph(), detail.node))?.told(job, detail);
 });
 api.addEventListener("graphChanged", changed);
-api.addEventListener("execution_success", changed); // what was learnt, and which models are known
+api.addEventListener("execution_success", () => {
+  for (const view of views.values()) view.asked = undefined; // what was learnt, and which models are known
+  changed();
+});
 
 app.registerExtension({
   name: "SenCache.Apply",

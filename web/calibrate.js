@@ -18,7 +18,7 @@ function resume(node, { file, node: id }) {
 }
 
 function addProgress(node) {
-  hideAdvanced(node);
+  hideAdvanced(app, node);
   const page = addPage(app, node, "sencache_progress", { width: 400, height: 760, inner: 330 });
   const act = {
     cancel: ({ prompt }) => api.interrupt(prompt || null),

@@ -11,7 +11,7 @@ import { Player } from "./lib/player_view.js";
 const { restore } = follow({ app, api, read: comparison, name: "sencacheCompare" });
 
 function addPlayer(node) {
-  hideAdvanced(node);
+  hideAdvanced(app, node);
   const page = addPage(app, node, "sencache_player", { width: 440, height: 620, inner: 400 });
   const player = new Player(page, (query) => api.apiURL(`/view?${query}`));
   node.sencacheCompare = (payload) => player.show(payload);

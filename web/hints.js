@@ -11,10 +11,10 @@ const WIDGET = "sencache_hint";
 const ALWAYS = 0; // LiteGraph's mode of nodes that run
 const SETTLE = 150; // ms: wires are moved one by one
 const STYLE = `
-.sencache-hint { box-sizing: border-box; width: 100%; padding: 6px 8px; border-left: 3px solid #e0a83a; border-radius: 4px;
+.sencache-hint { box-sizing: border-box; margin: 4px 10px; padding: 6px 8px; border-left: 3px solid #e0a83a; border-radius: 4px;
   background: color-mix(in srgb, #e0a83a 16%, var(--comfy-menu-bg, #222)); color: var(--input-text, #ddd); font: 12px/1.4 system-ui, sans-serif;
-  overflow: auto; max-height: 100%; user-select: text; }
-.sencache-hint[data-kind="error"] { border-color: #e05252; background: color-mix(in srgb, #e05252 18%, var(--comfy-menu-bg, #222)); }`;
+  overflow: auto; user-select: text; }
+[data-kind="error"] > .sencache-hint { border-color: #e05252; background: color-mix(in srgb, #e05252 18%, var(--comfy-menu-bg, #222)); }`;
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 const prompts = new Map(); // what was queued, by id
@@ -50,30 +50,35 @@ function described(graph) {
   }));
 }
 
+/** A place for sentences, there from the start and without height: Nodes 2.0 shows no widget that comes later. */
+function addPlace(node) {
+  const box = document.createElement("div");
+  box.setAttribute("role", "status");
+  box.hidden = true;
+  const high = () => (box.hidden ? 0 : widget.sencacheHeight);
+  const options = { serialize: false, hideInPanel: true, hideOnZoom: false, margin: 0, getMinHeight: high, getMaxHeight: high };
+  const widget = node.addDOMWidget(WIDGET, WIDGET, box, { ...options, getValue: () => "", setValue: () => {} });
+  widget.serialize = false;
+  widget.sencacheHeight = 0;
+}
+
 /** Shows `text` in the node, or takes away what it shows. */
 function show(node, text, kind = "hint") {
-  const old = node.widgets?.find((widget) => widget.name === WIDGET);
-  if (old?.element.textContent === (text ?? "") && old?.element.dataset.kind === kind) return;
-  if (old) {
-    const height = old.sencacheHeight;
-    node.removeWidget ? node.removeWidget(old) : node.widgets.splice(node.widgets.indexOf(old), 1);
-    old.element.remove();
-    node.setSize([node.size[0], node.size[1] - height]);
-  }
+  const widget = node.widgets?.find((one) => one.name === WIDGET);
+  const box = widget?.element;
+  if (!box || ((box.firstChild?.textContent ?? "") === (text ?? "") && box.dataset.kind === kind)) return;
+  const before = widget.sencacheHeight;
+  const lines = Math.ceil(((text?.length ?? 0) * 6.4) / Math.max(node.size[0] - 60, 160));
+  widget.sencacheHeight = text ? 26 + 17 * Math.min(lines, 9) : 0;
+  box.replaceChildren();
+  box.hidden = !text;
+  box.dataset.kind = kind;
   if (text) {
-    const box = document.createElement("div");
-    box.className = "sencache-hint";
-    box.dataset.kind = kind;
-    box.setAttribute("role", "status");
-    box.textContent = text;
-    const lines = Math.ceil((text.length * 6.4) / Math.max(node.size[0] - 60, 160));
-    const height = 22 + 17 * Math.min(lines, 9);
-    const options = { serialize: false, hideInPanel: true, hideOnZoom: false, getMinHeight: () => height, getMaxHeight: () => height };
-    const widget = node.addDOMWidget(WIDGET, WIDGET, box, { ...options, getValue: () => "", setValue: () => {} });
-    widget.serialize = false;
-    widget.sencacheHeight = height + 4;
-    node.setSize([node.size[0], node.size[1] + widget.sencacheHeight]);
+    const line = box.appendChild(document.createElement("div"));
+    line.className = "sencache-hint";
+    line.textContent = text;
   }
+  node.setSize([node.size[0], node.size[1] + widget.sencacheHeight - before]);
   node.setDirtyCanvas?.(true, true);
 }
 
@@ -129,6 +134,7 @@ document.head.append(style);
 app.registerExtension({
   name: "SenCache.Hints",
   nodeCreated(node) {
+    if (/^SenCache/.test(node.comfyClass ?? "")) addPlace(node);
     const saved = node.onSerialize;
     node.onSerialize = function (data) {
       saved?.call(this, data);

@@ -21,7 +21,7 @@ from .metrics import compare
 
 #: Frames a second of the picture, and frames after both samplers have ended.
 FPS, AFTER = 10, 26
-SIDE, GAP, STRIP = 256, 16, 18
+SIDE, GAP, STRIP = 300, 16, 20
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def animate(
         for number in range(steps + AFTER)
     ]
     first, *others = [Image.fromarray(frame) for frame in frames]
-    options = {"duration": 1000 // FPS, "loop": 0, "quality": 80, "method": 6}
+    options = {"duration": 1000 // FPS, "loop": 0, "quality": 75, "method": 4}
     first.save(path, save_all=True, append_images=others, **options)
     return {
         "prompt": case[3],

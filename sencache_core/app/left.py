@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..measure import library
 from ..measure.learnt_store import LearntStore, default_folder
+from ..measure.library import learnt_rows
 from ..measure.stored import CallFacts, CallStore, named_folder
 
 
@@ -47,7 +47,7 @@ def _learnt(arguments: argparse.Namespace) -> LearntStore:
 
 def _list_learnt(arguments: argparse.Namespace) -> int:
     store, found = _learnt(arguments), False
-    for row in library.learnt(store):
+    for row in learnt_rows(store):
         found = True
         if row.header is None:
             print(f"{row.name}: {row.problem}")

@@ -43,7 +43,7 @@ def strip(draw: Any, decisions: Sequence[str], box: tuple[float, float, float, f
     """
     left, top, right, bottom = box
     width = (right - left) / len(decisions)
-    gap = min(0.003 * (right - left), 0.2 * width)
+    gap = min(max(0.003 * (right - left), 1.0), 0.25 * width)
     for number, decision in enumerate(decisions):
         if decision:
             x = left + number * width

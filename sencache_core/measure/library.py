@@ -51,7 +51,7 @@ class Row:
         return own
 
 
-def profiles(files: Iterable[tuple[str, Path]]) -> Iterator[Row]:
+def profile_rows(files: Iterable[tuple[str, Path]]) -> Iterator[Row]:
     """Rows of profiles, given by name and path. One that is gone meanwhile is left out."""
     for name, path in files:
         try:
@@ -64,7 +64,7 @@ def profiles(files: Iterable[tuple[str, Path]]) -> Iterator[Row]:
             yield Row(PROFILE, name, size, when, problem=str(error))
 
 
-def learnt(store: LearntStore) -> Iterator[Row]:
+def learnt_rows(store: LearntStore) -> Iterator[Row]:
     """Rows of a folder of learnt models, by name."""
     for path, found in store.listed():
         try:

@@ -30,6 +30,7 @@ CALIBRATE = f"""([name, samples, steps]) => {{
   const {{ graph }} = {APP};
   const like = {NODES}.find((node) => node.type === "KSampler");
   const node = LiteGraph.createNode("SenCacheCalibrate");
+  node.pos = [0, 3000]; // where nothing lies over it
   graph.add(node);
   for (const input of ["positive", "negative", "latent_image"]) {{
     const link = graph.links.get(like.inputs.find((one) => one.name === input).link);
@@ -45,10 +46,13 @@ CALIBRATE = f"""([name, samples, steps]) => {{
 
 
 def show(tab, kind: str) -> None:
-    """Bring the node of a kind to the upper left at full size."""
+    """Bring the node of a kind to the upper left at full size, below nothing."""
+    tab.keyboard.press("Escape")  # the frontend's list of templates
     tab.evaluate(
         f"""(kind) => {{
           const node = {NODES}.find((one) => one.type === kind);
+          const over = {NODES}.find((one) => one.title === "Difference, amplified");
+          if (over) {APP}.graph.remove(over);
           const {{ ds }} = {APP}.canvas;
           ds.scale = 1;
           ds.offset[0] = 100 - node.pos[0];

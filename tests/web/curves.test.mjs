@@ -50,6 +50,11 @@ test("noise is on the left, zero at the bottom", () => {
   assert.equal(path(panel.lines[0], limits, box), "M0.0 0.0L50.0 25.0L100.0 37.5");
 });
 
+test("panels share their times", () => {
+  const all = panels({ curves: [curve([4, 2, 1])], gains: [[0.5, 8]] });
+  assert.deepEqual(bounds(all[1], all), { left: 1, right: 0.2, low: 0, high: 8 });
+});
+
 test("a single point and zeros can be drawn", () => {
   const [panel] = panels({ curves: [curve([0])], gains: [] });
   const { x, y } = place(panel.lines[0][0], bounds(panel), box);

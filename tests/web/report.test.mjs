@@ -203,7 +203,7 @@ test("figures are short", () => {
   for (const [value, text] of cases) assert.equal(report.figure(value), text);
   const times = [[0.4, "0.40 s"], [12.34, "12.3 s"], [125, "2 min 5 s"], [3725, "1 h 2 min"]];
   for (const [value, text] of times) assert.equal(report.clock(value), text);
-  assert.deepEqual([0.012, 0.4567, 0, null].map(report.percent), ["1.2 %", "46 %", "0 %", "-"]);
+  assert.deepEqual([0.012, 0.4567, 0, 2e-8, null].map(report.percent), ["1.2 %", "46 %", "0 %", "< 0.01 %", "-"]);
 });
 
 test("payloads are recognised by version", () => {

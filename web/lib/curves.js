@@ -44,12 +44,13 @@ function mean(lines) {
   return whole[0].map(({ t }, i) => ({ t, value: whole.reduce((sum, points) => sum + points[i].value, 0) / whole.length }));
 }
 
-/** Bounds of a panel: noise from left to right as the run goes, so from high t to low. */
-export function bounds({ lines, marks = [] }) {
-  const all = [...lines.flat(), ...marks];
-  const [times, values] = [all.map(({ t }) => t), all.map(({ value }) => value)];
+const points = ({ lines, marks = [] }) => [...lines.flat(), ...marks];
+
+/** Bounds of one of `panels`, which share their times: noise falls from left to right, as the run goes. */
+export function bounds(panel, all = [panel]) {
+  const times = all.flatMap(points).map(({ t }) => t);
   const [left, right] = [Math.max(...times), Math.min(...times)];
-  const high = Math.max(...values);
+  const high = Math.max(...points(panel).map(({ value }) => value));
   return { left, right: right < left ? right : left - 1, low: 0, high: high > 0 ? high : 1 };
 }
 

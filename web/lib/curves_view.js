@@ -25,8 +25,7 @@ const STYLE = `
 .sencache-bar[data-state="stopped"] i, .sencache-bar[data-state="failed"] i { background: var(--sc-orange); }
 .sencache-measured { display: grid; grid-template-columns: minmax(90px, 32%) 1fr; gap: 4px 8px; align-items: center; flex: none; }
 .sencache-measured dt small { display: block; color: var(--sc-dim); font-size: 11px; }
-.sencache-measured dd { margin: 0; position: relative; }
-.sencache-measured dd small { position: absolute; right: 4px; top: 1px; color: var(--sc-dim); font-size: 10px; }
+.sencache-measured dd { margin: 0; }
 .sencache-measured svg { display: block; width: 100%; height: 56px; border-radius: 3px; background: color-mix(in srgb, var(--sc-ink) 6%, transparent); }
 .sencache-ends { display: flex; justify-content: space-between; font-size: 11px; color: var(--sc-dim); }
 .sencache-blocks { display: flex; align-items: baseline; gap: 8px; }
@@ -88,7 +87,7 @@ function curves(payload) {
   if (!found.length) return [];
   const list = element("dl", { className: "sencache-measured" });
   for (const panel of found) {
-    const box = bounds(panel);
+    const box = bounds(panel, found);
     const label = t(`calibrate.${panel.name}`);
     const svg = shape("svg", { viewBox: `0 0 ${PANEL.width} ${PANEL.height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
     const stroke = (d, colour, width, opacity) => shape("path", { d, fill: "none", stroke: colour, "stroke-width": width, opacity, "vector-effect": "non-scaling-stroke" });
@@ -100,8 +99,8 @@ function curves(payload) {
       svg.append(stroke(`M${x} ${y}h0.01`, "var(--sc-orange)", 6, 0.9));
       svg.lastChild.setAttribute("stroke-linecap", "round");
     }
-    const about_ = element("dt", { title: t(`calibrate.${panel.name}.tip`) }, label, element("small", { textContent: t(`calibrate.${panel.name}.unit`) }));
-    list.append(about_, element("dd", {}, svg, element("small", { textContent: figure(box.high) })));
+    const about_ = element("dt", { title: t(`calibrate.${panel.name}.tip`) }, label, element("small", { textContent: t("calibrate.upto", { unit: t(`calibrate.${panel.name}.unit`), high: figure(box.high) }) }));
+    list.append(about_, element("dd", {}, svg));
   }
   const ends = element("div", { className: "sencache-ends" }, element("span", { textContent: t("calibrate.start") }), element("span", { textContent: t("calibrate.end") }));
   list.append(element("dt"), element("dd", {}, ends));

@@ -25,7 +25,7 @@ const STYLE = `
 .sencache-library :is(button, label.sencache-import):hover { border-color: var(--sc-ink); }
 .sencache-library :is(button, input, label):focus-visible, .sencache-library label:focus-within { outline: 2px solid var(--sc-blue); outline-offset: 1px; }
 .sencache-library label input { position: absolute; width: 1px; height: 1px; opacity: 0; }
-.sencache-library button[data-harm] { border-color: #d9534f; color: #ff8a80; }
+.sencache-library button[data-harm] { border-color: #d9534f; box-shadow: inset 0 0 0 1px #d9534f; }
 .sencache-library ul { list-style: none; }
 .sencache-library li { display: grid; grid-template-columns: 1fr auto; gap: 2px 14px; align-items: center; padding: 9px 0; border-bottom: 1px solid var(--sc-line); }
 .sencache-library li:last-child { border-bottom: 0; }
@@ -108,7 +108,7 @@ export class Library {
     const stamp = element("span", { className: "sencache-dim", textContent: `${age(row.when)}, ${size(row.size)}`, title: when.toLocaleString() });
     const name = element("b", { textContent: title(row), title: row.name });
     const acts = element("div", { className: "sencache-acts" });
-    const item = element("li", {}, element("span", {}, name, "  ", stamp), acts, about);
+    const item = element("li", {}, element("span", {}, name, " · ", stamp), acts, about);
     const act = (key, then) => acts.append(element("button", { type: "button", textContent: t(`library.${key}`), ariaLabel: `${t(`library.${key}`)}: ${title(row)}`, onclick: then }));
     if (row.own && !row.problem) act("rename", () => this.#askName(item, row));
     if (!row.problem) act("export", () => this.#export(row));

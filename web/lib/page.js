@@ -36,9 +36,19 @@ export function addPage(app, node, name, { width, height, inner }) {
   return page;
 }
 
-/** Hides the node's expert inputs in the classic renderer too, which reads another flag than Nodes 2.0. */
-export function hideAdvanced(node) {
-  for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true;
+/**
+ * Hides the node's expert inputs in the classic renderer too: it reads `advanced` of the widget itself, not of its
+ * options, and leaves their room empty unless they are `hidden`.
+ */
+export function hideAdvanced(app, node) {
+  const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
+  for (const widget of node.widgets ?? []) {
+    if (!widget.options?.advanced) continue;
+    let own = widget.hidden;
+    const hides = () => !globalThis.LiteGraph?.vueNodesMode && !node.showAdvanced && !always();
+    Object.defineProperty(widget, "advanced", { configurable: true, get: () => !always() });
+    Object.defineProperty(widget, "hidden", { configurable: true, get: () => own || hides(), set: (value) => (own = value) });
+  }
 }
 
 /** An element with properties and children. */

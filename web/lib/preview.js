@@ -23,8 +23,8 @@ const count = (mask, letters) => [...mask].filter((letter) => letters.includes(l
 /** A factor for people: one digit after the point, none if it is 0. */
 export const factor = (value) => String(Number(value.toFixed(1)));
 
-/** A share as a percentage of two digits at most. */
-export const percent = (share) => `${Number((100 * share).toPrecision(share < 0.1 ? 1 : 2))} %`;
+/** A share as a percentage of two digits. */
+export const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
 
 /** Seconds for people: 0.4 s, 12 s, 1 min 20 s, 2 h 5 min. */
 export function duration(seconds) {

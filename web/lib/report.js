@@ -30,8 +30,12 @@ export function clock(seconds) {
 /** Relative error as a percentage. */
 export function percent(error) {
   if (error === null || error === undefined) return "-";
+  if (error > 0 && error < 1e-4) return "< 0.01 %";
   return `${error === 0 ? 0 : Number((100 * error).toPrecision(2))} %`;
 }
+
+/** A value of the chart's grid: errors are shares, scores have units of their own. */
+export const grid = (errors) => (value) => (errors ? `${Number((100 * value).toPrecision(1))} %` : figure(value));
 
 /** Whether the scores are expected forecast errors, in the unit of the measured ones. */
 export function planned(run) {

@@ -78,7 +78,7 @@ export function picture(root, clip, cells) {
   y += 6;
   const plan = clip.every(report.planned);
   const steps = cells.map(({ run, step }) => step && { ...step, run });
-  put(chart(steps, { empty: t("viewer.nothing_measured"), unit: plan ? report.percent : report.figure }), CHART.height);
+  put(chart(steps, { empty: t("viewer.nothing_measured"), unit: report.grid(plan) }), CHART.height);
   y += 18;
   text(MARGIN, 12, [t(plan ? "viewer.expected_error" : "viewer.score"), t("viewer.measured_error")].map((name, i) => `${"\u25cb\u25a0"[i]} ${name}`).join("     "), "var(--sc-dim)");
   const height = y + MARGIN - 10;

@@ -334,7 +334,7 @@ function errors(clip, cells) {
   return chart(steps, {
     label: t(plan ? "viewer.chart_label" : "viewer.chart_score_label"),
     empty: t("viewer.nothing_measured"),
-    unit: plan ? report.percent : report.figure,
+    unit: report.grid(plan),
   });
 }
 
