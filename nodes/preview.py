@@ -31,20 +31,8 @@ from .standin import STAND_IN
 
 VERSION = 1
 
-#: Expected RMS errors of the final latent, whose own RMS is about 1, up to which a clip is called
-#: so, and what it is called beyond them: 40, 30 and 20 dB (docs/theory.md, section 3).
-QUALITIES = ((0.01, "very_close"), (0.0316, "close"), (0.1, "visible"))
-ROUGH = "draft"
-
 #: Under this key a model carries the id of the SenCache Apply that it comes from.
 _APPLY = "sencache_apply"
-
-
-def quality(error: float | None) -> str | None:
-    """Name of the quality to expect of a plan with this error; ``None``: not known."""
-    if error is None:
-        return None
-    return next((name for most, name in QUALITIES if error <= most), ROUGH)
 
 
 def preview(prompt: Mapping[str, Any], node: str) -> dict:
@@ -333,9 +321,9 @@ def told(graph: Graph, run: Run) -> dict:
     if outlook is None:  # its model comes to it without a cache
         whole = {"mask": "C" * rounds, "cost": float(rounds), "error": 0.0, "errors": []}
         rest = {"basis": "", "learnt_from": 0, "messages": [], "to_truth": False, "why": ""}
-        return {**made, **whole, **rest, "quality": None, "reuses": False}
+        return {**made, **whole, **rest, "reuses": False}
     plan, report = outlook.plan, outlook.report
-    error = _finite(plan.error) if plan is not None else None
+    error = _finite(plan.skipping) if plan is not None else None
     return {
         **made,
         "rounds": len(plan.mask) if plan is not None else rounds,
@@ -343,7 +331,6 @@ def told(graph: Graph, run: Run) -> dict:
         "cost": None if plan is None else plan.cost,
         "error": error,
         "errors": [] if plan is None else [_finite(value) for value in plan.errors],
-        "quality": quality(error) if outlook.reuses else None,
         "basis": report.basis,
         "learnt_from": report.learnt_from,
         "messages": report.to_dict()["messages"],
