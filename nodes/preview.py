@@ -194,7 +194,7 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
     Raises:
         Unknown: its profile does not fit.
     """
-    from ..sencache_core.hosts import comfy as host
+    from ..sencache_core.hosts.comfy import STAGES, fingerprint, model_family
     from ..sencache_core.hosts.comfy_facts import header_of
     from ..sencache_core.hosts.comfy_stages import Ended, Stages
 
@@ -202,7 +202,7 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
     patcher, known = guider.model_patcher, ""
     if config.profile is not None or config.learn is not None:
         source, network = patcher.get_attachment(STAND_IN), patcher.model.diffusion_model
-        known = host.fingerprint(network) if source is None else source.fingerprint
+        known = fingerprint(network) if source is None else source.fingerprint
     header = header_of(guider, schedule, config.tapping.figures, known)
     header = replace(header, guidance=facts.guidance)
     part, ended = Part(schedule, header.fingerprint, header.guidance), None
@@ -211,9 +211,9 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
         if end > 0 and same_level(end, start):
             ended = Ended(start, (), (), before.part, before.steps, before.carry)
     # A copy: to look ahead is not to run.
-    stages = Stages(followed=dict(host.STAGES.followed))
+    stages = Stages(followed=dict(STAGES.followed))
     stage = stages.stage_of(ended, part, patcher.get_model_object("model_sampling"))
-    family = host.model_family(patcher.model)
+    family = model_family(patcher.model)
     try:
         outlook = config.outlook(family, schedule, header, replace(facts, stage=stage))
     except (ProfileError, ValueError) as error:
