@@ -29,8 +29,8 @@ ROOMS = (
 #: Public rooms of the core that nodes may use beside the package's own names.
 OPEN_TO_NODES = {
     *("app", "app.metrics", "config", "hosts.comfy", "measure.calibration", "measure.profile"),
-    *("hosts.comfy_stored", "measure.learnt_store", "measure.profile_file", "measure.stored"),
-    *("policies.groups", "policies.presets", "tiny"),
+    *("hosts.comfy_ahead", "hosts.comfy_stored", "measure.learnt_store", "measure.stored"),
+    *("measure.profile_file", "policies.groups", "policies.presets", "tiny"),
 }
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"filelock", "numpy", "safetensors", "torch"}
