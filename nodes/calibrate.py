@@ -159,7 +159,7 @@ class SenCacheCalibrate(io.ComfyNode):
                 PROFILE.Output(id="profile", display_name="profile", tooltip="For SenCache Apply."),
                 io.String.Output(id="path", display_name="path", tooltip="Where it was saved."),
                 io.String.Output(
-                    id="blocks",
+                    id="block_list",  # 0.3.64 refuses an id that an input has
                     display_name="blocks",
                     tooltip=(
                         "Blocks that may be reused, for policy profilingdit; empty if they were "
@@ -265,12 +265,13 @@ class SenCacheCalibrate(io.ComfyNode):
                 progress.begin_blocks()
                 watching = guider_of(watch_blocks(model, found.append, progress.watched))
                 _sample(watching, sampler, sigmas, latent_image, seed)
+                progress.end()
             if profile is None:
                 raise ProfileError(
                     "Nothing was measured, because the sampler ended without running the model: "
                     "remove other caches and SenCache Resume from it, and calibrate again."
                 )
-            listed = progress.found_blocks(found[0].profile()) if found else ""
+            listed = progress.found_blocks(found[0]) if found else ""
         text = f"Saved {path.name}: {progress.told(profile)}"
         if lost:
             text = (

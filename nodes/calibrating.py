@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from ..sencache_core import Profile, ProfileError, RunReport
-from ..sencache_core.measure.blocks import ATTENTION, CHANGE, BlockProfile
+from ..sencache_core.measure.blocks import ATTENTION, CHANGE, BlockWatch
 from ..sencache_core.measure.calibration import Calibration
 from .host import Throttle, place, send_event
 
@@ -119,8 +119,13 @@ class Progress:
         found, count = len(self.calibration.travels), profile.header.samples
         return f"{count} samples, {len(profile.t)} noise levels, {found} probes"
 
-    def found_blocks(self, profile: BlockProfile) -> str:
-        """Keep which blocks may be reused; the list by what they change."""
+    def found_blocks(self, watch: BlockWatch) -> str:
+        """Keep which blocks may be reused, or why that is not known; the list by their change."""
+        try:
+            profile = watch.profile()
+        except ProfileError as error:  # no reason to lose what else was measured
+            self._blocks.append({"by": CHANGE, "problem": str(error)})
+            return ""
         for by in (CHANGE, ATTENTION):
             try:
                 expected = profile.expected(profile.background(by))

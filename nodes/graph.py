@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .host import node_classes
 from .standin import Source, Unreadable, stand_in
 
 #: Nodes of these modules of ComfyUI are run, all or those named.
@@ -261,11 +262,9 @@ def _digest(value: Any) -> str:
 
 
 def _runs(kind: str) -> bool:
-    import nodes
-
     if kind in _OWN:
         return True
-    module = getattr(nodes.NODE_CLASS_MAPPINGS.get(kind), "RELATIVE_PYTHON_MODULE", "")
+    module = getattr(node_classes().get(kind), "RELATIVE_PYTHON_MODULE", "")
     if module == _CUSTOM:
         return kind not in _SAMPLES
     return module in _RUN and (_RUN[module] is None or kind in _RUN[module])
@@ -273,9 +272,7 @@ def _runs(kind: str) -> bool:
 
 def _inputs_of(kind: str, given: Mapping[str, Any]) -> dict[str, str]:
     """Types of a node's inputs by name."""
-    import nodes
-
-    listed = nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
+    listed = node_classes()[kind].INPUT_TYPES()
     out = {}
     for part in ("required", "optional"):
         for name, one in listed.get(part, {}).items():
@@ -287,9 +284,7 @@ def run_node(kind: str, inputs: Mapping[str, Any]) -> tuple:
     """Outputs of a node that is executed with ``inputs``, as ComfyUI executes it."""
     from comfy_api.latest import _io, io
 
-    import nodes
-
-    node, values = nodes.NODE_CLASS_MAPPINGS[kind], dict(inputs)
+    node, values = node_classes()[kind], dict(inputs)
     if not issubclass(node, io.ComfyNode):
         return tuple(getattr(node(), node.FUNCTION)(**values))
     if hasattr(_io, "build_nested_inputs"):

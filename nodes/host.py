@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 CATEGORY = "SenCache"
@@ -43,6 +44,11 @@ def place() -> Place:
         return Place()
     context = get_executing_context()
     return Place(context.prompt_id, str(context.node_id)) if context else Place()
+
+
+def node_classes() -> Mapping[str, type]:
+    """All nodes that this ComfyUI has loaded, by id."""
+    return importlib.import_module("nodes").NODE_CLASS_MAPPINGS  # its own, not this pack's
 
 
 def show_text(text: str, node: str | None) -> None:

@@ -127,7 +127,9 @@ def rename(kind: object, name: object, to: object) -> str:
     try:
         path.rename(target)
     except OSError as error:
-        raise ProfileError(f"cannot rename {path.name}: {error.strerror}") from error
+        raise ProfileError(
+            f"{path.name} cannot be renamed ({error.strerror}): choose another name."
+        ) from error
     return stem
 
 
@@ -142,7 +144,9 @@ def delete(kind: object, name: object) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise ProfileError(f"cannot delete {path.name}: {error.strerror}") from error
+        raise ProfileError(
+            f"{path.name} cannot be deleted ({error.strerror}): close what uses it, and try again."
+        ) from error
 
 
 def add(name: str, data: bytes) -> tuple[str, str]:

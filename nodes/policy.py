@@ -115,7 +115,11 @@ class _Dynamic(io.ComfyNode):
         options = [option(name, _widgets(name)) for name in _MENU]
         preset = io.Combo.Input("preset", options=list(PRESETS), tooltip=_PRESET)
         choice = io.DynamicCombo.Input(
-            "policy", options=[*options, option(PRESET, [preset])], tooltip=_CHOICE
+            "policy",
+            options=[*options, option(PRESET, [preset])],
+            tooltip=_CHOICE,
+            # web/policy.js writes the group before each name: a combo has no headings.
+            extra_dict={"sencache_groups": _MENU},
         )
         return _schema([choice])
 

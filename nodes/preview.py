@@ -31,20 +31,8 @@ from .standin import STAND_IN
 
 VERSION = 1
 
-#: Expected RMS errors of the final latent, whose own RMS is about 1, up to which a clip is called
-#: so, and what it is called beyond them: 40, 30 and 20 dB (docs/theory.md, section 3).
-QUALITIES = ((0.01, "very_close"), (0.0316, "close"), (0.1, "visible"))
-ROUGH = "draft"
-
 #: Under this key a model carries the id of the SenCache Apply that it comes from.
 _APPLY = "sencache_apply"
-
-
-def quality(error: float | None) -> str | None:
-    """Name of the quality to expect of a plan with this error; ``None``: not known."""
-    if error is None:
-        return None
-    return next((name for most, name in QUALITIES if error <= most), ROUGH)
 
 
 def preview(prompt: Mapping[str, Any], node: str) -> dict:
@@ -206,7 +194,7 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
     Raises:
         Unknown: its profile does not fit.
     """
-    from ..sencache_core.hosts import comfy as host
+    from ..sencache_core.hosts.comfy import STAGES, fingerprint, model_family
     from ..sencache_core.hosts.comfy_facts import header_of
     from ..sencache_core.hosts.comfy_stages import Ended, Stages
 
@@ -214,7 +202,7 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
     patcher, known = guider.model_patcher, ""
     if config.profile is not None or config.learn is not None:
         source, network = patcher.get_attachment(STAND_IN), patcher.model.diffusion_model
-        known = host.fingerprint(network) if source is None else source.fingerprint
+        known = fingerprint(network) if source is None else source.fingerprint
     header = header_of(guider, schedule, config.tapping.figures, known)
     header = replace(header, guidance=facts.guidance)
     part, ended = Part(schedule, header.fingerprint, header.guidance), None
@@ -223,9 +211,9 @@ def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | 
         if end > 0 and same_level(end, start):
             ended = Ended(start, (), (), before.part, before.steps, before.carry)
     # A copy: to look ahead is not to run.
-    stages = Stages(followed=dict(host.STAGES.followed))
+    stages = Stages(followed=dict(STAGES.followed))
     stage = stages.stage_of(ended, part, patcher.get_model_object("model_sampling"))
-    family = host.model_family(patcher.model)
+    family = model_family(patcher.model)
     try:
         outlook = config.outlook(family, schedule, header, replace(facts, stage=stage))
     except (ProfileError, ValueError) as error:
@@ -333,9 +321,9 @@ def told(graph: Graph, run: Run) -> dict:
     if outlook is None:  # its model comes to it without a cache
         whole = {"mask": "C" * rounds, "cost": float(rounds), "error": 0.0, "errors": []}
         rest = {"basis": "", "learnt_from": 0, "messages": [], "to_truth": False, "why": ""}
-        return {**made, **whole, **rest, "quality": None, "reuses": False}
+        return {**made, **whole, **rest, "reuses": False}
     plan, report = outlook.plan, outlook.report
-    error = _finite(plan.error) if plan is not None else None
+    error = _finite(plan.skipping) if plan is not None else None
     return {
         **made,
         "rounds": len(plan.mask) if plan is not None else rounds,
@@ -343,7 +331,6 @@ def told(graph: Graph, run: Run) -> dict:
         "cost": None if plan is None else plan.cost,
         "error": error,
         "errors": [] if plan is None else [_finite(value) for value in plan.errors],
-        "quality": quality(error) if outlook.reuses else None,
         "basis": report.basis,
         "learnt_from": report.learnt_from,
         "messages": report.to_dict()["messages"],

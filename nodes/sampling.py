@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..sencache_core import Schedule
 from .graph import PROMPT, Graph, Unknown
+from .host import node_classes
 
 #: Sampler nodes that are read, and the inputs by which a model reaches them.
 SAMPLERS = {
@@ -183,6 +184,4 @@ def samplers_after(graph: Graph, node: str, slot: int = 0) -> Iterator[str]:
 
 def _outputs(kind: str) -> list[str]:
     """Types of a node's outputs."""
-    import nodes
-
-    return [str(one) for one in getattr(nodes.NODE_CLASS_MAPPINGS.get(kind), "RETURN_TYPES", ())]
+    return [str(one) for one in getattr(node_classes().get(kind), "RETURN_TYPES", ())]

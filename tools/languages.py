@@ -39,7 +39,17 @@ ONE_IS_ONE = {"en", "es"}
 #: Texts that are the same in every language: names.
 NAMES = {"SenCache", "PSNR", "SSIM", "JSON", "PNG", "SVG", "CSV"}
 #: Texts that happen to be the same in one language.
-COGNATES: Mapping[str, set[str]] = {"fr": set(), "es": set()}
+_UNITS = {
+    *("{seconds} s", "{minutes} min {seconds} s", "{hours} h {minutes} min"),
+    *("{s} s", "{m} min {s} s", "{h} h {m} min"),
+    *("{value} s", "{value} min", "{value} h {rest} min", "PSNR {value} dB"),
+}
+_BORROWED = {"prompt", "Clips", "sigma", "Sigma {sigma}", "tap {tap}", "cfg {cfg}"}
+_BOTH = _UNITS | _BORROWED | {"checkpoint {id}"}
+COGNATES: Mapping[str, set[str]] = {
+    "fr": _BOTH | {"score", "Budget", "budget {budget}", "Pause", "latent {shape}"},
+    "es": _BOTH,
+}
 
 _PLACE = re.compile(r"\{(\w+)\}")
 #: What must be left as it is in a locale: settings, names of values, numbers.
@@ -150,7 +160,7 @@ def _wrong(
 ) -> str:
     """What is wrong with a text; empty: nothing is. ``counted``: it is one form of a plural."""
     if not text.strip():
-        return "empty"
+        return "empty" if english.strip() else ""
     same = text == english and re.search("[a-z]", _PLACE.sub("", text))
     if same and english not in NAMES | COGNATES.get(language, set()):
         return "left in English"

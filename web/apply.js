@@ -172,6 +172,12 @@ function addView(node) {
   };
   for (const one of node.widgets) if (one !== own) follow(one, () => view.moved());
   node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
+  const configured = node.onConfigure;
+  node.onConfigure = function () {
+    configured?.apply(this, arguments);
+    // Saved when all inputs were shown: their room would stay empty.
+    if (node.comfyClass === APPLY && !node.showAdvanced) node.size[1] = node.computeSize()[1];
+  };
   changed();
   return view;
 }

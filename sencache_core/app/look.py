@@ -13,7 +13,7 @@ COLOURS = {
     "computed": "#3979b2",
     "partial": "#15896c",
     "forced": "#6c7580",
-    "reused": "#c07c1c",
+    "reused": "#ad711c",
     "idle": "#b2b2b2",
 }
 #: Height of a cell as a share of the strip: what was run in part, or skipped, is lower.

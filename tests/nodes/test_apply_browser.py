@@ -167,8 +167,22 @@ def test_apply(page, server, vue):
     page.evaluate(f"() => {APP}.queuePrompt(0, 1)")
     says(page, "x faster, 4 of 12 steps")
     shot(page, f"apply_{name}_after")
+    clipped = page.evaluate(
+        f"""() => {{
+          const page = ({PANEL})({NODE}).querySelector(".sencache-panel-page");
+          return page.scrollHeight - page.clientHeight; }}"""
+    )
+    assert clipped <= 0, clipped
+    set_palette(page, "light")
+    shot(page, f"apply_{name}_light")
+    set_palette(page, "dark")
     page.evaluate(f"""() => ({PANEL})({NODE}).querySelector("[data-preset='balanced']").click()""")
     says(page, "6 of 12 steps, about 2x")
+
+    # In a subgraph too.
+    page.evaluate(f"() => {{ {APP}.graph.convertToSubgraph(new Set([{NODE}])); }}")
+    set_widgets(page, "KSampler", steps=14)
+    says(page, "7 of 14 steps, about 2x")
 
     # What is missing is named.
     page.evaluate(f"(mode) => {{ {NODE}.mode = mode; }}", 4)
@@ -185,12 +199,20 @@ def test_apply(page, server, vue):
     assert our_faults(page) == []
 
 
+def set_palette(view, palette: str) -> None:
+    view.evaluate(
+        f"(one) => {APP}.extensionManager.setting.set('Comfy.ColorPalette', one)", palette
+    )
+    view.wait_for_timeout(500)
+
+
 def set_widgets(view, kind: str, **values) -> None:
     view.evaluate(
         f"""([kind, values]) => {{
           for (const node of {NODES}.filter((one) => one.type === kind))
             for (const widget of node.widgets ?? [])
               if (widget.name in values) {{
-                widget.value = values[widget.name]; widget.callback?.(widget.value); }} }}""",
+                widget.value = values[widget.name]; widget.callback?.(widget.value); }}
+          window.comfyAPI.api.api.dispatchEvent(new CustomEvent("graphChanged")); }}""",
         [kind, values],
     )

@@ -103,7 +103,10 @@ def test_two_clips_are_played_wiped_and_subtracted(page, server, vue):
     use_vue(page, vue)
     load(page, TINY)
     show(page, "SenCacheCompare")
+    video = "document.querySelector('a.sencache-save')?.href"
+    earlier = page.evaluate(f"() => {video}")  # of another test's run of this workflow
     queue_tiny(page, seed=51 + vue, length=9)
+    page.wait_for_function(f"(earlier) => {video} && {video} !== earlier", arg=earlier)
     page.wait_for_function(READY)
     page.wait_for_timeout(500)
     drawn = pixels(page)
@@ -139,8 +142,7 @@ def test_two_clips_are_played_wiped_and_subtracted(page, server, vue):
     click(page, ".sencache-play")
     shown = text(page, ".sencache-panels")
     assert "PSNR" in shown and "SSIM" in shown
-    video = page.evaluate("() => document.querySelector('a.sencache-save').href")
-    answer = page.request.get(video)
+    answer = page.request.get(page.evaluate(f"() => {video}"))
     assert answer.status == 200 and answer.body()[4:8] == b"ftyp"
     saved = page.evaluate(
         f"() => {APP}.graph.serialize().nodes.find((n) => n.type === 'SenCacheCompare')"

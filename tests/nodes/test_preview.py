@@ -248,7 +248,7 @@ def test_where_nothing_is_skipped(server):
     assert ask(server, graph(enable=False))["state"] == "off"
     assert ask(server, graph(budget=1.0))["state"] == "full"
     (short,) = ask(server, graph(steps=6))["runs"]
-    assert short["mask"] == "CCCCCC" and not short["reuses"] and short["quality"] is None
+    assert short["mask"] == "CCCCCC" and not short["reuses"]
     assert "min_steps" in str(short["messages"])
     (seen,) = ask(server, graph(control="tolerance"))["runs"]
     assert seen["mask"] == "" and "decides as the run goes" in seen["why"]
@@ -259,7 +259,7 @@ def test_where_nothing_is_skipped(server):
 def test_quality_falls_with_the_budget(server):
     told = [ask(server, graph(steps=30, budget=b / 100))["runs"][0] for b in (90, 50, 36, 20)]
     errors = [run["error"] for run in told]
-    assert errors == sorted(errors) and len({run["quality"] for run in told}) > 1
+    assert errors == sorted(errors) and errors[0] < errors[-1]
 
 
 def test_seeds_leave_the_stamp_alone(server):

@@ -50,6 +50,8 @@ def test_inputs_equal_parameters_of_execute(pack, name):
     schema = [i.id for i in node.GET_SCHEMA().inputs]
     parameters = inspect.signature(node.execute).parameters
     assert sorted(schema) == sorted(parameters)
+    # ComfyUI 0.3.64 refuses a node with an output of the same id as an input.
+    assert not set(schema) & {output.id for output in node.GET_SCHEMA().outputs}
     optional = {i.id for i in node.GET_SCHEMA().inputs if i.optional}
     assert optional <= {
         k for k, p in parameters.items() if p.default is not inspect.Parameter.empty
@@ -162,7 +164,7 @@ def test_settings_as_text(pack):
     assert module.parse_settings("planned", text) == known
     with pytest.raises(ValueError, match="name = value"):
         module.parse_settings("sencache", "tolerance")
-    with pytest.raises(ValueError, match="tolerance cannot be .lots.: write it as tolerance = "):
+    with pytest.raises(ValueError, match=r"tolerance cannot be .lots.: write it as"):
         module.parse_settings("sencache", "tolerance = lots")
     with pytest.raises(ValueError, match="has no setting colour"):
         module._choose("sencache", {"colour": "red"})

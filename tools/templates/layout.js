@@ -58,7 +58,7 @@ async (columns) => {
           for (const spec of cell) {
             const node = create(spec, width);
             // A collapsed node is narrow: at the right edge its wire leaves the column at once.
-            node.pos = [spec.collapsed ? left + width - 190 : left, below + TITLE];
+            node.pos = [spec.collapsed ? left + width - 215 : left, below + TITLE];
             place[spec.key] = number;
             // Nodes 2.0 draws a line more below some: the pack's name, the hidden inputs.
             const foot = /^SenCache|^UNETLoader$/.test(spec.type) ? 16 : 0;
@@ -109,6 +109,6 @@ async (columns) => {
   const graph = app.graph.serialize();
   const width = x - GAP + 2 * PAD;
   if (width > 1700) throw new Error(`${width} px wide`);
-  graph.extra = { ...graph.extra, ds: { scale: 0.8, offset: [60, 80] } };
+  graph.extra = { ...graph.extra, ds: { scale: 0.8, offset: [100, 110] } };
   return [graph, output];
 }

@@ -132,11 +132,12 @@ export class Player {
       const curve = shape("path", { d, fill: "none", stroke: `var(--sc-${key})`, "stroke-width": 1.8, "vector-effect": "non-scaling-stroke" });
       const label = `${show(all.mean)}, ${t("compare.worst", { value: show(all.worst), frame: all.frame + 1 })}`;
       const svg = shape("svg", { viewBox: `0 0 ${PANEL.width} ${PANEL.height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
-      svg.append(shape("title", {}, label), line, curve);
+      const dot = shape("path", { stroke: `var(--sc-${key})`, "stroke-width": 8, "stroke-linecap": "round", "vector-effect": "non-scaling-stroke" });
+      svg.append(shape("title", {}, label), line, curve, dot);
       svg.addEventListener("pointerdown", (event) => this.#drag(svg, event, (along) => this.#go(frameAt(along, values.length))));
       const now = document.createTextNode("");
       list.append(element("dt", { title: label }, now, element("small", { textContent: t("compare.mean", { value: show(all.mean) }) })), element("dd", {}, svg));
-      return { line, placed, now, show, values };
+      return { line, dot, placed, now, show, values };
     });
     return list;
   }
@@ -234,7 +235,8 @@ export class Player {
     this.frame = frame;
     this.slider.value = frame;
     this.where.textContent = `${frame + 1} / ${this.payload.frames}`;
-    for (const { line, placed, now, show, values } of this.marks) {
+    for (const { line, dot, placed, now, show, values } of this.marks) {
+      dot.setAttribute("d", `M${placed[frame].x} ${placed[frame].y}h0.01`); // a round end, whatever the panel's shape
       line.setAttribute("x1", placed[frame].x);
       line.setAttribute("x2", placed[frame].x);
       now.data = show(values[frame]);

@@ -1,6 +1,7 @@
 // What SenCache Apply shows: words and cells from what the server foresees, and from what a run told.
 // Pure functions; see nodes/preview.py for the fields of a preview.
 
+import { quality } from "./quality.js";
 import { t, told } from "./words.js";
 
 /** Budgets that have a name. */
@@ -64,8 +65,8 @@ export function words(preview) {
     return { ...none, line: t("apply.unplanned"), note: note || runs.find((run) => !run.mask).why, more: said(messages) };
   }
   const expected = worst(runs);
-  const quality = expected ? t(`apply.quality.${expected.quality}`) : "";
-  return { line: line(runs), quality, rests: rests(runs), note, more: more(runs, expected, messages) };
+  const mark = expected ? t(`apply.${quality(expected.error)}`) : "";
+  return { line: line(runs), quality: mark, rests: rests(runs), note, more: more(runs, expected, messages) };
 }
 
 const reuses = (runs) => runs.some((run) => run.reuses);
@@ -73,7 +74,7 @@ const said = (messages) => [...new Set(messages.map(told))].join("\n");
 
 /** The run whose clip is expected to be off most, of those that skip and of which that is known. */
 function worst(runs) {
-  const known = runs.filter((run) => run.quality && run.error !== null);
+  const known = runs.filter((run) => run.reuses && run.error !== null);
   return known.sort((a, b) => b.error - a.error)[0];
 }
 
@@ -94,7 +95,7 @@ function rests(runs) {
 
 function more(runs, expected, messages) {
   const parts = [t("apply.more.factor"), t("apply.more.adjusted")];
-  if (expected) parts.unshift(t(expected.to_truth ? "apply.more.error_true" : "apply.more.error", { percent: percent(expected.error) }));
+  if (expected) parts.unshift(t("apply.more.error", { percent: percent(expected.error) }));
   return [...(reuses(runs) ? parts : []), ...messages.map(told)].join("\n");
 }
 

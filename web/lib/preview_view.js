@@ -7,7 +7,7 @@ import { t } from "./words.js";
 const MOST_STRIPS = 3;
 const STRIP = 20; // px
 /** Heights in px of what the panel holds: the node must not jump when its words change. */
-const HEIGHT = { presets: 30, text: 66, strip: STRIP + 6, name: 16, padding: 12, buttons: 30 };
+const HEIGHT = { presets: 30, text: 72, strip: STRIP + 8, name: 16, padding: 12, margin: 20 };
 
 const STYLE = `
 .sencache-panel { --sc-ink: var(--input-text, #ddd); --sc-dim: var(--descrip-text, #999);
@@ -24,7 +24,7 @@ const STYLE = `
 .sencache-panel button[aria-pressed="true"] { background: color-mix(in srgb, #3f8fd6 28%, var(--sc-paper)); border-color: #3f8fd6; }
 .sencache-panel .sencache-line { font-size: 15px; font-weight: 600; line-height: 20px; }
 .sencache-strips { margin: 4px 0; }
-.sencache-strips .sencache-strip + p, .sencache-strips p { color: var(--sc-dim); font-size: 11px; line-height: 16px; }
+.sencache-strips p { color: var(--sc-dim); font-size: 11px; line-height: 16px; }
 .sencache-panel .sencache-small { color: var(--sc-dim); line-height: 16px; }
 .sencache-panel .sencache-small b { color: var(--sc-ink); font-weight: 600; }
 .sencache-panel .sencache-hint { line-height: 16px; padding-left: 7px; border-left: 3px solid #e8931a; }
@@ -58,7 +58,7 @@ export class Panel {
   /** Height in px that the panel needs. */
   get height() {
     const many = this.strips > 1 ? HEIGHT.name : 0;
-    return HEIGHT.padding + (this.presets.length ? HEIGHT.presets : 0) + HEIGHT.text + this.strips * (HEIGHT.strip + many);
+    return HEIGHT.margin + HEIGHT.padding + (this.presets.length ? HEIGHT.presets : 0) + HEIGHT.text + this.strips * (HEIGHT.strip + many);
   }
 
   #presets(choose) {
@@ -100,11 +100,13 @@ export class Panel {
     );
     parts.strips.hidden = !runs.length;
     parts.small.replaceChildren();
-    if (said.quality) parts.small.append(element("b", { textContent: said.quality }), said.rests && `, ${said.rests}`);
-    else parts.small.append(said.rests);
+    const rests = line === undefined ? said.rests : ""; // of what is to come
+    if (said.quality) parts.small.append(element("b", { textContent: said.quality }), rests && `, ${rests}`);
+    else parts.small.append(rests);
     parts.small.hidden = !parts.small.textContent;
     parts.hint.textContent = hint || said.note;
     parts.hint.hidden = !parts.hint.textContent;
     this.page.title = said.more;
+    this.root.style.minHeight = `${this.height - HEIGHT.margin}px`; // Nodes 2.0 goes by that
   }
 }

@@ -16,7 +16,7 @@ export const STRIP_STYLE = `
   --sc-computed: color-mix(in srgb, #3f8fd6 80%, var(--sc-ink, var(--input-text, #ddd)));
   --sc-forced: color-mix(in srgb, #8b98a9 70%, var(--sc-ink, var(--input-text, #ddd)));
   --sc-partial: color-mix(in srgb, #12a37f 80%, var(--sc-ink, var(--input-text, #ddd)));
-  --sc-reused: color-mix(in srgb, #e8931a 80%, var(--sc-ink, var(--input-text, #ddd)));
+  --sc-reused: color-mix(in srgb, #e8931a 70%, var(--sc-ink, var(--input-text, #ddd)));
   --sc-idle: color-mix(in srgb, var(--sc-ground) 65%, var(--sc-ink, var(--input-text, #ddd))); }
 .sencache-strip { display: block; width: 100%; height: ${STRIP_HEIGHT}px; overflow: visible; }
 .sencache-key { display: inline-block; width: 13px; height: 13px; vertical-align: -2px; overflow: visible; }

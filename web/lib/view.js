@@ -11,7 +11,7 @@ const SVG = "http://www.w3.org/2000/svg";
 // Every class has our prefix: the frontend's own stylesheet gives names such as "table" a meaning.
 // The page is laid over the box that the frontend sizes, so that what is in it never sizes the node.
 export const STYLE = `${STRIP_STYLE}
-.sencache-view { --sc-ink: var(--input-text, #ddd); --sc-paper: var(--comfy-input-bg, #222);
+.sencache-view { --sc-ink: var(--input-text, #ddd); --sc-paper: color-mix(in srgb, var(--comfy-input-bg, #222) 25%, var(--comfy-menu-bg, #222));
   --sc-dim: color-mix(in srgb, var(--sc-ink) 72%, var(--sc-paper));
   --sc-line: color-mix(in srgb, var(--sc-ink) 25%, var(--sc-paper));
   --sc-alarm: color-mix(in srgb, #e5484d 75%, var(--sc-ink));
@@ -71,6 +71,7 @@ export const STYLE = `${STRIP_STYLE}
   .sencache-large { font-size: 15px; }
   .sencache-answer { gap: 4px 8px; }
   .sencache-small { white-space: normal; }
+  .sencache-delta { display: block; margin: 0; }
 }
 `;
 
