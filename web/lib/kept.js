@@ -59,7 +59,7 @@ export function follow({ app, api, read, name }) {
 
   /** Asked once a prompt, so that what comes in order is shown in order. */
   function workflowOf(prompt) {
-    if (!workflows.has(prompt)) workflows.set(prompt, find(prompt));
+    if (!workflows.has(prompt)) workflows.set(prompt, find(prompt).then((found) => found ?? void workflows.delete(prompt)));
     if (workflows.size > MOST) workflows.delete(workflows.keys().next().value);
     return workflows.get(prompt);
   }
