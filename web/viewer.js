@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Board, of, shown } from "./lib/board.js";
 import { VIEWER, allNodes, jobOf, nodeAt, passMuted } from "./lib/graph.js";
-import { learn } from "./lib/language.js";
+import { learn, locale } from "./lib/language.js";
 import { addBox } from "./lib/page.js";
 import { render } from "./lib/view.js";
 
@@ -129,7 +129,7 @@ listen(); // before the connection opens: after a reload a run may be under way
 
 app.registerExtension({
   name: "SenCache.StatsViewer",
-  init: () => learn(app.ui.settings.getSettingValue("Comfy.Locale") ?? "en"),
+  init: () => learn(locale(app)),
   setup: watchQueue,
   nodeCreated(node) {
     if (node.comfyClass === VIEWER) addView(node);
