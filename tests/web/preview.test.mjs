@@ -61,6 +61,8 @@ test("a policy that decides on the way has no strip, and says why", () => {
   const said = words(plan({ ...RUN, mask: "", cost: null, error: null, why: "it decides as the run goes" }));
   assert.equal(said.note, "it decides as the run goes");
   assert.equal(said.line, WORDS["apply.unplanned"]);
+  const why = { key: "unknown to the page", values: {}, text: "it decides later", level: "note" };
+  assert.equal(words(plan({ ...RUN, mask: "", cost: null, error: null, why })).note, "it decides later");
 });
 
 test("cells are pale until they have run", () => {

@@ -64,7 +64,7 @@ export function words(preview) {
   const urgent = messages.filter((message, i) => message.level === "problem" || (!reuses(runs) && i === 0));
   const note = [...new Set(urgent.map(told))].join(" ");
   if (runs.some((run) => !run.mask)) {
-    return { ...none, line: t("apply.unplanned"), note: note || runs.find((run) => !run.mask).why, more: said(messages) };
+    return { ...none, line: t("apply.unplanned"), note: note || told(runs.find((run) => !run.mask).why), more: said(messages) };
   }
   const expected = worst(runs);
   const mark = expected ? t(`apply.${quality(expected.error)}`) : "";
