@@ -43,6 +43,8 @@ def register() -> None:
     @server.routes.post(ROUTE)
     async def answer(request):
         try:
+            if request.content_type != "application/json":  # what a foreign page asks first for
+                raise KeyError
             data = await request.json()
             prompt, node = data["prompt"], str(data["node"])
             if not isinstance(prompt, dict) or node not in prompt:
