@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { allNodes, nodeAt } from "./lib/graph.js";
+import { allNodes, nodeAt, rootOf, whereabouts } from "./lib/graph.js";
 import { learn, locale } from "./lib/language.js";
 import { addBox, hideAdvanced } from "./lib/page.js";
 import { progress, result } from "./lib/preview.js";
@@ -19,9 +19,8 @@ const WIDTH = 300;
 
 const views = new Map(); // by node
 const jobs = new Map(); // by prompt id: the graph that it was made from, and what was shown then
-const rootGraph = () => app.rootGraph ?? app.graph;
-const tab = () => app.extensionManager?.workflow?.activeWorkflow?.path;
-const here = () => `${rootGraph()?.id} ${tab()}`;
+const rootGraph = () => rootOf(app);
+const here = () => whereabouts(app);
 const widget = (node, name) => node.widgets?.find((one) => one.name === name);
 
 let prompt = null; // of the open graph as it was read last

@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { allNodes, nodeAt } from "./lib/graph.js";
+import { allNodes, nodeAt, rootOf, whereabouts } from "./lib/graph.js";
 import { EDGE, blamed, hints } from "./lib/hints.js";
 import { learn, locale } from "./lib/language.js";
 import { t } from "./lib/words.js";
@@ -16,8 +16,8 @@ const STYLE = `
   overflow: auto; user-select: text; }
 [data-kind="error"] > .sencache-hint { border-color: #e05252; background: color-mix(in srgb, #e05252 18%, var(--comfy-menu-bg, #222)); }`;
 
-const rootGraph = () => app.rootGraph ?? app.graph;
-const here = () => `${rootGraph()?.id} ${app.extensionManager?.workflow?.activeWorkflow?.path}`;
+const rootGraph = () => rootOf(app);
+const here = () => whereabouts(app);
 const prompts = new Map(); // what was queued, by id: {output, from which graph}
 const failed = new Map(); // by node: what its last run failed of
 

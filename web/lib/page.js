@@ -60,9 +60,12 @@ export function hideAdvanced(app, node) {
   }
 }
 
-/** An element with properties and children. */
+/** An element with properties, `data` for its dataset, `aria` for its role and ARIA attributes, and children. */
 export function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
+  const { data, aria, ...plain } = properties;
+  const node = Object.assign(document.createElement(tag), plain);
+  for (const [name, value] of Object.entries(data ?? {})) node.dataset[name] = value;
+  for (const [name, value] of Object.entries(aria ?? {})) node.setAttribute(name === "role" ? name : `aria-${name}`, value);
   node.append(...children);
   return node;
 }
