@@ -11,11 +11,8 @@ from typing import Any
 
 import torch
 
-from ..sencache_core import CacheConfig, Profile, ProfileError, Schedule, StepRecord
+from ..sencache_core import CacheConfig, Profile, ProfileError
 from ..sencache_core.config import Outlook
-from ..sencache_core.run.facts import Facts, Part, Stage
-from ..sencache_core.sampler.schedule import same_level
-from ..sencache_core.types import Reason
 from . import folders
 from .apply import CONFIG, IN_FULL, SWITCHED_OFF, config_of
 from .graph import Graph, Unknown, seen
@@ -75,19 +72,15 @@ class Run:
 
     Attributes:
         sampling: of the sampler node.
-        config: how it is cached, ``None``: it is not.
-        outlook: what is known of it.
-        steps: of its clip up to its end.
-        carry: evaluations of the clip's budget that it leaves to what follows.
-        part: see ``run.facts.Part``.
+        beginning: of ``hosts.comfy_ahead``, ``None``: it is not cached.
     """
 
     sampling: Sampling
-    config: CacheConfig | None
-    outlook: Outlook | None
-    steps: int = 0
-    carry: float = 0.0
-    part: Any = None
+    beginning: Any = None
+
+    @property
+    def outlook(self) -> Outlook | None:
+        return self.beginning and self.beginning.outlook
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class _Place:
 
     sampling: Sampling
     apply: str
-    facts: Facts
+    facts: Any
     read: frozenset[str]
 
 
@@ -143,8 +136,8 @@ class Ahead:
         patcher = sampling.guider.model_patcher
         config = patcher.get_attachment(CONFIG)
         if config is None:
-            return Run(sampling, None, None)
-        facts = facts_before(sampling)
+            return Run(sampling)
+        facts = _facts_of(sampling)
         if patcher.get_attachment(STAND_IN) is not None:  # a loaded model is not to be held
             read = frozenset(self.graph.read)
             _PLACES[key] = _Place(sampling, patcher.get_attachment(_APPLY), facts, read)
@@ -164,62 +157,42 @@ class Ahead:
         return self.of(found[0])
 
 
-def facts_before(sampling: Sampling) -> Facts:
+def _facts_of(sampling: Sampling) -> Any:
     """What is known of a run but for its stage.
 
     Raises:
         Unknown: another node stands in its way.
     """
-    from ..sencache_core.hosts.comfy import UnsupportedModel
-    from ..sencache_core.hosts.comfy_facts import facts_of
-    from ..sencache_core.hosts.comfy_neighbours import refuse_other_caches
+    from ..sencache_core.hosts.comfy_ahead import UnsupportedModel, facts_before
 
-    guider = sampling.guider
     try:
-        refuse_other_caches(guider.model_patcher, guider.model_options, {})
+        return facts_before(sampling.guider, sampling.sampler, sampling.sigmas)
     except UnsupportedModel as error:
         raise Unknown("refused", error=str(error)) from error
-    return facts_of(guider, sampling.sampler, sampling.sigmas, Stage())
 
 
-def run_of(sampling: Sampling, config: CacheConfig, facts: Facts, before: Run | None = None) -> Run:
+def run_of(sampling: Sampling, config: CacheConfig, facts: Any, before: Run | None = None) -> Run:
     """How a run will begin.
 
     Args:
         sampling: what it samples.
         config: how it is cached.
-        facts: of :func:`facts_before`.
+        facts: what is known of it, of ``hosts.comfy_ahead``.
         before: the run that it goes on from, if any.
 
     Raises:
         Unknown: its profile does not fit.
     """
-    from ..sencache_core.hosts.comfy import STAGES, fingerprint, model_family
-    from ..sencache_core.hosts.comfy_facts import header_of
-    from ..sencache_core.hosts.comfy_stages import Ended, Stages
+    from ..sencache_core.hosts.comfy_ahead import look
 
-    guider, schedule = sampling.guider, sampling.schedule
-    patcher, known = guider.model_patcher, ""
-    if config.profile is not None or config.learn is not None:
-        source, network = patcher.get_attachment(STAND_IN), patcher.model.diffusion_model
-        known = fingerprint(network) if source is None else source.fingerprint
-    header = header_of(guider, schedule, config.tapping.figures, known)
-    header = replace(header, guidance=facts.guidance)
-    part, ended = Part(schedule, header.fingerprint, header.guidance), None
-    if before is not None and before.part is not None:
-        end, start = before.part.schedule.sigmas[-1], schedule.sigmas[0]
-        if end > 0 and same_level(end, start):
-            ended = Ended(start, (), (), before.part, before.steps, before.carry)
-    # A copy: to look ahead is not to run.
-    stages = Stages(followed=dict(STAGES.followed))
-    stage = stages.stage_of(ended, part, patcher.get_model_object("model_sampling"))
-    family = model_family(patcher.model)
+    source = sampling.guider.model_patcher.get_attachment(STAND_IN)
+    known = source and (lambda: source.fingerprint)
+    ended = before and before.beginning
     try:
-        outlook = config.outlook(family, schedule, header, replace(facts, stage=stage))
+        found = look(sampling.guider, sampling.schedule, config, facts, known, ended)
     except (ProfileError, ValueError) as error:
         raise Unknown("refused", error=str(error)) from error
-    steps = stage.before + schedule.num_steps
-    return Run(sampling, config, outlook, steps, stage.left(_spent(outlook)), part)
+    return Run(sampling, found)
 
 
 def planned(graph: Graph, node: str) -> tuple[Run, dict | None]:
@@ -259,45 +232,26 @@ def run_planned(
         sigmas: ``[steps + 1]`` noise levels.
         sampler: ComfyUI's object.
     """
+    from ..sencache_core.hosts.comfy_ahead import alike
+
     own = Sampling(node, plain_guider(model, 1.0), sampler, sigmas)
     try:
         found = graph.link(node, "model")
         others = [sampling_of(graph, one) for one in (samplers_after(graph, *found))]
     except Unknown:
         others = []
-    alike = next((one for one in others if _alike(one.schedule, own.schedule)), None)
     differs = None
-    if others and alike is None:
+    if others and not any(alike(one.schedule, own.schedule) for one in others):
         title, other = graph.title(others[0].node), others[0].schedule
         differs = {"node": title, "steps": other.num_steps, "sampler": other.sampler}
     config = model.get_attachment(CONFIG)
     if config is None:
-        return Run(own, None, None), differs
+        return Run(own), differs
     own = replace(own, guider=others[0].guider) if others else own
-    facts = facts_before(own)
+    facts = _facts_of(own)
     if not others:  # what the guidance will be is not known
         facts = replace(facts, guided=True, guidance=0.0)
     return run_of(own, config, facts), differs
-
-
-def _alike(one: Schedule, other: Schedule) -> bool:
-    if one.sampler != other.sampler or one.num_steps != other.num_steps:
-        return False
-    return all(map(same_level, one.sigmas, other.sigmas))
-
-
-def _spent(outlook: Outlook) -> Any:
-    """The report of a run that has gone as planned."""
-    mask = outlook.plan.mask if outlook.plan is not None else ()
-    half = outlook.plan.half if outlook.plan is not None else ()
-    reason = Reason.SCHEDULED_COMPUTE if outlook.reuses else Reason.OFF
-    return replace(
-        outlook.report,
-        steps=[
-            StepRecord(*(k, k, 0.0, 0.0, "", reason.value), cost=compute * (1 - (k in half) / 2))
-            for k, compute in enumerate(mask)
-        ],
-    )
 
 
 def told(graph: Graph, run: Run) -> dict:

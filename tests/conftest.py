@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -207,14 +208,26 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(usable(0)) if usable else os.cpu_count() or 1, 8)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each test goes to the next free process; those of the nodes to one, as they share a server.
+
+    xdist's own groups do not reach it with pytest 9.2: they are written into a field that is gone.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "nodes" if nodeid.startswith("tests/nodes/") else nodeid
+
+    return OneServer(config, log) if config.getvalue("dist") == "load" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes long and what shares a server; skip what needs ComfyUI if it is not there."""
+    """Mark what takes long, and skip the tests marked ``comfyui`` where they cannot run."""
     for item in items:
         if item.nodeid.split("[")[0].startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        if "server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("server"))
     marked = [item for item in items if item.get_closest_marker("comfyui")]
     if marked and (obstacle := comfyui_obstacle()):
         for item in marked:

@@ -35,7 +35,7 @@ def test_some_python_blocks_run():
 @pytest.mark.parametrize("extra", ["demo", "test"])
 def test_the_two_commands(extra):
     """Each on a line of its own, as .ci/run reads them, with an extra that exists."""
-    run = {"demo": "sencache demo", "test": "python -m pytest -n auto --dist loadgroup"}[extra]
+    run = {"demo": "sencache demo", "test": "python -m pytest -n auto"}[extra]
     assert f'\npip install -e ".[{extra}]" && {run}\n' in README
     assert extra in PROJECT["optional-dependencies"]
 

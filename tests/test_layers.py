@@ -29,12 +29,11 @@ ROOMS = (
 )
 #: Public rooms of the core that nodes may use beside the package's own names.
 OPEN_TO_NODES = {
-    *("app", "app.clips", "app.look", "app.metrics", "config", "hosts.comfy", "hosts.comfy_facts"),
-    *("hosts.comfy_neighbours", "hosts.comfy_stages", "hosts.comfy_stored", "measure.blocks"),
-    *("measure.calibration", "measure.joining", "measure.learnt_store", "measure.library"),
-    *("measure.profile", "measure.profile_file", "measure.stored", "model.fingerprint"),
-    *("model.taps", "policies.groups", "policies.presets", "run.facts", "sampler.schedule"),
-    *("tiny", "types", "words"),
+    *("app", "app.clips", "app.look", "app.metrics", "config", "hosts.comfy", "hosts.comfy_ahead"),
+    *("hosts.comfy_stored", "measure.blocks", "measure.calibration", "measure.joining"),
+    *("measure.learnt_store", "measure.library", "measure.profile", "measure.profile_file"),
+    *("measure.stored", "model.fingerprint", "model.taps", "policies.groups", "policies.presets"),
+    *("tiny", "words"),
 }
 #: What modules below the hosts may import of other projects.
 CORE_LIBRARIES = {"filelock", "numpy", "safetensors", "torch"}

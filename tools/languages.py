@@ -38,7 +38,6 @@ LANGUAGES: Mapping[str, tuple[str, ...]] = {
 ONE_IS_ONE = {"en", "es"}
 #: Texts that are the same in every language: names.
 NAMES = {"SenCache", "PSNR", "SSIM", "JSON", "PNG", "SVG", "CSV"}
-#: Texts that happen to be the same in one language.
 _UNITS = {
     *("{seconds} s", "{minutes} min {seconds} s", "{hours} h {minutes} min"),
     *("{s} s", "{m} min {s} s", "{h} h {m} min"),
@@ -46,8 +45,9 @@ _UNITS = {
 }
 _BORROWED = {"prompt", "Clips", "sigma", "Sigma {sigma}", "tap {tap}", "cfg {cfg}"}
 _BOTH = _UNITS | _BORROWED | {"checkpoint {id}"}
+#: Texts that happen to be the same in one language.
 COGNATES: Mapping[str, set[str]] = {
-    "fr": _BOTH | {"score", "Budget", "budget {budget}", "Pause", "latent {shape}"},
+    "fr": _BOTH | {"score", "Attention", "Budget", "budget {budget}", "Pause", "latent {shape}"},
     "es": _BOTH,
 }
 

@@ -27,8 +27,10 @@ export const factor = (value) => String(Number(value.toFixed(1)));
 /** A share as a percentage of two digits. */
 export const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
 
-/** Seconds for people: 0.4 s, 12 s, 1 min 20 s, 2 h 5 min. */
-export function duration(seconds) {
+/** Seconds for people: 0.4 s, 12 s, 1 min 20 s, 2 h 5 min, on one line. */
+export const duration = (seconds) => timed(seconds).replaceAll(" ", "\u00a0");
+
+function timed(seconds) {
   if (seconds < 9.95) return t("apply.seconds", { s: Number(seconds.toFixed(1)) });
   const whole = Math.round(seconds);
   if (whole < 60) return t("apply.seconds", { s: whole });
