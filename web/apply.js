@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { nodeAt } from "./lib/graph.js";
 import { learn } from "./lib/language.js";
+import { addBox, hideAdvanced } from "./lib/page.js";
 import { progress, result } from "./lib/preview.js";
 import { Panel } from "./lib/preview_view.js";
 import { t } from "./lib/words.js";
@@ -154,16 +155,8 @@ function fit(node) {
 
 function addView(node) {
   const view = new View(node);
-  const own = node.addDOMWidget("sencache_preview", "sencache_preview", view.root, {
-    serialize: false,
-    hideInPanel: true,
-    hideOnZoom: false,
-    getValue: () => "",
-    setValue: () => {},
-    getMinHeight: () => view.panel.height,
-    getMaxHeight: () => view.panel.height,
-  });
-  own.serialize = false; // on the widget itself: keeps it out of widgets_values too
+  const height = () => view.panel.height;
+  const own = addBox(app, node, "sencache_preview", view.root, { getMinHeight: height, getMaxHeight: height });
   views.set(node, view);
   const removed = node.onRemoved;
   node.onRemoved = function () {
@@ -201,22 +194,6 @@ function changed() {
   }, SETTLE);
 }
 
-/**
- * Hide expert inputs in the classic canvas too. It goes by `advanced` on the widget itself, where only
- * the option is set, and leaves their room empty unless they are `hidden`.
- */
-function hideExpert(node) {
-  const classic = () => !LiteGraph.vueNodesMode;
-  const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
-  for (const one of node.widgets ?? []) {
-    if (!one.options?.advanced) continue;
-    let own = one.hidden;
-    const hides = () => classic() && !node.showAdvanced && !always();
-    Object.defineProperty(one, "advanced", { configurable: true, get: () => !always() });
-    Object.defineProperty(one, "hidden", { configurable: true, get: () => own || hides(), set: (value) => (own = value) });
-  }
-}
-
 function watchQueue() {
   const send = api.queuePrompt;
   api.queuePrompt = async function (...args) {
@@ -247,7 +224,7 @@ app.registerExtension({
   setup: watchQueue,
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("SenCache")) return;
-    hideExpert(node);
+    hideAdvanced(app, node);
     if (node.comfyClass === APPLY) addView(node);
     if (node.comfyClass === PLAN) {
       const button = node.addWidget("button", "sencache_now", null, () => views.get(node)?.ask(), { serialize: false });

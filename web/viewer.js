@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { Board, of, shown } from "./lib/board.js";
 import { VIEWER, allNodes, jobOf, nodeAt, passMuted } from "./lib/graph.js";
 import { learn } from "./lib/language.js";
+import { addBox } from "./lib/page.js";
 import { render } from "./lib/view.js";
 
 const PROGRESS = "sencache.progress";
@@ -16,34 +17,9 @@ const board = new Board();
 const rootGraph = () => app.rootGraph ?? app.graph;
 const tab = () => app.extensionManager?.workflow?.activeWorkflow ?? undefined;
 
-/** Wheel turns scroll the widget where it can scroll, else they zoom the graph as everywhere. */
-function passWheel(event) {
-  for (let box = event.target; box && box !== event.currentTarget.parentElement; box = box.parentElement) {
-    const room = box.scrollHeight - box.clientHeight;
-    const scrolls = room > 1 && /auto|scroll/.test(getComputedStyle(box).overflowY);
-    if (scrolls && !event.ctrlKey) return event.stopPropagation();
-  }
-  event.preventDefault();
-  app.canvas.processMouseWheel(event);
-}
-
 function addView(node) {
   const root = document.createElement("div");
-  const widget = node.addDOMWidget("sencache_view", "sencache_view", root, {
-    serialize: false,
-    hideInPanel: true, // a side panel that shows the widget takes it out of the node
-    hideOnZoom: false,
-    getValue: () => "",
-    setValue: () => {},
-    getMinHeight: () => 300,
-  });
-  widget.serialize = false; // on the widget itself: keeps it out of widgets_values too
-  root.addEventListener("wheel", passWheel, { passive: false });
-  const removed = node.onRemoved;
-  node.onRemoved = function () {
-    root.removeEventListener("wheel", passWheel);
-    removed?.apply(this, arguments);
-  };
+  addBox(app, node, "sencache_view", root, { getMinHeight: () => 300 });
   node.sencacheShow = (payload) => render(root, payload);
   node.sencacheShow(null);
   node.setSize(node.size.map((side, i) => Math.max(side, MIN_SIZE[i])));

@@ -11,6 +11,21 @@ function passWheel(app, event) {
   app.canvas.processMouseWheel(event);
 }
 
+/** Put `root` into `node` as a widget called `name`; `heights` are the frontend's getMinHeight, getMaxHeight. */
+export function addBox(app, node, name, root, heights) {
+  const widget = node.addDOMWidget(name, name, root, {
+    serialize: false,
+    hideInPanel: true, // a side panel that shows the widget takes it out of the node
+    hideOnZoom: false,
+    getValue: () => "",
+    setValue: () => {},
+    ...heights,
+  });
+  widget.serialize = false; // on the widget itself: keeps it out of widgets_values too
+  root.addEventListener("wheel", (event) => passWheel(app, event), { passive: false });
+  return widget;
+}
+
 /**
  * An empty element in `node`, over the whole width below its other widgets.
  * The page is laid over the box that the frontend sizes, so that what is in it never sizes the node.
@@ -22,16 +37,7 @@ export function addPage(app, node, name, { width, height, inner }) {
   root.style.cssText = `position: relative; box-sizing: border-box; width: 100%; height: 100%; min-height: ${inner}px; overflow: hidden`;
   page.style.cssText = "position: absolute; inset: 0";
   root.append(page);
-  const widget = node.addDOMWidget(name, name, root, {
-    serialize: false,
-    hideInPanel: true, // a side panel that shows the widget takes it out of the node
-    hideOnZoom: false,
-    getValue: () => "",
-    setValue: () => {},
-    getMinHeight: () => inner,
-  });
-  widget.serialize = false; // on the widget itself: keeps it out of widgets_values too
-  root.addEventListener("wheel", (event) => passWheel(app, event), { passive: false });
+  addBox(app, node, name, root, { getMinHeight: () => inner });
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   return page;
 }
