@@ -158,7 +158,8 @@ _SENTENCES = {
 
 def _message(name: str, **values: Any) -> dict:
     """A message of this node, as the web shows it in the user's language."""
-    text = _SENTENCES[name].format(**values)
+    said = {k: " and to ".join(v) if isinstance(v, list) else v for k, v in values.items()}
+    text = _SENTENCES[name].format(**said)
     return {"key": f"compare.{name}", "values": values, "text": text, "level": "problem"}
 
 
@@ -167,7 +168,7 @@ def _problem(reference, image, names: tuple[str, str]) -> dict | None:
     both = {"reference": reference, "image": image}
     missing = [name for name, frames in both.items() if frames is None or not len(frames)]
     if missing:
-        return _message("missing", inputs=" and to ".join(missing))
+        return _message("missing", inputs=missing)
     (frames, high, wide), (others, height, width) = reference.shape[:3], image.shape[:3]
     first, second = {"first": names[0]}, {"second": names[1]}
     if (high, wide) != (height, width):

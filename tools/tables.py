@@ -35,6 +35,8 @@ from sencache_core.words import ENGLISH  # noqa: E402
 PAGES = ("README.md", "web/docs/SenCachePolicySelect.md")
 METHODS = "docs/methods.md"
 WORDS = "web/words/en.json"
+#: Messages of nodes, which no core knows of: their English stands in the nodes.
+OF_NODES = ("message.compare.", "message.library.")
 _TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->)", re.DOTALL)
 
 #: By depth what a skipped step still runs, and what is kept for it.
@@ -202,7 +204,11 @@ def _since(name: str) -> str:
 
 def words(known: Mapping[str, str]) -> dict[str, str]:
     """``known`` English words of the web, with the core's messages as they are now."""
-    own = {key: text for key, text in known.items() if not key.startswith("message.")}
+    own = {
+        key: text
+        for key, text in known.items()
+        if not key.startswith("message.") or key.startswith(OF_NODES)
+    }
     return own | {f"message.{key}": text for key, text in ENGLISH.items()}
 
 
