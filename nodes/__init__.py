@@ -33,9 +33,12 @@ class SenCacheExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type]:
         folders.register()
-        library.register()
-        preview_route.register()
-        await replacements.register()
+        for part in (library, preview_route, replacements):
+            try:
+                if (waiting := part.register()) is not None:
+                    await waiting
+            except Exception as error:  # the boundary to a host, as below
+                _log.warning("SenCache: %s is unavailable: %s", part.__name__, error)
         return load_nodes()
 
 

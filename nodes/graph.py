@@ -125,16 +125,22 @@ class Graph:
     def lineage(self, node: str, name: str) -> str:
         """Digest of all that leads to an input, whatever ids its nodes have."""
 
-        def told(link: Link | None, path: tuple[str, ...]) -> Any:
-            if link is None or link[0] in path:
-                return None
-            one, below = self.prompt[link[0]], (*path, link[0])
-            inputs = one.get("inputs", {})
-            read = {key: self.link(link[0], key) for key in inputs}
-            given = {key: told(read[key], below) if read[key] else inputs[key] for key in inputs}
-            return [self.kind(link[0]), link[1], given]
+        known: dict[
+            str, str
+        ] = {}  # paths to a node double with every LoRA that passes on two links
 
-        return _digest(told(self.link(node, name), ()))
+        def told(link: Link | None) -> Any:
+            if link is None:
+                return None
+            if link[0] not in known:
+                known[link[0]] = ""  # a circle ends here
+                inputs = self.prompt[link[0]].get("inputs", {})
+                read = {key: self.link(link[0], key) for key in inputs}
+                given = {key: told(read[key]) if read[key] else inputs[key] for key in inputs}
+                known[link[0]] = _digest([self.kind(link[0]), given])
+            return [known[link[0]], link[1]]
+
+        return _digest(told(self.link(node, name)))
 
     def stamp(self, nodes: Iterable[str], but_values_of: str = "") -> str:
         """Digest of what ``nodes`` are set to, but for seeds, and of nodes of the class

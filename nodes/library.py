@@ -203,7 +203,8 @@ def register() -> None:
         return answer
 
     def check(request: web.Request, kind: str) -> None:
-        if request.content_type != kind:
+        # aiohttp calls a body of no type octet-stream, and any page may send one without asking.
+        if "Content-Type" not in request.headers or request.content_type != kind:
             raise Refused("request")
         try:
             server.user_manager.get_request_user_id(request)

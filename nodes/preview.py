@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..sencache_core import CacheConfig, Profile, ProfileError
+from ..sencache_core import CacheConfig, Message, Profile, ProfileError
 from ..sencache_core.config import Outlook
 from . import folders
 from .apply import CONFIG, IN_FULL, SWITCHED_OFF, config_of
@@ -258,9 +258,10 @@ def told(graph: Graph, run: Run) -> dict:
     """What the page shows of a run: plain JSON values.
 
     ``mask`` has one letter a round, as ``Plan`` writes it; empty where there is no plan, of which
-    ``why`` tells. ``rounds`` are evaluations to be expected, ``steps`` the sampler's. ``cost`` is
-    what the mask comes to in evaluations. ``error`` is what the final latent is expected to be off
-    by (RMS), ``errors`` what forecasts would be, relative to the output.
+    ``why`` tells: a message, or an error's words. ``rounds`` are evaluations to be expected,
+    ``steps`` the sampler's. ``cost`` is what the mask comes to in evaluations. ``error`` is what
+    the final latent is expected to be off by (RMS), ``errors`` what forecasts would be, relative
+    to the output.
     """
     schedule, outlook = run.sampling.schedule, run.outlook
     rounds = len(schedule.rounds)
@@ -290,7 +291,7 @@ def told(graph: Graph, run: Run) -> dict:
         "messages": report.to_dict()["messages"],
         "reuses": outlook.reuses,
         "to_truth": outlook.to_truth,
-        "why": str(outlook.why),
+        "why": outlook.why.to_dict() if isinstance(outlook.why, Message) else outlook.why,
     }
 
 

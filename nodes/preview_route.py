@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,6 +43,8 @@ def register() -> None:
     @server.routes.post(ROUTE)
     async def answer(request):
         try:
+            if request.content_type != "application/json":  # what a foreign page asks first for
+                raise KeyError
             data = await request.json()
             prompt, node = data["prompt"], str(data["node"])
             if not isinstance(prompt, dict) or node not in prompt:
@@ -55,21 +57,22 @@ def register() -> None:
             made = await loop.run_in_executor(_POOL, _safely, prompt, node)
         finally:
             _WAITING.pop()
-        if made["stamp"] not in _PREPARED and not server.prompt_queue.currently_running:
-            _POOL.submit(_prepare, prompt, node)
+        if made["stamp"] not in _PREPARED:
+            running = server.prompt_queue.currently_running
+            _POOL.submit(_prepare, prompt, node, lambda: bool(_WAITING or running))
         spent = f"preview;dur={1000 * (time.perf_counter() - start):.1f}"
         return web.json_response(made, headers={"Server-Timing": spent})
 
 
-def _prepare(prompt: Mapping[str, Any], node: str) -> None:
-    """Plan for the budgets beside the one that was asked for, while nobody asks: what a planner has
-    found it keeps, so that a slider is answered at once.
+def _prepare(prompt: Mapping[str, Any], node: str, busy: Callable[[], bool]) -> None:
+    """Plan for the budgets beside the one that was asked for, while nobody asks and nothing runs:
+    what a planner has found it keeps, so that a slider is answered at once.
     """
     inputs, start = prompt[node]["inputs"], time.thread_time()
     if not isinstance(now := inputs.get("budget"), int | float):
         return
     for budget in sorted((k / 100 for k in range(20, 100)), key=lambda one: abs(one - now)):
-        if _WAITING or time.thread_time() - start > MOST_SECONDS:
+        if busy() or time.thread_time() - start > MOST_SECONDS:
             return
         asked = {**prompt[node], "inputs": {**inputs, "budget": budget}}
         _PREPARED[_safely({**prompt, node: asked}, node)["stamp"]] = None

@@ -2,8 +2,8 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { nodeAt } from "./lib/graph.js";
-import { learn } from "./lib/language.js";
+import { allNodes, nodeAt, rootOf, whereabouts } from "./lib/graph.js";
+import { learn, locale } from "./lib/language.js";
 import { addBox, hideAdvanced } from "./lib/page.js";
 import { progress, result } from "./lib/preview.js";
 import { Panel } from "./lib/preview_view.js";
@@ -19,9 +19,8 @@ const WIDTH = 300;
 
 const views = new Map(); // by node
 const jobs = new Map(); // by prompt id: the graph that it was made from, and what was shown then
-const rootGraph = () => app.rootGraph ?? app.graph;
-const tab = () => app.extensionManager?.workflow?.activeWorkflow?.path;
-const here = () => `${rootGraph()?.id} ${tab()}`;
+const rootGraph = () => rootOf(app);
+const here = () => whereabouts(app);
 const widget = (node, name) => node.widgets?.find((one) => one.name === name);
 
 let prompt = null; // of the open graph as it was read last
@@ -43,7 +42,7 @@ class View {
     this.root = document.createElement("div");
     this.panel = new Panel(this.root, node.comfyClass === APPLY ? (budget) => this.choose(budget) : null);
     this.preview = { state: "unknown", unknown: { key: "wait", values: {} }, runs: [] };
-    this.run = null; // {prompt, stamp, reports by sampler}
+    this.run = null; // {prompt, stamp, reports by sampler, the one that told last at the end}
     this.asking = this.again = false;
     this.panel.press(this.budget);
     this.panel.show(this.preview);
@@ -122,8 +121,8 @@ class View {
   }
 
   show() {
-    const reports = this.run ? Object.values(this.run.reports) : [];
-    const done = Object.fromEntries(Object.entries(this.run?.reports ?? {}).map(([id, report]) => [id, report.steps]));
+    const reports = [...(this.run?.reports.values() ?? [])];
+    const done = Object.fromEntries([...(this.run?.reports ?? [])].map(([id, report]) => [id, report.steps]));
     const latest = reports.at(-1);
     const line = !latest ? undefined : latest.ended ? result(reports).line : progress(latest);
     const before = this.panel.height;
@@ -139,8 +138,9 @@ class View {
 
   /** A sampler tells how far it is, or that it has ended. */
   told(job, { sampler, report }) {
-    if (this.run?.prompt !== job.id) this.run = { prompt: job.id, stamp: job.stamps.get(this.node), reports: {} };
-    this.run.reports[sampler] = report;
+    if (this.run?.prompt !== job.id) this.run = { prompt: job.id, stamp: job.stamps.get(this.node), reports: new Map() };
+    this.run.reports.delete(sampler);
+    this.run.reports.set(sampler, report);
     this.show();
   }
 }
@@ -190,6 +190,9 @@ function changed() {
   clearTimeout(timer);
   timer = setTimeout(() => {
     prompt = null;
+    const present = new Set(allNodes(rootGraph()));
+    // ComfyUI does not tell the nodes within a subgraph that their graph was closed.
+    for (const node of views.keys()) if (!present.has(node)) views.delete(node);
     for (const view of views.values()) view.askAnew();
   }, SETTLE);
 }
@@ -197,7 +200,7 @@ function changed() {
 function watchQueue() {
   const send = api.queuePrompt;
   api.queuePrompt = async function (...args) {
-    const [from, stamps] = [here(), new Map([...views].map(([node, view]) => [node, view.preview.stamp]))];
+    const [from, stamps] = [here(), new WeakMap([...views].map(([node, view]) => [node, view.preview.stamp]))];
     const answer = await send.apply(this, args);
     if (answer?.prompt_id) {
       jobs.set(answer.prompt_id, { id: answer.prompt_id, from, stamps });
@@ -220,7 +223,7 @@ api.addEventListener("execution_success", () => {
 
 app.registerExtension({
   name: "SenCache.Apply",
-  init: () => learn(app.ui.settings.getSettingValue("Comfy.Locale") ?? "en"), // before nodes are made
+  init: () => learn(locale(app)), // before nodes are made
   setup: watchQueue,
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("SenCache")) return;

@@ -5,8 +5,8 @@ import { api } from "../../scripts/api.js";
 import { calibration } from "./lib/curves.js";
 import { renderCalibration } from "./lib/curves_view.js";
 import { follow } from "./lib/kept.js";
-import { learn } from "./lib/language.js";
-import { addPage, hideAdvanced } from "./lib/page.js";
+import { learn, locale } from "./lib/language.js";
+import { addPage } from "./lib/page.js";
 
 const { show, restore } = follow({ app, api, read: calibration, name: "sencacheCalibrate" });
 
@@ -18,12 +18,11 @@ function resume(node, { file, node: id }) {
 }
 
 function addProgress(node) {
-  hideAdvanced(app, node);
   const page = addPage(app, node, "sencache_progress", { width: 400, height: 760, inner: 330 });
   const act = {
     cancel: ({ prompt }) => api.interrupt(prompt || null),
     resume: (payload) => resume(node, payload),
-    library: () => app.extensionManager.command.execute("SenCache.Library"),
+    library: () => app.extensionManager?.command?.execute("SenCache.Library"),
   };
   node.sencacheCalibrate = (payload) => renderCalibration(page, payload, act);
   node.sencacheCalibrate(null);
@@ -33,7 +32,7 @@ api.addEventListener("sencache.calibrate", ({ detail }) => show(detail.prompt, d
 
 app.registerExtension({
   name: "SenCache.Calibrate",
-  setup: () => learn(app.extensionManager?.setting?.get("Comfy.Locale")),
+  setup: () => learn(locale(app)),
   nodeCreated(node) {
     if (node.comfyClass === "SenCacheCalibrate") addProgress(node);
   },

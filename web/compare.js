@@ -3,15 +3,14 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { follow } from "./lib/kept.js";
-import { learn } from "./lib/language.js";
-import { addPage, hideAdvanced } from "./lib/page.js";
+import { learn, locale } from "./lib/language.js";
+import { addPage } from "./lib/page.js";
 import { comparison } from "./lib/player.js";
 import { Player } from "./lib/player_view.js";
 
 const { restore } = follow({ app, api, read: comparison, name: "sencacheCompare" });
 
 function addPlayer(node) {
-  hideAdvanced(app, node);
   const page = addPage(app, node, "sencache_player", { width: 440, height: 620, inner: 400 });
   const player = new Player(page, (query) => api.apiURL(`/view?${query}`));
   node.sencacheCompare = (payload) => player.show(payload);
@@ -24,7 +23,7 @@ function addPlayer(node) {
 
 app.registerExtension({
   name: "SenCache.Compare",
-  setup: () => learn(app.extensionManager?.setting?.get("Comfy.Locale")),
+  setup: () => learn(locale(app)),
   nodeCreated(node) {
     if (node.comfyClass === "SenCacheCompare") addPlayer(node);
   },

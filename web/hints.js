@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { allNodes, nodeAt } from "./lib/graph.js";
+import { allNodes, nodeAt, rootOf, whereabouts } from "./lib/graph.js";
 import { EDGE, blamed, hints } from "./lib/hints.js";
 import { learn, locale } from "./lib/language.js";
 import { t } from "./lib/words.js";
@@ -16,8 +16,9 @@ const STYLE = `
   overflow: auto; user-select: text; }
 [data-kind="error"] > .sencache-hint { border-color: #e05252; background: color-mix(in srgb, #e05252 18%, var(--comfy-menu-bg, #222)); }`;
 
-const rootGraph = () => app.rootGraph ?? app.graph;
-const prompts = new Map(); // what was queued, by id
+const rootGraph = () => rootOf(app);
+const here = () => whereabouts(app);
+const prompts = new Map(); // what was queued, by id: {output, from which graph}
 const failed = new Map(); // by node: what its last run failed of
 
 await learn(locale(app));
@@ -106,9 +107,10 @@ function soon() {
 
 const send = api.queuePrompt;
 api.queuePrompt = async function (number, data, ...rest) {
+  const from = here();
   const answer = await send.call(this, number, data, ...rest);
   if (answer?.prompt_id) {
-    prompts.set(answer.prompt_id, data.output);
+    prompts.set(answer.prompt_id, { output: data?.output, from });
     if (prompts.size > 32) prompts.delete(prompts.keys().next().value);
   }
   return answer;
@@ -119,9 +121,11 @@ api.addEventListener("execution_start", () => {
   soon();
 });
 api.addEventListener("execution_error", ({ detail }) => {
-  for (const id of blamed(detail, prompts.get(detail.prompt_id))) {
+  const job = prompts.get(detail.prompt_id);
+  if (job && job.from !== here()) return; // in another graph the ids are those of other nodes
+  for (const id of blamed(detail, job?.output)) {
     const node = nodeAt(rootGraph(), id);
-    if (node) failed.set(node, t("hint.failed", { error: detail.exception_message.trim() }));
+    if (node) failed.set(node, t("hint.failed", { error: (detail.exception_message ?? "").trim() }));
   }
   soon();
 });

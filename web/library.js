@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { learn } from "./lib/language.js";
+import { learn, locale } from "./lib/language.js";
 import { Library } from "./lib/library_view.js";
 import { t } from "./lib/words.js";
 
@@ -16,7 +16,7 @@ const library = new Library({
 
 app.registerExtension({
   name: ID,
-  setup: () => learn(app.extensionManager?.setting?.get("Comfy.Locale")),
+  setup: () => learn(locale(app)),
   commands: [{ id: ID, icon: "pi pi-list", label: "SenCache: profiles and learnt models", function: () => library.open() }],
   menuCommands: [{ path: ["Extensions", "SenCache"], commands: [ID] }],
   nodeCreated(node) {

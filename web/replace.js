@@ -18,8 +18,14 @@ function replace(old) {
   const input = graph.getLink?.(old.inputs[0]?.link) ?? graph.links.get?.(old.inputs[0]?.link);
   const source = input && graph.getNodeById(input.origin_id);
   const targets = (old.outputs[0]?.links ?? []).map((id) => graph.getLink?.(id) ?? graph.links.get(id));
+  // A wire that comes from outside a subgraph, or leaves it, ends in no node of it.
   if (source) source.connect(input.origin_slot, apply, 0);
-  for (const { target_id, target_slot } of targets) apply.connect(0, graph.getNodeById(target_id), target_slot);
+  else if (input) graph.inputNode?.slots[input.origin_slot]?.connect(apply.inputs[0], apply);
+  for (const { target_id, target_slot } of targets.filter(Boolean)) {
+    const target = graph.getNodeById(target_id);
+    if (target) apply.connect(0, target, target_slot);
+    else graph.outputNode?.slots[target_slot]?.connect(apply.outputs[0], apply);
+  }
   const threshold = old.widgets?.find((widget) => widget.name === "reuse_threshold")?.value;
   graph.remove(old);
   graph.afterChange?.();

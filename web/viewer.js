@@ -3,8 +3,8 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { Board, of, shown } from "./lib/board.js";
-import { VIEWER, allNodes, jobOf, nodeAt, passMuted } from "./lib/graph.js";
-import { learn } from "./lib/language.js";
+import { VIEWER, allNodes, jobOf, nodeAt, passMuted, rootOf } from "./lib/graph.js";
+import { learn, locale } from "./lib/language.js";
 import { addBox } from "./lib/page.js";
 import { render } from "./lib/view.js";
 
@@ -14,7 +14,7 @@ const HISTORY = 16;
 const SETTLE = 250; // ms: a graph is loaded before the frontend says which tab it is in
 
 const board = new Board();
-const rootGraph = () => app.rootGraph ?? app.graph;
+const rootGraph = () => rootOf(app);
 const tab = () => app.extensionManager?.workflow?.activeWorkflow ?? undefined;
 
 function addView(node) {
@@ -129,7 +129,7 @@ listen(); // before the connection opens: after a reload a run may be under way
 
 app.registerExtension({
   name: "SenCache.StatsViewer",
-  init: () => learn(app.ui.settings.getSettingValue("Comfy.Locale") ?? "en"),
+  init: () => learn(locale(app)),
   setup: watchQueue,
   nodeCreated(node) {
     if (node.comfyClass === VIEWER) addView(node);

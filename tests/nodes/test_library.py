@@ -1,5 +1,6 @@
 """Profiles and learnt models listed, renamed, deleted, exported and imported, by the routes."""
 
+import http.client
 import json
 import os
 import shutil
@@ -53,6 +54,15 @@ class Client:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
+
+    def untyped(self, route, body):
+        """Status of a POST that says nothing of what it holds, as a page may send a blob."""
+        line = http.client.HTTPConnection(urllib.parse.urlsplit(self.server.url).netloc, timeout=30)
+        try:
+            line.request("POST", ROUTE + route, body)
+            return line.getresponse().status
+        finally:
+            line.close()
 
     def post(self, route, **body):
         status, text = self.ask(route, body)
@@ -175,6 +185,10 @@ def test_foreign_pages_cannot_change_anything(library):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         assert library.ask("/delete", body, kind)[0] == 400
         assert library.ask("/import?name=x", b"x", kind)[0] == 400
+    assert (
+        library.untyped("/import?name=x", (library.profiles / "mine.safetensors").read_bytes())
+        == 400
+    )
     for text in (b"", b"[]", b"{"):
         assert library.ask("/delete", text)[0] == 400
     assert library.post("/delete", kind="checkpoint", name="mine")[0] == 400

@@ -242,6 +242,12 @@ def test_a_model_of_unknown_making_is_known_once_it_ran(server):
     assert masks(server, prompt) == [mask]
     prompt["merge"]["inputs"]["ratio"] = 0.4
     assert ask(server, prompt)["state"] == "unknown"
+    last = "merge"
+    for k in range(40):  # 2**40 ways lead through it
+        prompt[f"more{k}"] = node("ModelMergeSimple", model1=[last, 0], model2=[last, 0], ratio=0.5)
+        last = f"more{k}"
+    prompt["shift"]["inputs"]["model"] = [last, 0]
+    assert ask(server, prompt)["state"] == "unknown"
 
 
 def test_where_nothing_is_skipped(server):
@@ -251,7 +257,7 @@ def test_where_nothing_is_skipped(server):
     assert short["mask"] == "CCCCCC" and not short["reuses"]
     assert "min_steps" in str(short["messages"])
     (seen,) = ask(server, graph(control="tolerance"))["runs"]
-    assert seen["mask"] == "" and "decides as the run goes" in seen["why"]
+    assert seen["mask"] == "" and "decides as the run goes" in str(seen["why"])
     (forced,) = ask(server, graph(start_percent=0.8, budget=0.3))["runs"]
     assert forced["cost"] > 0.3 * STEPS + 1 and "cannot be met" in str(forced["messages"])
 

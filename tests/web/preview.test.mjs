@@ -61,6 +61,8 @@ test("a policy that decides on the way has no strip, and says why", () => {
   const said = words(plan({ ...RUN, mask: "", cost: null, error: null, why: "it decides as the run goes" }));
   assert.equal(said.note, "it decides as the run goes");
   assert.equal(said.line, WORDS["apply.unplanned"]);
+  const why = { key: "unknown to the page", values: {}, text: "it decides later", level: "note" };
+  assert.equal(words(plan({ ...RUN, mask: "", cost: null, error: null, why })).note, "it decides later");
 });
 
 test("cells are pale until they have run", () => {
@@ -71,11 +73,18 @@ test("cells are pale until they have run", () => {
 });
 
 test("a run that has ended says what it brought", () => {
-  const report = { steps: Array(30).fill({}), idle: 0, evaluations: 15, partial: 0, num_steps: 30, completed: true, seconds: 80, saved_seconds: 80 };
+  const ran = (count, rounds = 1) => Array.from({ length: count }, (_, i) => ({ step: Math.floor(i / rounds) }));
+  const report = { steps: ran(30), idle: 0, evaluations: 15, partial: 0, num_steps: 30, completed: true, seconds: 80, saved_seconds: 80 };
   assert.equal(plain(result([report]).line), "2x faster, 15 of 30 steps, 1 min 20 s saved");
-  assert.equal(result([{ ...report, completed: false, steps: Array(13).fill({}) }]).line, "Stopped at 13 of 30 steps");
+  assert.equal(result([{ ...report, completed: false, steps: ran(13) }]).line, "Stopped at 13 of 30 steps");
   assert.equal(plain(result([{ ...report, evaluations: 30 }]).line), "All 30 steps computed, 1 min 20 s");
-  assert.equal(progress({ steps: Array(12), num_steps: 30, reused: 5 }), "Step 12 of 30, 5 skipped");
+  assert.equal(progress({ steps: ran(12), num_steps: 30, reused: 5 }), "Step 12 of 30, 5 skipped");
+  // heun asks twice a step, but for the last.
+  const twice = { ...report, steps: ran(59, 2) };
+  assert.equal(plain(result([twice]).line), "2x faster, 15 of 59 model calls, 1 min 20 s saved");
+  assert.equal(plain(result([{ ...twice, evaluations: 59 }]).line), "All 30 steps computed, 1 min 20 s");
+  assert.equal(result([{ ...twice, completed: false, steps: ran(13, 2) }]).line, "Stopped at 7 of 30 steps");
+  assert.equal(progress({ steps: ran(12, 2), num_steps: 30, reused: 5 }), "Step 6 of 30, 5 skipped");
 });
 
 test("figures for people", () => {

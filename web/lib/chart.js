@@ -1,6 +1,6 @@
 // The chart below the strip: expected or scored errors, limits and measured errors, column by column.
 
-const SVG = "http://www.w3.org/2000/svg";
+import { shape } from "./page.js";
 
 /** Height of the chart and room in it above the highest and below the lowest grid line, in px. */
 export const CHART = { height: 118, top: 12, bottom: 5 };
@@ -55,13 +55,6 @@ export function ticks(count) {
     .filter((i) => i === 0 || (i + 1) % every === 0)
     .filter((i, k, all) => k || all.length === 1 || all[1] - i > every / 2)
     .map((i) => ({ x: (100 * (i + 0.5)) / count, label: String(i + 1) }));
-}
-
-function shape(tag, attributes, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
 }
 
 /** Segments rather than a path: a path knows no percentages, with which the chart follows its width. */

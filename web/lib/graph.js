@@ -64,6 +64,12 @@ export function nodeAt(graph, id) {
   return node;
 }
 
+/** The graph that is open, the outermost one. */
+export const rootOf = (app) => app.rootGraph ?? app.graph;
+
+/** What tells the open graph from others: its id, and the file of its tab, as two tabs may hold one graph. */
+export const whereabouts = (app) => `${rootOf(app)?.id} ${app.extensionManager?.workflow?.activeWorkflow?.path}`;
+
 /** All nodes of a graph and of the subgraphs in it, each once. */
 export function allNodes(graph, seen = new Set()) {
   if (!graph || seen.has(graph)) return [];

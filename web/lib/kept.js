@@ -1,6 +1,6 @@
 // What a node of ours put out last, as it runs and from what ComfyUI keeps. The host is handed in.
 
-import { allNodes, jobOf, nodeAt } from "./graph.js";
+import { allNodes, jobOf, nodeAt, rootOf } from "./graph.js";
 
 const HISTORY = 16;
 const MOST = 64;
@@ -44,7 +44,7 @@ export class Kept {
 export function follow({ app, api, read, name }) {
   const kept = new Kept();
   const workflows = new Map();
-  const root = () => app.rootGraph ?? app.graph;
+  const root = () => rootOf(app);
   const ask = (route) =>
     api
       .fetchApi(route)
@@ -59,7 +59,7 @@ export function follow({ app, api, read, name }) {
 
   /** Asked once a prompt, so that what comes in order is shown in order. */
   function workflowOf(prompt) {
-    if (!workflows.has(prompt)) workflows.set(prompt, find(prompt));
+    if (!workflows.has(prompt)) workflows.set(prompt, find(prompt).then((found) => found ?? void workflows.delete(prompt)));
     if (workflows.size > MOST) workflows.delete(workflows.keys().next().value);
     return workflows.get(prompt);
   }

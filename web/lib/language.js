@@ -2,7 +2,14 @@
 
 import { speak } from "./words.js";
 
-const read = (language) =>
+const files = new Map(); // every feature of the pack asks for the same
+
+function read(language) {
+  if (!files.has(language)) files.set(language, fetched(language));
+  return files.get(language);
+}
+
+const fetched = (language) =>
   fetch(new URL(`../words/${language}.json`, import.meta.url))
     .then((answer) => (answer.ok ? answer.json() : null))
     .catch(() => null);

@@ -42,6 +42,8 @@ export function addPage(app, node, name, { width, height, inner }) {
   return page;
 }
 
+const hiding = new WeakSet(); // widgets that are seen to
+
 /**
  * Hides the node's expert inputs in the classic renderer too: it reads `advanced` of the widget itself, not of its
  * options, and leaves their room empty unless they are `hidden`.
@@ -49,7 +51,8 @@ export function addPage(app, node, name, { width, height, inner }) {
 export function hideAdvanced(app, node) {
   const always = () => app.extensionManager?.setting?.get?.("Comfy.Node.AlwaysShowAdvancedWidgets");
   for (const widget of node.widgets ?? []) {
-    if (!widget.options?.advanced) continue;
+    if (!widget.options?.advanced || hiding.has(widget)) continue;
+    hiding.add(widget);
     let own = widget.hidden;
     const hides = () => !globalThis.LiteGraph?.vueNodesMode && !node.showAdvanced && !always();
     Object.defineProperty(widget, "advanced", { configurable: true, get: () => !always() });
@@ -57,9 +60,12 @@ export function hideAdvanced(app, node) {
   }
 }
 
-/** An element with properties and children. */
+/** An element with properties, `data` for its dataset, `aria` for its role and ARIA attributes, and children. */
 export function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
+  const { data, aria, ...plain } = properties;
+  const node = Object.assign(document.createElement(tag), plain);
+  for (const [name, value] of Object.entries(data ?? {})) node.dataset[name] = value;
+  for (const [name, value] of Object.entries(aria ?? {})) node.setAttribute(name === "role" ? name : `aria-${name}`, value);
   node.append(...children);
   return node;
 }

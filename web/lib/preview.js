@@ -64,7 +64,7 @@ export function words(preview) {
   const urgent = messages.filter((message, i) => message.level === "problem" || (!reuses(runs) && i === 0));
   const note = [...new Set(urgent.map(told))].join(" ");
   if (runs.some((run) => !run.mask)) {
-    return { ...none, line: t("apply.unplanned"), note: note || runs.find((run) => !run.mask).why, more: said(messages) };
+    return { ...none, line: t("apply.unplanned"), note: note || told(runs.find((run) => !run.mask).why), more: said(messages) };
   }
   const expected = worst(runs);
   const mark = expected ? t(`apply.${quality(expected.error)}`) : "";
@@ -85,9 +85,10 @@ function line(runs) {
   const cost = sum(runs.map((run) => run.cost));
   const computed = sum(runs.map((run) => count(run.mask, "Ch")));
   const values = { computed, total, factor: factor(total / cost), partial: sum(runs.map((run) => count(run.mask, "h"))) };
-  if (cost >= total) return t("apply.all", { count: total });
-  if (values.partial) return t("apply.plan_part", values);
-  return t(total === sum(runs.map((run) => run.steps)) ? "apply.plan" : "apply.plan_calls", values);
+  const steps = sum(runs.map((run) => run.steps));
+  if (cost >= total) return t("apply.all", { count: steps });
+  if (total !== steps) return t("apply.plan_calls", values); // the sampler asks more than once a step
+  return t(values.partial ? "apply.plan_part" : "apply.plan", values);
 }
 
 function rests(runs) {
@@ -101,22 +102,25 @@ function more(runs, expected, messages) {
   return [...(reuses(runs) ? parts : []), ...messages.map(told)].join("\n");
 }
 
+/** Steps that a run has reached; a sampler may ask the model more than once in each. */
+const reached = ({ steps }) => (steps.length ? steps.at(-1).step + 1 : 0);
+
 /** What to say of a run that has ended, of all samplers that one SenCache Apply has served. */
 export function result(reports) {
   const total = sum(reports.map((report) => report.steps.length - report.idle));
   const computed = sum(reports.map((report) => report.evaluations));
   const due = sum(reports.map((report) => report.num_steps));
   const stopped = reports.some((report) => !report.completed);
-  if (stopped) return { line: t("apply.stopped", { done: total, total: due }), good: false };
+  if (stopped) return { line: t("apply.stopped", { done: sum(reports.map(reached)), total: due }), good: false };
   const seconds = sum(reports.map((report) => report.seconds));
   const saved = sum(reports.map((report) => report.saved_seconds));
-  if (computed >= total && !reports.some((report) => report.partial)) return { line: t("apply.done_all", { count: total, time: duration(seconds) }), good: true };
+  if (computed >= total && !reports.some((report) => report.partial)) return { line: t("apply.done_all", { count: due, time: duration(seconds) }), good: true };
   const values = { computed, total, factor: factor((seconds + saved) / Math.max(seconds, 1e-9)), time: duration(saved) };
-  return { line: t("apply.result", values), good: true };
+  return { line: t(total > due ? "apply.result_calls" : "apply.result", values), good: true };
 }
 
 /** What to say of a run under way. */
 export function progress(report) {
-  const done = report.steps.length;
+  const done = reached(report);
   return t("apply.running", { done, total: Math.max(done, report.num_steps), skipped: report.reused });
 }

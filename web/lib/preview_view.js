@@ -1,5 +1,6 @@
 // The panel in SenCache Apply and SenCache Plan. Knows the browser, not ComfyUI.
 
+import { element } from "./page.js";
 import { PRESETS, cells, presetOf, words } from "./preview.js";
 import { STRIP_STYLE, strip } from "./strip.js";
 import { t } from "./words.js";
@@ -29,12 +30,6 @@ const STYLE = `
 .sencache-panel .sencache-small b { color: var(--sc-ink); font-weight: 600; }
 .sencache-panel .sencache-hint { line-height: 16px; padding-left: 7px; border-left: 3px solid #e8931a; }
 ${STRIP_STYLE}`;
-
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
 
 /** The panel in `root`. `choose` is called with the budget of a preset; without it there are none. */
 export class Panel {

@@ -1,6 +1,7 @@
 // The strip: one cell for each step of a run. Pure geometry, and the SVG that is drawn from it.
 
-const SVG = "http://www.w3.org/2000/svg";
+import { shape } from "./page.js";
+
 const GAP = 0.3; // between two cells, in percent of the strip's width
 let serial = 0;
 
@@ -35,13 +36,6 @@ export function places(cells, height = STRIP_HEIGHT) {
 
 /** What a cell stands for, planned or done. */
 export const kind = (decision) => decision.replace(/^planned-/, "");
-
-function shape(tag, attributes, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 function hatching(id) {
   const size = { width: 6, height: 6, patternUnits: "userSpaceOnUse" };

@@ -1,12 +1,11 @@
 // Builds the viewer's DOM from a payload. Knows the browser, not ComfyUI.
 
 import { LIMIT, SCORE, chart, ticks } from "./chart.js";
+import { element, shape } from "./page.js";
 import * as report from "./report.js";
 import { picture, save } from "./save.js";
 import { STRIP_STYLE, key, strip } from "./strip.js";
 import { t } from "./words.js";
-
-const SVG = "http://www.w3.org/2000/svg";
 
 // Every class has our prefix: the frontend's own stylesheet gives names such as "table" a meaning.
 // The page is laid over the box that the frontend sizes, so that what is in it never sizes the node.
@@ -74,22 +73,6 @@ export const STYLE = `${STRIP_STYLE}
   .sencache-delta { display: block; margin: 0; }
 }
 `;
-
-function element(tag, properties = {}, ...children) {
-  const { data, aria, ...plain } = properties;
-  const node = Object.assign(document.createElement(tag), plain);
-  for (const [name, value] of Object.entries(data ?? {})) node.dataset[name] = value;
-  for (const [name, value] of Object.entries(aria ?? {})) node.setAttribute(name === "role" ? name : `aria-${name}`, value);
-  node.append(...children);
-  return node;
-}
-
-function shape(tag, attributes, ...children) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 const states = new WeakMap(); // of a root: what the user has chosen, and what it shows
 
