@@ -369,11 +369,13 @@ def own_guider(model, case):
 
 @pytest.mark.parametrize("name", [*NOT_LINEAR, "own_function", "own_guider"])
 def test_hindsight_is_off_under_guidance_that_is_not_linear(runs, host, name):
+    from sencache_core.hosts.comfy_guidance import linear_guidance
+
     case = models.load("wan_t2v")
     patch = own_function if name == "own_function" else NOT_LINEAR.get(name, lambda m: m)
     model = patch(case.model)
     guide = own_guider(model, case) if name == "own_guider" else runs.guider(model, case)
-    assert not host.linear_guidance(guide)
+    assert not linear_guidance(guide)
     reports = runs.Reports()
     outs = []
     for hindsight in (True, False):
@@ -420,6 +422,8 @@ def test_a_scale_that_a_guider_does_not_use_is_not_its_guidance(runs, host):
 
 @pytest.mark.parametrize("guider", ["plain", "basic", "dual"])
 def test_hindsight_follows_guidance_of_fixed_weights(runs, host, guider):
+    from sencache_core.hosts.comfy_guidance import linear_guidance
+
     case = models.load("wan_t2v")
 
     def guide(model):
@@ -437,6 +441,6 @@ def test_hindsight_follows_guidance_of_fixed_weights(runs, host, guider):
     for hindsight in (True, False):
         cached = host.attach(case.model, CacheConfig(hindsight=hindsight))
         found = guide(cached)
-        assert host.linear_guidance(found)
+        assert linear_guidance(found)
         outs.append(runs.sample(cached, case, steps=STEPS, guide=found))
     assert not runs.same(*outs)

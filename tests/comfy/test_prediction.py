@@ -23,8 +23,10 @@ pytestmark = pytest.mark.comfyui
         ("FLOW_COSMOS", "another quantity"),
     ],
 )
-def test_kinds_of_sampling_objects(runs, host, kind, name):
+def test_kinds_of_sampling_objects(runs, kind, name):
     import comfy.model_base
+
+    from sencache_core.hosts.comfy_prediction import prediction_of
 
     found = getattr(comfy.model_base.ModelType, kind, None)
     if found is None:
@@ -32,7 +34,7 @@ def test_kinds_of_sampling_objects(runs, host, kind, name):
     config = models.load("wan_t2v").model.model.model_config
     plain = type(config)({})
     plain.sampling_settings = {}
-    assert host.prediction_of(comfy.model_base.model_sampling(plain, found)) == name
+    assert prediction_of(comfy.model_base.model_sampling(plain, found)) == name
 
 
 def test_a_swapped_sampling_object_makes_a_known_family_unknown(runs, host):
@@ -49,8 +51,10 @@ def test_a_swapped_sampling_object_makes_a_known_family_unknown(runs, host):
 
 @pytest.mark.parametrize("name", ["wan_t2v", "wan_5b", "ltxv", "ltxav", "cog_1_0", "cog_1_5"])
 def test_families_predict_what_they_are_known_for(runs, host, name):
+    from sencache_core.hosts.comfy_prediction import prediction_of
+
     case = models.load(name)
-    found = host.prediction_of(case.model.get_model_object("model_sampling"))
+    found = prediction_of(case.model.get_model_object("model_sampling"))
     assert found == host.model_family(case.model.model).prediction
 
 
