@@ -66,7 +66,7 @@ def test_the_stack_tap_refuses_a_model_compiled_as_a_whole(runs, host, compiled,
     config = CacheConfig(tap="stack")
     for model in (host.attach(node(case.model), config), node(host.attach(case.model, config))):
         with pytest.raises(
-            host.UnsupportedModel, match="Choose the output tap, or compile it block"
+            host.UnsupportedModel, match="choose the output tap, or compile it block"
         ):
             runs.sample(model, case, steps=12)
     assert not graphs

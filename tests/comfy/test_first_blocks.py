@@ -95,5 +95,5 @@ def test_few_blocks_are_told(runs, host, method):
         out = runs.sample(host.attach(case.model, config, reports), case, steps=12)
     finally:
         network.blocks = blocks
-    assert any("blocks of this model at every step" in said for said in reports.last.texts)
+    assert any("of this model at every step" in said for said in reports.last.texts)
     assert runs.same(out, plain)

@@ -229,6 +229,6 @@ def test_a_function_that_hides_such_a_sampler_is_computed_and_says_why(runs, hos
     assert report.evaluations == calls[0] >= len(report.steps) - 2
     said = " ".join(report.texts)
     assert "follow no pattern" in said
-    assert f"This run cost {calls[0]:.1f} evaluations, where 10 were asked for" in said
+    assert f"This run took the work of {calls[0]} steps, where 10 were asked for" in said
     plain = runs.sample(case.model, case, sampler=sampler, sigmas=sigmas)
     assert runs.error(out, plain) < 0.05
