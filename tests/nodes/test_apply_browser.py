@@ -86,6 +86,12 @@ def test_apply(page, server, vue):
     name = "vue" if vue else "canvas"
     load(page, TINY)
     says(page, "25 of 50 steps, about 2x")
+    page.evaluate(
+        f"""() => {{
+          const plan = LiteGraph.createNode("SenCachePlan");
+          {APP}.graph.add(plan);
+          {NODE}.connect(0, plan, 0); }}"""
+    )
     show(page, "SenCacheApply", "SenCachePlan")
     shot(page, f"apply_{name}_before")
 

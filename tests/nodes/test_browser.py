@@ -576,7 +576,7 @@ def test_faults_are_told_on_the_node(page, vue):
     wait("7: Nothing is cached yet", "10: Nothing to show yet")
     assert page.evaluate(size) == before  # what is saved knows nothing of the hint
     page.wait_for_timeout(500)
-    shown = page.locator(".sencache-hint").first.bounding_box()
+    shown = page.locator(".sencache-hint:visible").first.bounding_box()
     assert shown and shown["height"] > 10
     shoot(page, f"hint_{'vue' if vue else 'canvas'}")
     page.evaluate(
