@@ -105,10 +105,13 @@ function soon() {
   waiting = setTimeout(refresh, SETTLE);
 }
 
+let sending = null; // the newest queueing: a graph may fail before ComfyUI has said under which id it is queued
 const send = api.queuePrompt;
 api.queuePrompt = async function (number, data, ...rest) {
   const from = here();
-  const answer = await send.call(this, number, data, ...rest);
+  const sent = send.call(this, number, data, ...rest);
+  sending = sent.catch(() => {});
+  const answer = await sent;
   if (answer?.prompt_id) {
     prompts.set(answer.prompt_id, { output: data?.output, from });
     if (prompts.size > 32) prompts.delete(prompts.keys().next().value);
@@ -120,7 +123,8 @@ api.addEventListener("execution_start", () => {
   failed.clear();
   soon();
 });
-api.addEventListener("execution_error", ({ detail }) => {
+api.addEventListener("execution_error", async ({ detail }) => {
+  await sending;
   const job = prompts.get(detail.prompt_id);
   if (job && job.from !== here()) return; // in another graph the ids are those of other nodes
   for (const id of blamed(detail, job?.output)) {
