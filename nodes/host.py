@@ -53,14 +53,14 @@ def node_classes() -> Mapping[str, type]:
 
 def show_text(text: str, node: str | None) -> None:
     """Show ``text`` in a node of the browser that queued this prompt, without a script of ours."""
-    server = _server()
+    server = running_server()
     if server is not None and node:
         server.send_progress_text(text, node, _client(server))
 
 
 def send_event(name: str, data: dict) -> None:
     """Send a custom event to the browser that queued this prompt."""
-    server = _server()
+    server = running_server()
     if server is not None:
         server.send_sync(name, data, _client(server))
 
@@ -82,7 +82,8 @@ def _client(server: Any) -> str | None:
     return getattr(server, "client_id", None)
 
 
-def _server() -> Any:
+def running_server() -> Any:
+    """ComfyUI's server; ``None`` where there is none, as in tests."""
     try:
         from server import PromptServer
     except ImportError:

@@ -19,6 +19,7 @@ from ..sencache_core import Profile, ProfileError
 from ..sencache_core.measure.learnt_store import LearntStore
 from ..sencache_core.measure.library import LEARNT, PROFILE, learnt_rows, profile_rows, read
 from . import folders
+from .host import running_server
 
 ROUTE = "/sencache/library"
 #: Bytes of the largest file that is imported (ours): 64 samples of 50 steps make 3 MB.
@@ -177,14 +178,10 @@ def add(name: str, data: bytes) -> tuple[str, str]:
 
 def register() -> None:
     """Add the routes to ComfyUI's server, where there is one."""
-    try:
-        from aiohttp import web
-        from server import PromptServer
-    except ImportError:
-        return
-    server = getattr(PromptServer, "instance", None)
+    server = running_server()
     if server is None:
         return
+    from aiohttp import web
 
     def answering(handler: Callable) -> Callable:
         """Answers with what ``handler`` gives, or with a message that says why not."""

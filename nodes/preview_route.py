@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .host import running_server
 from .preview import VERSION, preview
 
 ROUTE = "/sencache/preview"
@@ -31,14 +32,10 @@ _POOL = ThreadPoolExecutor(1, "sencache-preview")
 
 def register() -> None:
     """Answer at :data:`ROUTE`: POST ``{"prompt", "node"}``, see :func:`preview`. It only reads."""
-    try:
-        from aiohttp import web
-        from server import PromptServer
-    except ImportError:
-        return
-    server = getattr(PromptServer, "instance", None)
+    server = running_server()
     if server is None:
         return
+    from aiohttp import web
 
     @server.routes.post(ROUTE)
     async def answer(request):

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import CacheConfig
 from ..tiny import SPECS, decode_video, held_out_prompts, load_diffusers
 from . import look
+from .clips import pixels
 from .demo import check_weights, make_scheduler, sample
 from .metrics import compare
 
@@ -122,16 +123,12 @@ def _sampled(case: tuple, config: CacheConfig | None) -> _Sampled:
     with cache as attached:
         latent = sample(*case, saw=saw)
     final = decode_video(family, latent)[0]
-    clips = [_pixels(decode_video(family, one)[0]) for one in clean]
-    clips[-1] = _pixels(final)
+    clips = [pixels(decode_video(family, one)[0]) for one in clean]
+    clips[-1] = pixels(final)
     if config is None:
         return _Sampled(clips, seconds, ["computed"] * steps, final)
     (report,) = attached.reports
     return _Sampled(clips, seconds, [step.decision for step in report.steps], final)
-
-
-def _pixels(clip: Tensor) -> np.ndarray:
-    return (clip.clamp(0, 1) * 255).round().byte().movedim(1, -1).numpy()
 
 
 def _frame(number: int, plain: _Sampled, cached: _Sampled, now: float, psnr: float) -> np.ndarray:

@@ -22,9 +22,9 @@ _ZERO, _LAST = 127, 254
 _INK, _BAR = (255, 255, 255), (29, 36, 51)
 
 
-def pixels(frame: Tensor) -> np.ndarray:
-    """A frame ``[3, H, W]`` in 0..1 as ``[H, W, 3]`` uint8."""
-    return (frame.clamp(0, 1) * 255).round().byte().movedim(0, -1).cpu().numpy()
+def pixels(frames: Tensor) -> np.ndarray:
+    """Frames ``[..., 3, H, W]`` in 0..1 as ``[..., H, W, 3]`` uint8."""
+    return (frames.clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
 
 
 def frame_name(letter: str, number: int) -> str:
